@@ -1,1 +1,24 @@
+"""The only place that opens data files: scenes, labels, and the writing of results."""
 
+from .classes import ClassInfo
+from .grid import Grid
+from .labels import Labels, read_labels
+from .scene import Scene, open_scene
+from .synthetic import SyntheticScene, synthesize_scene
+from .writing import atomic, check_writable, write_bands, write_class_map, write_text_atomic
+
+__all__ = [
+    "ClassInfo",
+    "Grid",
+    "Labels",
+    "Scene",
+    "SyntheticScene",
+    "atomic",
+    "check_writable",
+    "open_scene",
+    "read_labels",
+    "synthesize_scene",
+    "write_bands",
+    "write_class_map",
+    "write_text_atomic",
+]

@@ -1,6 +1,10 @@
 """Fixtures shared by all tests."""
 
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,3 +28,30 @@ def data_dir() -> Path:
 def golden_dir() -> Path:
     """Outputs and gradients of the official implementations."""
     return _folder(_DATA.parent / "golden")
+
+
+def _build_wheel(out: Path, **environment: str) -> Path:
+    # The backend itself, in a copy of the tree: quick, and a build leaves nothing behind in the checkout.
+    root = Path(__file__).parents[1]
+    tree = out / "tree"
+    ignore = shutil.ignore_patterns(".*", "build", "tests", "notebooks", "benchmarks", "__pycache__")
+    shutil.copytree(root, tree, ignore=ignore)
+    code = f"from scikit_build_core.build import build_wheel; build_wheel({str(out)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tree, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def build_wheel() -> Callable[..., Path]:
+    """Build a wheel of this checkout into an empty folder, with changes of the environment as keywords."""
+    return _build_wheel
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, built once."""
+    return _build_wheel(tmp_path_factory.mktemp("wheel"))

@@ -1,0 +1,38 @@
+# What a user or contributor runs. Every target sets up .venv first and needs only python3 with venv; a C++ compiler is used if
+# there is one. Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+ROOTS := apps configs core datasets
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/ready
+	$(BIN)/geovit demo
+
+test: .venv/ready
+	$(BIN)/pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	@# mypy cannot follow the finder of an editable install, so it is shown the package's layout as symbolic links.
+	@rm -rf build/typed && mkdir -p build/typed/geovit
+	@ln -s $(CURDIR)/geovit/* $(ROOTS:%=$(CURDIR)/%) build/typed/geovit/
+	$(BIN)/mypy
+
+bench: .venv/ready
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv build
+
+# Torch comes first, so that the build, which is not isolated from .venv, finds its headers.
+.venv/ready: pyproject.toml CMakeLists.txt $(wildcard core/csrc/*)
+	@echo "Setting up .venv: some minutes, most of them for torch"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) install --upgrade "pip>=25.1"
+	@$(PIP) install "torch>=2.10" --group dev
+	@$(PIP) install --no-build-isolation --editable ".[hyperspectral]"
+	@touch $@

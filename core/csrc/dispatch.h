@@ -1,0 +1,47 @@
+// One kernel body, compiled once per instruction set and chosen at run time.
+//
+// A kernel is a struct with a static, always-inlined `run`. Only the functions below carry a target attribute: no file is
+// compiled with wide flags, because inline functions of the standard library would then be merged by the linker into code that
+// older CPUs cannot execute.
+#pragma once
+
+#include <cstdint>
+
+#define GEOVIT_INLINE inline __attribute__((always_inline))
+
+namespace geovit {
+
+// Ordered: each level can run everything below it. `baseline` is SSE2 on x86-64 and NEON on arm64.
+enum class Isa { baseline, avx2, avx512 };
+
+// The level in use: the best that this CPU has, or a lower one named by the environment variable GEOVIT_ISA.
+Isa isa();
+
+#if defined(__x86_64__)
+template <class Kernel, class... Args>
+__attribute__((target("avx2,fma"))) void run_avx2(Args... args) {
+    Kernel::run(args...);
+}
+
+template <class Kernel, class... Args>
+__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))) void run_avx512(Args... args) {
+    Kernel::run(args...);
+}
+#endif
+
+template <class Kernel, class... Args>
+void dispatch(Args... args) {
+#if defined(__x86_64__)
+    switch (isa()) {
+        case Isa::avx512:
+            return run_avx512<Kernel>(args...);
+        case Isa::avx2:
+            return run_avx2<Kernel>(args...);
+        case Isa::baseline:
+            break;
+    }
+#endif
+    Kernel::run(args...);
+}
+
+}  // namespace geovit

@@ -1,0 +1,58 @@
+// Schemas and CPU kernels of all ops, through torch's stable ABI; shapes for tracing are registered in Python beside each op.
+
+#include <torch/csrc/stable/library.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "dispatch.h"
+#include "swiglu.h"
+
+namespace geovit {
+namespace {
+
+Isa best_isa() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Isa::baseline;
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return avx512 ? Isa::avx512 : Isa::avx2;
+#else
+    return Isa::baseline;
+#endif
+}
+
+constexpr const char* names[] = {"baseline", "avx2", "avx512"};
+
+Isa chosen_isa() {
+    const Isa best = best_isa();
+    const char* asked = std::getenv("GEOVIT_ISA");
+    for (int level = 0; asked != nullptr && level < static_cast<int>(best); ++level)
+        if (std::strcmp(asked, names[level]) == 0) return static_cast<Isa>(level);
+    return best;
+}
+
+}  // namespace
+
+Isa isa() {
+    static const Isa chosen = chosen_isa();
+    return chosen;
+}
+
+}  // namespace geovit
+
+// For Python, which reports the level in use and refuses a GEOVIT_ISA that could not be followed.
+extern "C" __attribute__((visibility("default"))) const char* geovit_isa() {
+    return geovit::names[static_cast<int>(geovit::isa())];
+}
+
+STABLE_TORCH_LIBRARY(geovit, library) {
+    library.def("swiglu(Tensor gate, Tensor value) -> Tensor");
+    library.def("swiglu_backward(Tensor grad, Tensor gate, Tensor value) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(geovit, CPU, library) {
+    library.impl("swiglu", TORCH_BOX(&geovit::swiglu));
+    library.impl("swiglu_backward", TORCH_BOX(&geovit::swiglu_backward));
+}

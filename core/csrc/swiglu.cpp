@@ -1,0 +1,97 @@
+// swiglu(gate, value) = gate * sigmoid(gate) * value and its gradients, in one pass over memory.
+
+#include "swiglu.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include "elementwise.h"
+
+namespace geovit {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+constexpr int64_t grain_size = 16384;  // elements per task: some microseconds of work, well above the cost of waking a thread
+
+struct Forward {
+    template <class T>
+    static GEOVIT_INLINE void run(const T* gate, const T* value, T* out, int64_t size) {
+        for (int64_t i = 0; i < size; ++i) {
+            const float g = load(gate[i]);
+            store(out[i], g * sigmoid(g) * load(value[i]));
+        }
+    }
+};
+
+struct Backward {
+    template <class T>
+    static GEOVIT_INLINE void run(const T* grad, const T* gate, const T* value, T* grad_gate, T* grad_value, int64_t size) {
+        for (int64_t i = 0; i < size; ++i) {
+            const float d = load(grad[i]), g = load(gate[i]), s = sigmoid(g);
+            store(grad_gate[i], d * load(value[i]) * s * (1.0f + g * (1.0f - s)));
+            store(grad_value[i], d * g * s);
+        }
+    }
+};
+
+void check(const Tensor& tensor, const Tensor& like, const char* name) {
+    STD_TORCH_CHECK(tensor.is_cpu(), "geovit::swiglu: ", name, " is not on the CPU");
+    STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "geovit::swiglu: ", name, " has another dtype than gate");
+    STD_TORCH_CHECK(tensor.numel() == like.numel(), "geovit::swiglu: ", name, " has another size than gate");
+}
+
+// Calls `task(T{})` with the element type of `tensor`.
+template <class Task>
+void with_element_type(const Tensor& tensor, const Task& task) {
+    if (tensor.scalar_type() == ScalarType::Float) return task(float{});
+    STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::BFloat16, "geovit::swiglu: only float32 and bfloat16 are compiled");
+    task(BFloat16{});
+}
+
+template <class T>
+const T* read(const Tensor& tensor) {
+    return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T* write(const Tensor& tensor) {
+    return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+}  // namespace
+
+Tensor swiglu(const Tensor& gate_, const Tensor& value_) {
+    check(gate_, gate_, "gate");
+    check(value_, gate_, "value");
+    const Tensor gate = torch::stable::contiguous(gate_), value = torch::stable::contiguous(value_);
+    const Tensor out = torch::stable::empty_like(gate);
+    with_element_type(gate, [&](auto element) {
+        using T = decltype(element);
+        const T *g = read<T>(gate), *v = read<T>(value);
+        T* o = write<T>(out);
+        torch::stable::parallel_for(0, gate.numel(), grain_size, [=](int64_t begin, int64_t end) {
+            dispatch<Forward>(g + begin, v + begin, o + begin, end - begin);
+        });
+    });
+    return out;
+}
+
+std::tuple<Tensor, Tensor> swiglu_backward(const Tensor& grad_, const Tensor& gate_, const Tensor& value_) {
+    check(gate_, gate_, "gate");
+    check(value_, gate_, "value");
+    check(grad_, gate_, "grad");
+    const Tensor grad = torch::stable::contiguous(grad_);
+    const Tensor gate = torch::stable::contiguous(gate_), value = torch::stable::contiguous(value_);
+    const Tensor grad_gate = torch::stable::empty_like(gate), grad_value = torch::stable::empty_like(gate);
+    with_element_type(gate, [&](auto element) {
+        using T = decltype(element);
+        const T *d = read<T>(grad), *g = read<T>(gate), *v = read<T>(value);
+        T *dg = write<T>(grad_gate), *dv = write<T>(grad_value);
+        torch::stable::parallel_for(0, gate.numel(), grain_size, [=](int64_t begin, int64_t end) {
+            dispatch<Backward>(d + begin, g + begin, v + begin, dg + begin, dv + begin, end - begin);
+        });
+    });
+    return {grad_gate, grad_value};
+}
+
+}  // namespace geovit

@@ -1,0 +1,37 @@
+"""What this machine can compute on. The only file that asks torch about accelerators and instruction sets."""
+
+import torch
+
+
+def available_devices() -> list[str]:
+    """Name every device that a tensor can be put on here, the preferred one first."""
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*cuda, *mps, "cpu"]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn a user's word into a device: ``auto`` (the preferred one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        ValueError: if the name is none of these, or that device is not here.
+    """
+    available = available_devices()
+    wanted = {"auto": available[0], "cuda": "cuda:0"}.get(name, name)
+    if wanted not in available:
+        raise ValueError(f"device is {name!r}, available here are auto, {', '.join(available)}")
+    return torch.device(wanted)
+
+
+def cpu_features() -> frozenset[str]:
+    """Name the instruction sets of this CPU in torch's spelling, such as ``avx2``, ``amx_bf16`` or ``neon``."""
+    return frozenset(name for name, value in torch.cpu.get_capabilities().items() if value is True)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 products run on hardware there, rather than by conversion to and from float32."""
+    if device.type == "cpu":
+        return bool(cpu_features() & {"avx512_bf16", "amx_bf16", "bf16"})
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return False

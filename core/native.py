@@ -1,0 +1,54 @@
+"""The compiled CPU kernels: found, loaded and checked once, when this module is first imported.
+
+The library is optional. It is missing where the package was built without a C++ compiler or without torch's headers, and then
+every op runs its eager form. Environment variables, read at that first import:
+
+- ``GEOVIT_NATIVE=0`` leaves the library alone;
+- ``GEOVIT_ISA=baseline|avx2|avx512`` asks for a lower instruction set than the CPU has.
+"""
+
+import ctypes
+import os
+from pathlib import Path
+
+import torch
+
+_ISAS = ("baseline", "avx2", "avx512")
+_HOW = "install torch first, then run `pip install --no-build-isolation` in a checkout of geovit, with a C++ compiler"
+
+
+def _find() -> Path | None:
+    # The package's path holds two folders in an editable install: the checkout, and site-packages, where CMake installs.
+    from . import __path__ as folders
+
+    name = "_native.dll" if os.name == "nt" else "_native.so"
+    return next((path for folder in folders if (path := Path(folder, name)).is_file()), None)
+
+
+def _load() -> tuple[bool, str]:
+    asked = os.environ.get("GEOVIT_ISA")
+    if asked is not None and asked not in _ISAS:
+        raise ValueError(f"GEOVIT_ISA is {asked!r}, allowed are {', '.join(_ISAS)}")
+    if os.environ.get("GEOVIT_NATIVE", "1") == "0":
+        return False, "disabled by GEOVIT_NATIVE=0"
+    path = _find()
+    if path is None:
+        return False, f"this installation was built without it: {_HOW}"
+    try:
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+    except OSError as error:
+        return False, f"torch {torch.__version__} cannot load {path}: {error.__cause__ or error}"
+    library = ctypes.CDLL(str(path))
+    library.geovit_isa.restype = ctypes.c_char_p
+    isa = library.geovit_isa().decode()
+    if asked not in (None, isa):
+        raise ValueError(f"GEOVIT_ISA is {asked!r}, but this CPU has {isa} at most")
+    return True, f"{isa} kernels of {path}"
+
+
+_STATUS = _load()
+
+
+def native_status() -> tuple[bool, str]:
+    """Whether the compiled kernels are loaded, and one line that says why or why not."""
+    return _STATUS

@@ -1,0 +1,226 @@
+"""Reading rasters through GDAL: opening, pixels with NaN for nodata, and what the tags say about the bands."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from .grid import Grid
+from .wavelengths import parse_numbers, to_nm
+
+logger = logging.getLogger(__name__)
+
+GDAL_ERRORS = (RasterioError, CPLE_BaseError)
+_ENVI_SUFFIXES = ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw", ".bin", ".envi")
+
+
+class NotARasterError(ValueError):
+    """The file exists, and GDAL has no driver that reads it as a raster."""
+
+
+@contextmanager
+def quiet_georeference() -> Iterator[None]:
+    """Silence rasterio's warning about files without georeference, which are welcome here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
+def open_raster(path: str) -> Iterator[DatasetReader]:
+    """Open a raster for one use, so that no handle outlives a fork.
+
+    Raises:
+        FileNotFoundError: no such local file.
+        NotARasterError: GDAL cannot open it.
+        ValueError: GDAL fails while the caller reads.
+    """
+    try:
+        with quiet_georeference():
+            src = rasterio.open(path)
+    except GDAL_ERRORS as error:
+        if _is_local(path) and not Path(path).exists():
+            raise FileNotFoundError(f"{path}: no such file") from error
+        raise NotARasterError(f"{path}: not a raster that GDAL can open ({reason(error)})") from error
+    with src:
+        try:
+            yield src
+        except GDAL_ERRORS as error:
+            raise ValueError(f"{path}: cannot be read, truncated or damaged ({reason(error)})") from error
+
+
+def _is_local(path: str) -> bool:
+    # GDAL also takes URLs, /vsi paths and DRIVER:"file":part; only a plain path can be looked for.
+    return "://" not in path and not path.startswith("/vsi") and '"' not in path
+
+
+def reason(error: BaseException) -> str:
+    """What GDAL said first, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def data_file(path: str) -> str:
+    """The file to hand to GDAL: for an ENVI header, the data file beside it.
+
+    Raises:
+        FileNotFoundError: no data file beside the header.
+    """
+    header = Path(path)
+    if header.suffix.lower() != ".hdr" or not header.is_file():
+        return path
+    stem = header.with_suffix("")
+    for suffix in _ENVI_SUFFIXES:
+        for spelled in (suffix, suffix.upper()):
+            candidate = stem.with_name(stem.name + spelled)
+            if candidate.is_file():
+                return str(candidate)
+    raise FileNotFoundError(
+        f"{path}: no data file beside the ENVI header, looked for {stem.name}[{'|'.join(_ENVI_SUFFIXES[1:])}]"
+    )
+
+
+@dataclass(frozen=True)
+class RasterSource:
+    """Pixels of a GDAL dataset. Holds a path and no handle: safe to send to other processes."""
+
+    path: str
+    masked: tuple[bool, ...]  # per file band: whether it has a nodata value or a mask
+    alpha: tuple[int, ...]
+    block: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: str, src: DatasetReader) -> "RasterSource":
+        masked = tuple(not {MaskFlags.all_valid, MaskFlags.alpha} & set(flags) for flags in src.mask_flag_enums)
+        return cls(path, masked, alpha_bands(src), src.block_shapes[0])
+
+    def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
+        """Bands (1-based, in the given order) as (C, h, w) float32, NaN where invalid. Scale and offset tags are not applied."""
+        with open_raster(self.path) as src:
+            values: NDArray[np.float32] = src.read(list(bands), window=window, out_dtype="float32")
+            for pixels, band in zip(values, bands, strict=True):
+                if self.masked[band - 1]:
+                    pixels[src.read_masks(band, window=window) == 0] = np.nan
+            for band in self.alpha:  # not left to GDAL, which knows alpha of 8 and 16 bits only
+                values[:, src.read(band, window=window) == 0] = np.nan
+        values[~np.isfinite(values)] = np.nan
+        return values
+
+
+def alpha_bands(src: DatasetReader) -> tuple[int, ...]:
+    """Bands that say where the others are transparent."""
+    return tuple(band for band, use in zip(src.indexes, src.colorinterp, strict=True) if use is ColorInterp.alpha)
+
+
+@dataclass(frozen=True)
+class BandTags:
+    """What the file says about its bands, in file order; None where it says nothing."""
+
+    wavelengths: NDArray[np.float64] | None  # nm, NaN for bands without
+    fwhm: NDArray[np.float64] | None  # nm
+    good: NDArray[np.bool_] | None
+    alpha: tuple[int, ...] = ()
+
+
+def band_tags(src: DatasetReader) -> BandTags:
+    """Wavelengths, widths and bad-band list of a dataset.
+
+    Looked for in the band tags, the GDAL ``IMAGERY`` domain of the bands, the ENVI header and the dataset tags; the first
+    that has wavelengths wins. Band tags come before ``IMAGERY`` because GDAL rounds the latter when it reads ENVI headers.
+    """
+    good = _per_band(src, "bbl")
+    wavelengths, fwhm = _wavelengths(src)
+    return BandTags(wavelengths, fwhm, None if good is None else np.asarray(good) != 0, alpha_bands(src))
+
+
+def _wavelengths(src: DatasetReader) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    imagery = [_lower(src.tags(band, ns="IMAGERY")) for band in src.indexes]
+    found: list[tuple[list[float] | None, list[float] | None, str | None]] = [
+        (_per_band(src, "wavelength"), _per_band(src, "fwhm"), _unit(src)),
+        (_column(imagery, "central_wavelength_um"), _column(imagery, "fwhm_um"), "um"),
+    ]
+    for centres, widths, unit in found:
+        if centres is None or not any(centre > 0 for centre in centres):
+            continue
+        if unit is not None and unit.strip().lower() == "index":
+            logger.warning("%s: the wavelengths are band indices, ignored", src.name)
+            continue
+        return to_nm(centres, widths, unit, src.name)
+    return None, None
+
+
+def _lower(tags: dict[str, str]) -> dict[str, str]:
+    return {key.strip().lower().replace(" ", "_"): value for key, value in tags.items()}
+
+
+def _column(tags: Sequence[dict[str, str]], key: str) -> list[float] | None:
+    if not any(key in band for band in tags):
+        return None
+    return [(parse_numbers(band.get(key, "")) or [float("nan")])[0] for band in tags]
+
+
+def _per_band(src: DatasetReader, key: str) -> list[float] | None:
+    column = _column([_lower(src.tags(band)) for band in src.indexes], key)
+    if column is not None:
+        return column
+    text = _dataset_tag(src, lambda tags: tags.get(key))
+    if text is None:
+        return None
+    values = parse_numbers(text)
+    if len(values) != src.count:
+        logger.warning("%s: %d values of %r for %d bands, ignored", src.name, len(values), key, src.count)
+        return None
+    return values
+
+
+def _unit(src: DatasetReader) -> str | None:
+    def find(tags: dict[str, str]) -> str | None:
+        return tags.get("wavelength_units", tags.get("wavelength_unit"))
+
+    units = {unit for band in src.indexes if (unit := find(_lower(src.tags(band)))) is not None}
+    if len(units) > 1:
+        raise ValueError(f"{src.name}: bands have different wavelength units {sorted(units)}")
+    return units.pop() if units else _dataset_tag(src, find)
+
+
+def _dataset_tag(src: DatasetReader, find: Callable[[dict[str, str]], str | None]) -> str | None:
+    for namespace in ("ENVI", None):
+        value = find(_lower(src.tags(ns=namespace)))
+        if value is not None:
+            return value
+    return None
+
+
+def require_whole(src: DatasetReader) -> None:
+    """Raise a ValueError if the file ends early, as far as this can be told without reading all of it."""
+    # The last pixel fails in formats that keep track of their blocks. A raw ENVI file GDAL fills up with zeros, silently.
+    src.read(window=Window(src.width - 1, src.height - 1, 1, 1))
+    header = _lower(src.tags(ns="ENVI"))
+    if src.driver != "ENVI" or header.get("file_compression", "0") != "0" or not Path(src.name).is_file():
+        return
+    value_bytes = sum(np.dtype(dtype).itemsize for dtype in src.dtypes)
+    expected = int(header.get("header_offset", 0)) + src.width * src.height * value_bytes
+    size = Path(src.name).stat().st_size
+    if size < expected:
+        raise ValueError(f"{src.name}: truncated, {size} of {expected} bytes")
+
+
+def grid_of(src: DatasetReader) -> Grid:
+    """Grid of a dataset; says so when it is only partly georeferenced."""
+    grid = Grid.of(src)
+    if grid.crs is None:
+        points = " (it has ground control points, which are not used)" if src.gcps[0] else ""
+        logger.info("%s: no coordinate reference system%s", src.name, points)
+    return grid

@@ -1,0 +1,225 @@
+"""Polygons and points with a class attribute, burnt onto a grid."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.features import rasterize as burn
+from rasterio.warp import transform as transform_points
+
+from .classes import MAX_VALUE
+from .grid import Grid
+from .raster import GDAL_ERRORS, quiet_georeference, reason
+
+logger = logging.getLogger(__name__)
+
+_VECTOR = re.compile(r"\.(gpkg|geojson|json|shp|fgb|kml|gml|sqlite)(:[^:/\\]+)?$", flags=re.IGNORECASE)
+
+_Array = NDArray[Any]  # of shapely geometries or attribute values
+
+
+class NotAVectorError(ValueError):
+    """The file exists, and GDAL has no driver that reads it as vectors."""
+
+
+def looks_like_vector(source: str) -> bool:
+    """Whether a file name, with or without ``:layer``, has a suffix of vector formats."""
+    return _VECTOR.search(source) is not None
+
+
+def rasterize(source: str, grid: Grid, field: str | None) -> tuple[NDArray[np.int32], dict[int, str]]:
+    """Class values (H, W) on ``grid``, 0 = unlabelled, and the names of the values.
+
+    A polygon labels the pixels whose centre it holds, or those it touches where it holds none (with a warning); a point labels
+    its pixel. Pixels claimed by different classes stay unlabelled, with a warning. Features without a class are skipped.
+
+    An integer field keeps its values if all lie in 1..65535. Other fields are numbered from 1 in the order of their sorted
+    names, over the whole file, so that the numbers do not depend on the scene.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unreadable, no such field or layer, no CRS, lines, or no overlap with the scene.
+        ImportError: pyogrio or shapely is not installed.
+    """
+    parts, values, names = _load(source, grid, field)
+    low, high = _claims(parts, values, grid, source)
+    conflict = (high > 0) & (low != high)
+    if conflict.any():
+        logger.warning("%s: %d pixels claimed by several classes stay unlabelled", source, conflict.sum())
+    labels = np.where(conflict, 0, high)
+    missed = sorted(set(values.tolist()) - set(np.unique(labels).tolist()))
+    if missed and labels.any():
+        logger.warning("%s: no pixel on the scene for %s", source, ", ".join(names.get(v, f"class {v}") for v in missed))
+    return labels, names
+
+
+def _claims(parts: _Array, values: NDArray[np.int32], grid: Grid, source: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The smallest and the largest class value that any geometry gives to each pixel (where none does: largest 0)."""
+    import shapely
+
+    order = np.argsort(values, kind="stable")
+    parts, values = parts[order], values[order]
+    points = shapely.get_type_id(parts) == shapely.GeometryType.POINT
+    low, high = np.full(grid.shape, MAX_VALUE + 1, np.int32), np.zeros(grid.shape, np.int32)
+
+    def claim(chosen: NDArray[np.intp], all_touched: bool) -> set[int]:
+        # Burnt in ascending order of value the largest stays, in descending order the smallest. What is burnt is the rank, so
+        # that the same two passes tell which polygons left a pixel.
+        if not len(chosen):
+            return set()
+        up, down = (_burn(parts[ranks], ranks + 1, grid, all_touched) for ranks in (chosen, chosen[::-1]))
+        np.maximum(high, np.where(up > 0, values[up - 1], 0), out=high)
+        np.minimum(low, np.where(down > 0, values[down - 1], MAX_VALUE + 1), out=low)
+        return set(np.unique(np.stack([up, down])).tolist())
+
+    polygons = np.flatnonzero(~points)
+    seen = claim(polygons, all_touched=False)
+    small = [i for i in polygons.tolist() if i + 1 not in seen and _holds_no_centre(parts[i], grid)]
+    if small:
+        logger.warning("%s: %d polygons hold no pixel centre; they label every pixel they touch", source, len(small))
+        claim(np.asarray(small), all_touched=True)
+
+    columns, rows = np.floor(grid.to_pixel(*shapely.get_coordinates(parts[points]).T)).astype(np.int64)
+    inside = (columns >= 0) & (columns < grid.width) & (rows >= 0) & (rows < grid.height)
+    at = rows[inside], columns[inside]
+    np.maximum.at(high, at, values[points][inside])
+    np.minimum.at(low, at, values[points][inside])
+    return low, high
+
+
+def _burn(parts: _Array, ids: NDArray[np.intp], grid: Grid, all_touched: bool) -> NDArray[np.int32]:
+    with quiet_georeference():
+        burnt: NDArray[np.int32] = burn(
+            zip(parts, ids.tolist(), strict=True),
+            out_shape=grid.shape,
+            transform=grid.transform,
+            all_touched=all_touched,
+            dtype=np.int32,
+        )
+    return burnt
+
+
+def _holds_no_centre(polygon: Any, grid: Grid) -> bool:
+    """Whether a polygon lies at least partly on the grid and holds no pixel centre, on or off the grid."""
+    left, bottom, right, top = polygon.bounds
+    columns, rows = np.floor(grid.to_pixel([left, left, right, right], [bottom, top, bottom, top])).astype(int)
+    column, row, width, height = columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1
+    if column >= grid.width or row >= grid.height or column + width <= 0 or row + height <= 0:
+        return False
+    window = grid.part(int(column), int(row), int(width), int(height))
+    return not _burn(np.array([polygon]), np.array([1]), window, all_touched=False).any()
+
+
+def _load(source: str, grid: Grid, field: str | None) -> tuple[_Array, NDArray[np.int32], dict[int, str]]:
+    """Single polygons and points in the grid's CRS, their class values, and names of the values."""
+    try:
+        import pyogrio
+        import shapely
+    except ImportError as error:
+        raise ImportError("vector labels need pyogrio and shapely: pip install 'geovit[hyperspectral]'") from error
+
+    path, layer = _split_layer(source)
+    try:
+        layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
+        if layer is None and len(layers) != 1:
+            raise ValueError(f"{path}: {len(layers)} layers {layers}: name one, for example {path}:{(layers or ['layer'])[0]}")
+        if layer is not None and layer not in layers:
+            raise ValueError(f"{path}: no layer {layer!r}; it has {layers}")
+        meta, _, wkb, columns = pyogrio.raw.read(path, layer=layer or layers[0], force_2d=True)
+        geometries = shapely.from_wkb(wkb)
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.GEOSException) as error:
+        raise NotAVectorError(f"{path}: not a vector file that GDAL can read ({error})") from error
+
+    column = _choose(path, dict(zip(meta["fields"], columns, strict=True)), field)
+    values, names = _number(path, column)
+    keep = (values > 0) & ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
+    if not keep.any():
+        raise ValueError(f"{path}: no geometry with a class")
+    parts, owner = shapely.get_parts(geometries[keep], return_index=True)
+    kinds = {part.geom_type for part in parts} - {"Point", "Polygon"}
+    if kinds:
+        raise ValueError(f"{path}: holds {', '.join(sorted(kinds))} geometries, expected polygons or points")
+    return _to_grid(path, parts, meta["crs"], grid), values[keep][owner], names
+
+
+def _split_layer(source: str) -> tuple[str, str | None]:
+    path, _, layer = source.rpartition(":")
+    if Path(source).exists() or not path:
+        path, layer = source, ""
+    if not Path(path).exists() and "://" not in path and not path.startswith("/vsi"):
+        raise FileNotFoundError(f"{path}: no such file")
+    return path, layer or None
+
+
+def _to_grid(path: str, parts: _Array, crs: str | None, grid: Grid) -> _Array:
+    import shapely
+
+    if (crs is None) != (grid.crs is None):
+        lacking, other = ("labels", "scene") if crs is None else ("scene", "labels")
+        raise ValueError(
+            f"{path}: coordinate reference system known for the {other}, not for the {lacking}: cannot place the labels"
+        )
+    if crs is not None:
+        try:
+            source = CRS.from_user_input(crs)
+            if source != grid.crs:
+                parts = shapely.transform(
+                    parts, lambda xy: np.column_stack(transform_points(source, grid.crs, xy[:, 0], xy[:, 1]))
+                )
+        except GDAL_ERRORS as error:
+            raise ValueError(f"{path}: labels in {crs} cannot be placed in {grid.crs} ({reason(error)})") from error
+    grid.require_overlap(tuple(shapely.total_bounds(parts).tolist()), path)
+    return parts
+
+
+def _choose(path: str, columns: dict[str, _Array], field: str | None) -> _Array:
+    if field is not None:
+        if field not in columns:
+            raise ValueError(f"{path}: no field {field!r}; it has {', '.join(columns) or 'none'}")
+        return columns[field]
+    plausible = [name for name, column in columns.items() if _whole(column) is not None or _is_text(column)]
+    if len(plausible) != 1:
+        raise ValueError(
+            f"{path}: {'several fields' if plausible else 'no field'} could hold the class; name it with --field,"
+            f" the file has {', '.join(columns) or 'none'}"
+        )
+    logger.info("%s: classes from field %r", path, plausible[0])
+    return columns[plausible[0]]
+
+
+def _is_text(column: _Array) -> bool:
+    return (
+        column.dtype.kind == "O"
+        and any(isinstance(x, str) for x in column)
+        and all(x is None or isinstance(x, str) for x in column)
+    )
+
+
+def _whole(column: _Array) -> list[int | None] | None:
+    """Integers of a column, None for null; None if it is no column of integers. Nulls make pyogrio return floats."""
+    if column.dtype.kind not in "iuf":
+        return None
+    null = np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), dtype=bool)
+    if null.all() or (column[~null] != np.floor(column[~null])).any():
+        return None
+    return [None if missing else int(value) for value, missing in zip(column, null, strict=True)]
+
+
+def _number(path: str, column: _Array) -> tuple[NDArray[np.int32], dict[int, str]]:
+    whole = _whole(column)
+    if whole is None and column.dtype.kind not in "Ob":
+        raise ValueError(f"{path}: the class field holds {column.dtype} values, expected integers or text")
+    if whole is not None and all(value is None or 1 <= value <= MAX_VALUE for value in whole):
+        return np.array([value or 0 for value in whole], dtype=np.int32), {}
+    cells = whole if whole is not None else [None if cell is None else str(cell).strip() or None for cell in column]
+    distinct = sorted({cell for cell in cells if cell is not None})
+    if len(distinct) > MAX_VALUE:
+        raise ValueError(f"{path}: {len(distinct)} different classes, at most {MAX_VALUE} are possible")
+    if whole is not None:
+        logger.warning("%s: class values %s..%s are renumbered from 1; the names keep them", path, distinct[0], distinct[-1])
+    values: dict[Any, int] = {cell: value for value, cell in enumerate(distinct, start=1)}
+    return np.array([values.get(cell, 0) for cell in cells], dtype=np.int32), {v: str(cell) for cell, v in values.items()}

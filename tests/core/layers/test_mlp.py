@@ -1,0 +1,24 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from geovit.core.layers.mlp import MLP, SwiGLU
+
+
+def test_swiglu_is_the_published_formula():
+    layer, x = SwiGLU(6, 10), torch.randn(2, 3, 6)
+    torch.testing.assert_close(layer(x), layer.w3(F.silu(layer.w1(x)) * layer.w2(x)))
+
+
+@pytest.mark.parametrize("kind", [MLP, SwiGLU])
+def test_every_token_is_treated_alone(kind):
+    layer, x = kind(6, 10), torch.randn(2, 4, 6)
+    torch.testing.assert_close(layer(x)[:, 2], layer(x[:, 2]))
+
+
+@pytest.mark.parametrize("kind", [MLP, SwiGLU])
+def test_dropout_acts_in_training_only(kind):
+    layer, x = kind(6, 64, dropout=0.5), torch.randn(2, 6)
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))
