@@ -25,7 +25,11 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 def cpu_features() -> frozenset[str]:
     """Name the instruction sets of this CPU in torch's spelling, such as ``avx2``, ``amx_bf16`` or ``neon``."""
-    return frozenset(name for name, value in torch.cpu.get_capabilities().items() if value is True)
+    if hasattr(torch.cpu, "get_capabilities"):
+        return frozenset(name for name, value in torch.cpu.get_capabilities().items() if value is True)
+    # Torch 2.10 has no public list. It names the level that its own kernels use, and nothing that tells of bfloat16.
+    levels = {"AVX2": {"avx2"}, "AVX512": {"avx2", "avx512_f"}}
+    return frozenset(levels.get(torch.backends.cpu.get_cpu_capability(), ()))
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 _ISAS = ("baseline", "avx2", "avx512")
-_HOW = "install torch first, then run `pip install --no-build-isolation` in a checkout of geovit, with a C++ compiler"
+_HOW = "with torch and a C++ compiler at hand, run `pip install --no-build-isolation .` in a checkout of geovit"
 
 
 def _find() -> Path | None:

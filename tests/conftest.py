@@ -34,7 +34,7 @@ def _build_wheel(out: Path, **environment: str) -> Path:
     # The backend itself, in a copy of the tree: quick, and a build leaves nothing behind in the checkout.
     root = Path(__file__).parents[1]
     tree = out / "tree"
-    ignore = shutil.ignore_patterns(".*", "build", "tests", "notebooks", "benchmarks", "__pycache__")
+    ignore = shutil.ignore_patterns(".*", "build", "tests", "notebooks", "benchmarks", "demo", "__pycache__")
     shutil.copytree(root, tree, ignore=ignore)
     code = f"from scikit_build_core.build import build_wheel; build_wheel({str(out)!r})"
     done = subprocess.run(

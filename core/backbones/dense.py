@@ -31,7 +31,7 @@ def window_blocks(
         heads: attention heads.
         window: pixels on a side of the square windows.
         mlp_ratio: hidden channels of the SwiGLU for each channel; 8/3 costs what an MLP of ratio 4 costs.
-        drop_path: probability to skip a branch in training, in the last block; it grows linearly from 0 in the first.
+        drop_path: probability to skip a branch in training, the same in every block.
         layer_scale: as in ``MetaFormerBlock``.
         norm: kind of the norms.
     """
@@ -42,7 +42,7 @@ def window_blocks(
             WindowAttention(dim, heads=heads, window=(window, window), shift=shifts[i % 2]),
             channel_mixer=SwiGLU(dim, round(mlp_ratio * dim)),
             norm=norm,
-            drop_path=drop_path * i / max(depth - 1, 1),
+            drop_path=drop_path,
             layer_scale=layer_scale,
         )
         for i in range(depth)

@@ -31,9 +31,9 @@ GEOVIT_INLINE void store(BFloat16& to, float x) {
     to.bits = static_cast<uint16_t>(x == x ? rounded : 0x7fc0);           // rounding could carry a NaN into infinity
 }
 
-// exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln(2) / 2, where the Taylor polynomial of degree 7 is exact to
-// 5e-9 relative. Measured error: 1.3 units in the last place. Infinite above 88.3 (a little early), constant below -87 (at 2e-38);
-// NaN stays NaN.
+// exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln(2) / 2, where the Taylor polynomial of degree 7 is exact to 5e-9
+// relative. Measured error: 1.3 units in the last place. Infinite above 88.3, a little early; constant below -87, at 2e-38; NaN
+// stays NaN.
 GEOVIT_INLINE float exp(float x) {
     constexpr float log2e = 1.44269504088896341f;
     constexpr float ln2_high = 0.693359375f;  // few mantissa bits, so that n * ln2_high is exact

@@ -39,5 +39,12 @@ def test_bfloat16_is_fast_only_where_the_instructions_are(monkeypatch):
         ({"avx512_f": True, "avx512_bf16": True}, True),
         ({"amx_bf16": False}, False),
     ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda features=features: features)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda features=features: features, raising=False)
         assert has_fast_bfloat16(torch.device("cpu")) is expected
+
+
+def test_older_torch_tells_the_level_of_its_kernels_only(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert cpu_features() == {"avx2", "avx512_f"}
+    assert not has_fast_bfloat16(torch.device("cpu"))

@@ -22,7 +22,7 @@ def make(size: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
 def results(inputs: list[torch.Tensor], backend: str) -> list[torch.Tensor]:
     """The output and both gradients, for a gradient that differs from element to element."""
     out = swiglu(*inputs, backend=backend)
-    weight = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view(out.shape)
+    weight = torch.linspace(-1, 2, out.numel()).to(torch.bfloat16).to(out.dtype)
     return [out, *torch.autograd.grad(out, inputs, weight)]
 
 

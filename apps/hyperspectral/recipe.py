@@ -1,0 +1,100 @@
+"""What is fitted and how: one typed object, filled from YAML."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from .lola_specvit import LolaSpecViTConfig
+from .patches import SlidingPatches
+from .spectra import SpectralTransformConfig
+from .spectral_swin import SpectralSwin, SpectralSwinConfig
+
+NetworkName = Literal["spectral_swin", "lola_specvit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of training.
+
+    Args:
+        members: networks that are fitted, each with other validation blocks held out, and averaged.
+        steps: optimiser steps of each at the most.
+        batch: crops in a step.
+        crop: pixels on a side of a crop; a patch network takes its own size.
+        lr: peak of the one-cycle schedule.
+        weight_decay: of AdamW.
+        label_smoothing: of the cross-entropy.
+        noise: standard deviation of noise added to the whitened spectra.
+        band_dropout: share of the features set to zero in a crop.
+        gain: standard deviation of a random factor on each crop.
+        validation: share of the training labels held out for early stopping and calibration, in whole blocks.
+        block: pixels on a side of these blocks.
+        check_every: steps between two validations.
+        patience: validations without improvement before a member stops.
+    """
+
+    members: int = 3
+    steps: int = 150
+    batch: int = 16
+    crop: int = 12
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.05
+    noise: float = 0.3
+    band_dropout: float = 0.3
+    gain: float = 0.1
+    validation: float = 0.2
+    block: int = 8
+    check_every: int = 15
+    patience: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A network with its settings, the transform of its input, and its training.
+
+    Args:
+        network: which of the networks below is built; the settings of the others are not used.
+        spectral_swin: settings of the dense network.
+        lola_specvit: settings of the published patch network. Its bands and classes are taken from the scene.
+        transform: of the spectra.
+        training: of the network.
+    """
+
+    network: NetworkName = "spectral_swin"
+    spectral_swin: SpectralSwinConfig = field(default_factory=SpectralSwinConfig)
+    lola_specvit: LolaSpecViTConfig = field(default_factory=LolaSpecViTConfig)
+    transform: SpectralTransformConfig = field(default_factory=SpectralTransformConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def build(self, features: int, classes: int) -> nn.Module:
+        """Return the network, untrained: (batch, features, height, width) to logits (batch, classes, height', width').
+
+        The output may be smaller than the input by the same number of pixels on every side. The network tells its reach in
+        pixels as ``receptive_field`` and the period of its window grid as ``window``.
+        """
+        if self.network == "spectral_swin":
+            return SpectralSwin(features, classes, config=self.spectral_swin)
+        return SlidingPatches(features, classes, config=self.lola_specvit)
+
+    @property
+    def crop(self) -> int:
+        """Pixels on a side of a training crop."""
+        return self.training.crop if self.network == "spectral_swin" else self.lola_specvit.patch
+
+    @property
+    def jitter(self) -> int:
+        """Pixels by which the crop's centre may miss its labelled pixel; a patch network classifies just that."""
+        return self.training.crop // 4 if self.network == "spectral_swin" else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in YAML."""
+        return asdict(self)
+
+
+def configs() -> dict[str, Path]:
+    """Names and files of the recipes that come with the package."""
+    folder = Path(__file__).parents[2] / "configs" / "hyperspectral"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}

@@ -1,0 +1,177 @@
+"""Fitting a classifier to labelled pixels."""
+
+import copy
+import logging
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, RichProgressBar
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from ... import __version__
+from ...datasets import Scene
+from .model import Classifier, ModelInfo
+from .recipe import Recipe, TrainingConfig
+from .samples import UNLABELLED, Crops, LabelledScene, Mask, at_pixels, centre, require_trainable, validation_folds
+
+logger = logging.getLogger(__name__)
+
+_TEMPERATURES = torch.logspace(-1, 1, 81)  # 0.1..10 in steps of 6 %
+
+
+def margin_of(recipe: Recipe, bands: int) -> int:
+    """Pixels that a tile must hold around its labelled pixels: for the network's reach and for a training crop."""
+    transform_features = bands + 1  # the reach depends on no number of features; it only has to be valid
+    with torch.device("meta"):
+        network = recipe.build(transform_features, 2)
+    window = int(network.window)  # type: ignore[arg-type]
+    wanted = max(int(network.receptive_field), recipe.crop // 2 + recipe.jitter + 1)  # type: ignore[arg-type]
+    return -(-wanted // window) * window
+
+
+def fit(
+    scene: Scene,
+    labelled: LabelledScene,
+    training: Mask,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+    progress: bool = False,
+) -> Classifier:
+    """Fit a classifier to the chosen labelled pixels; no other label is looked at.
+
+    Each member holds out other blocks of them, for early stopping and for its temperature. The same seed gives the same
+    weights on a CPU.
+
+    Raises:
+        ValueError: fewer than two classes, or a class with fewer than two pixels.
+    """
+    require_trainable(labelled.classes, labelled.targets[training])
+    wavelengths = None if scene.wavelengths is None else scene.wavelengths.tolist()
+    info = ModelInfo(__version__, scene.num_bands, wavelengths, labelled.classes, recipe, {})
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model = Classifier(info)
+        model.transform.fit(torch.from_numpy(labelled.spectra()[training]))
+        seen = labelled.transformed(model.transform)
+        folds = validation_folds(labelled, training, recipe.training, seed)
+        hits = tested = 0
+        history = []
+        for number, (member, held_out) in enumerate(zip(model.members, folds, strict=True)):
+            logger.info("fitting member %d of %d", number + 1, len(folds))
+            started = time.perf_counter()
+            curve = _fit_member(
+                member, seen, training & ~held_out, held_out, recipe, seed=seed + 1000 * number, device=device,
+                precision=precision, progress=progress,
+            )  # fmt: skip
+            entry: dict[str, Any] = {"validation_pixels": int(held_out.sum()), "loss": curve}
+            if held_out.any():
+                logits = _logits(member, seen, held_out, device)
+                targets = torch.from_numpy(labelled.targets[held_out])
+                model.temperatures[number] = _temperature(logits, targets)
+                correct = int((logits.argmax(1) == targets).sum())
+                entry["accuracy"] = correct / len(targets)
+                hits, tested = hits + correct, tested + len(targets)
+            history.append({**entry, "seconds": round(time.perf_counter() - started, 1)})
+    info.validation.update(
+        accuracy=hits / tested if tested else None,
+        note="on blocks held out of the training labels; they also stopped the training, so this is optimistic",
+        members=history,
+        temperatures=[round(t, 4) for t in model.temperatures.tolist()],
+    )
+    return model.eval().to(device)
+
+
+def _fit_member(
+    network: nn.Module,
+    labelled: LabelledScene,
+    training: Mask,
+    held_out: Mask,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    progress: bool,
+) -> list[float]:
+    """Train in place, ending at the weights of the lowest validation loss; return that loss at each validation."""
+    config = recipe.training
+    task = _Task(network, labelled, held_out, config)
+    crops = Crops(labelled, training, config, side=recipe.crop, jitter=recipe.jitter, seed=seed)
+    callbacks: list[Callback] = [EMAWeightAveraging(decay=0.95)]
+    if held_out.any():
+        callbacks.append(EarlyStopping("validation", patience=config.patience))
+    if progress:
+        callbacks.append(RichProgressBar())
+    trainer = L.Trainer(
+        accelerator=device.type,
+        devices=[device.index] if device.type == "cuda" else 1,
+        precision={torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}.get(precision, "32-true"),  # type: ignore[arg-type]
+        max_steps=config.steps,
+        val_check_interval=config.check_every,
+        check_val_every_n_epoch=None,
+        limit_val_batches=1 if held_out.any() else 0,
+        num_sanity_val_steps=0,
+        gradient_clip_val=1.0,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+    )
+    trainer.fit(task, DataLoader(crops, batch_size=None), DataLoader([0], batch_size=None))
+    if task.best is not None:
+        network.load_state_dict(task.best)
+    network.eval().cpu()
+    return task.curve
+
+
+class _Task(L.LightningModule):
+    """Cross-entropy on crops; the validation is the mean loss over the held-out pixels."""
+
+    def __init__(self, network: nn.Module, labelled: LabelledScene, held_out: Mask, config: TrainingConfig) -> None:
+        super().__init__()
+        self.network, self.config = network, config
+        self.best: dict[str, Tensor] | None = None
+        self.curve: list[float] = []
+        self._labelled, self._held_out = labelled, held_out
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        crops, targets = batch
+        logits = self.network(crops)
+        loss: Tensor = F.cross_entropy(
+            logits, centre(targets, logits), ignore_index=UNLABELLED, label_smoothing=self.config.label_smoothing
+        )
+        return loss
+
+    def validation_step(self, _: int) -> None:
+        logits = _logits(self.network, self._labelled, self._held_out, self.device)
+        loss = F.cross_entropy(logits, torch.from_numpy(self._labelled.targets[self._held_out])).item()
+        if loss < min(self.curve, default=float("inf")):
+            self.best = copy.deepcopy(self.network.state_dict())
+        self.curve.append(loss)
+        self.log("validation", loss, prog_bar=True, batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.config.lr, weight_decay=self.config.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.config.lr, total_steps=self.config.steps, pct_start=0.2)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@torch.inference_mode()
+def _logits(network: nn.Module, labelled: LabelledScene, chosen: Mask, device: torch.device) -> Tensor:
+    reach, window = int(network.receptive_field), int(network.window)  # type: ignore[arg-type]
+    return at_pixels(lambda z: network(z.to(device)).float(), labelled, chosen, reach=reach, window=window)
+
+
+def _temperature(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the divisor of the logits at which the held-out pixels are most likely (Guo et al. 2017, section 4.2)."""
+    losses = torch.stack([F.cross_entropy(logits / t, targets) for t in _TEMPERATURES])
+    return _TEMPERATURES[losses.argmin()]
