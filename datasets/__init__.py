@@ -1,6 +1,6 @@
 """The only place that opens data files: scenes, labels, and the writing of results."""
 
-from .classes import ClassInfo
+from .classes import ClassInfo, default_color
 from .grid import Grid
 from .labels import Labels, read_labels
 from .scene import Scene, open_scene
@@ -15,6 +15,7 @@ __all__ = [
     "SyntheticScene",
     "atomic",
     "check_writable",
+    "default_color",
     "open_scene",
     "read_labels",
     "synthesize_scene",

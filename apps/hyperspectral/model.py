@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...core.weights import load_into, load_state, save_module
 from ...datasets import ClassInfo
-from .recipe import Recipe
+from .recipe import Recipe, recipe_from_dict
 from .spectra import SpectralTransform
 
 FORMAT = "geovit hyperspectral classifier 1"
@@ -96,15 +95,13 @@ def load_classifier(path: Path) -> Classifier:
     tensors, metadata = load_state(path)
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a model of `geovit classify`: its format is {metadata.get('format')!r}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe, "recipe")
     try:
         info = json.loads(metadata["info"])
-        recipe = parser.instantiate_classes(parser.parse_object({"recipe": info["recipe"]})).recipe
         classes = tuple(ClassInfo(c["value"], c["name"], tuple(c["color"])) for c in info["classes"])
+        recipe = recipe_from_dict(info["recipe"], str(path))
         model = Classifier(ModelInfo(**{**info, "classes": classes, "recipe": recipe}))
-    except (KeyError, TypeError, json.JSONDecodeError, ArgumentError) as error:
-        raise ValueError(f"{path}: its description cannot be read ({' '.join(str(error).split())})") from error
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: its description cannot be read ({error!r})") from error
     load_into(model, tensors)
     return model.eval()
 
@@ -124,7 +121,9 @@ def match_bands(info: ModelInfo, wavelengths: NDArray[np.float64] | None, bands:
         return list(range(bands))
     wanted = np.array(info.wavelengths)
     if wavelengths is None:
-        raise ValueError(f"{name} has no wavelengths, the model needs {len(wanted)} bands at {wanted[0]:.0f}..{wanted[-1]:.0f} nm")
+        raise ValueError(
+            f"{name} has no wavelengths, the model needs {len(wanted)} bands at {wanted[0]:.0f}..{wanted[-1]:.0f} nm"
+        )
     spacing = np.gradient(wanted) if len(wanted) > 1 else np.array([10.0])
     # Where two detectors overlap bands lie arbitrarily close: half a nanometre is what rounding of a header needs.
     tolerance = np.maximum(np.abs(spacing) / 2, 0.5)

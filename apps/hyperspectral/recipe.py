@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
 from .lola_specvit import LolaSpecViTConfig
@@ -94,7 +96,37 @@ class Recipe:
         return asdict(self)
 
 
-def configs() -> dict[str, Path]:
+DEFAULT_RECIPE = Recipe()
+
+
+def recipe_files() -> dict[str, Path]:
     """Names and files of the recipes that come with the package."""
     folder = Path(__file__).parents[2] / "configs" / "hyperspectral"
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def named_recipe(name: str) -> Recipe:
+    """Read a recipe that comes with the package, or a YAML file.
+
+    Raises:
+        ValueError: neither, or a file whose settings are not those of a recipe.
+    """
+    file = recipe_files().get(name, Path(name))
+    if not file.is_file():
+        raise ValueError(f"no model or recipe {name!r}: allowed are svm, forest, {', '.join(recipe_files())} and YAML files")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML ({' '.join(str(error).split())})") from error
+    return recipe_from_dict(values or {}, str(file))
+
+
+def recipe_from_dict(values: object, name: str) -> Recipe:
+    """Fill a recipe from plain values; an unknown key or a value of another type is a ValueError that names ``name``."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe, "recipe")
+    try:
+        recipe: Recipe = parser.instantiate_classes(parser.parse_object({"recipe": values})).recipe
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} is no recipe: {' '.join(str(error).split())}") from error
+    return recipe

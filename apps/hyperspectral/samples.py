@@ -61,7 +61,7 @@ class LabelledScene:
         ValueError: no labelled pixel is valid.
     """
 
-    def __init__(self, scene: Scene, labels: Labels, *, margin: int, core: int = 64) -> None:
+    def __init__(self, scene: Scene, labels: Labels, *, margin: int, core: int) -> None:
         self.margin = margin
         self.shape = scene.grid.shape
         rows, columns = np.nonzero(labels.index >= 0)
@@ -95,7 +95,7 @@ class LabelledScene:
 
     def spectra(self) -> NDArray[np.float32]:
         """Raw values (pixels, bands)."""
-        parts = [tile.values[:, *self.position(tile, tile.pixels)].T for tile in self.tiles]
+        parts = [tile.values[(slice(None), *self.position(tile, tile.pixels))].T for tile in self.tiles]
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
@@ -117,13 +117,14 @@ class LabelledScene:
 
 
 def require_trainable(classes: Sequence[ClassInfo], targets: NDArray[np.int64]) -> None:
-    """Raise a ValueError unless there are two classes of two pixels each, at least."""
-    if len(classes) < 2:
-        raise ValueError(f"the labels hold one class only ({classes[0].name}), at least two are needed")
+    """Raise a ValueError unless there are two classes at least, and no class of a single pixel."""
     counts = np.bincount(targets, minlength=len(classes))
-    single = [f"{info.name} ({info.value})" for info, count in zip(classes, counts, strict=True) if count < 2]
+    present = [info.name for info, count in zip(classes, counts, strict=True) if count]
+    if len(present) < 2:
+        raise ValueError(f"the labels hold one class only ({', '.join(present)}), at least two are needed")
+    single = [f"{info.name} ({info.value})" for info, count in zip(classes, counts, strict=True) if count == 1]
     if single:
-        raise ValueError(f"fewer than two usable pixels of class {', '.join(single)}: label more, or leave it out")
+        raise ValueError(f"only one usable pixel of class {', '.join(single)}: label more of it, or leave it out")
 
 
 def validation_folds(labelled: LabelledScene, training: Mask, config: TrainingConfig, seed: int) -> list[Mask]:
@@ -222,9 +223,8 @@ def at_pixels(network: Callable[[Tensor], Tensor], labelled: LabelledScene, chos
         order.append(pixels)
         if window == 1:
             side = 2 * reach + 1
-            crops = [
-                tile.values[:, r - reach :, c - reach :][:, :side, :side] for r, c in zip(rows.tolist(), columns.tolist(), strict=True)
-            ]
+            corners = zip((rows - reach).tolist(), (columns - reach).tolist(), strict=True)
+            crops = [tile.values[:, row:, column:][:, :side, :side] for row, column in corners]
             outputs = [network(torch.stack(crops[i : i + 256])).cpu() for i in range(0, len(crops), 256)]
             parts.append(torch.cat([output[:, :, output.shape[2] // 2, output.shape[3] // 2] for output in outputs]))
         else:

@@ -2,7 +2,9 @@
 
 import copy
 import logging
+import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -20,17 +22,32 @@ from .samples import UNLABELLED, Crops, LabelledScene, Mask, at_pixels, centre, 
 
 logger = logging.getLogger(__name__)
 
+_CORE = 64  # pixels on a side of a tile with labels: small beside a scene, large beside its margin
 _TEMPERATURES = torch.logspace(-1, 1, 81)  # 0.1..10 in steps of 6 %
 
 
-def margin_of(recipe: Recipe, bands: int) -> int:
-    """Pixels that a tile must hold around its labelled pixels: for the network's reach and for a training crop."""
-    transform_features = bands + 1  # the reach depends on no number of features; it only has to be valid
+@dataclass(frozen=True)
+class Tiling:
+    """How tiles with labels are cut for some recipes: pixels of the ``margin`` around a ``core``, both whole windows."""
+
+    margin: int
+    core: int
+
+
+def reach_of(recipe: Recipe) -> tuple[int, int]:
+    """Return how far a recipe's network looks on each side, and the period of its window grid, both in pixels."""
     with torch.device("meta"):
-        network = recipe.build(transform_features, 2)
-    window = int(network.window)  # type: ignore[arg-type]
-    wanted = max(int(network.receptive_field), recipe.crop // 2 + recipe.jitter + 1)  # type: ignore[arg-type]
-    return -(-wanted // window) * window
+        network = recipe.build(64, 2)  # neither depends on these numbers
+    return int(network.receptive_field), int(network.window)  # type: ignore[arg-type]
+
+
+def tiling(*recipes: Recipe) -> Tiling:
+    """Return tiles with room for the reach and the training crops of every recipe."""
+    reaches = [reach_of(recipe) for recipe in recipes]
+    window = math.lcm(*(window for _, window in reaches))
+    crops = [recipe.crop // 2 + recipe.jitter + 1 for recipe in recipes]
+    wanted = max([reach for reach, _ in reaches] + crops, default=0)
+    return Tiling(-(-wanted // window) * window, -(-_CORE // window) * window)
 
 
 def fit(

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from geovit.datasets import Grid
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
+
+from geovit.datasets import Grid
 
 ORIGIN = (400000.0, 5800000.0)
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from geovit.datasets import open_scene, read_labels
 from rasterio.crs import CRS
+
+from geovit.datasets import open_scene, read_labels
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+
 from geovit.datasets import open_scene, read_labels
 
 

@@ -7,9 +7,10 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
-from geovit.datasets import open_scene
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
+
+from geovit.datasets import open_scene
 
 
 def wavelengths(*values, unit="nm"):

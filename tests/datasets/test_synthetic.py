@@ -3,10 +3,11 @@ import sys
 
 import numpy as np
 import pytest
-from geovit.datasets import open_scene, read_labels, synthesize_scene
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+
+from geovit.datasets import open_scene, read_labels, synthesize_scene
 
 
 @pytest.fixture(scope="module")

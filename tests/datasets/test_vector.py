@@ -4,8 +4,9 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
-from geovit.datasets import open_scene, read_labels
 from shapely import MultiPoint, MultiPolygon, Point, Polygon, box
+
+from geovit.datasets import open_scene, read_labels
 
 
 @pytest.fixture

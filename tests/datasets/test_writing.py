@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.windows import Window
+from rio_cogeo import cog_validate
+
 from geovit.datasets import (
     ClassInfo,
     Grid,
@@ -20,8 +23,6 @@ from geovit.datasets import (
     write_class_map,
     write_text_atomic,
 )
-from rasterio.windows import Window
-from rio_cogeo import cog_validate
 
 CLASSES = (ClassInfo(2, "Bäume & <Büsche>", (10, 100, 20)), ClassInfo(9, "soil", (200, 150, 90)))
 

@@ -1,0 +1,223 @@
+"""`geovit evaluate hyperspectral`: networks and baselines on the same splits, with the protocol beside the figures."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
+
+from ... import __version__
+from ...core.device import resolve_device
+from ...core.precision import Precision, autocast, resolve_precision
+from ...datasets import ClassInfo, Scene, check_writable, open_scene, read_labels, write_text_atomic
+from .baselines import BASELINES
+from .recipe import Recipe, named_recipe
+from .samples import LabelledScene, Mask, at_pixels, require_trainable
+from .splits import Split, block_split, leakage, random_split
+from .training import fit, reach_of, tiling
+
+logger = logging.getLogger(__name__)
+
+Protocol = Literal["random", "blocks"]
+Predictor = Callable[[LabelledScene, Split, int], NDArray[np.int64]]  # labelled, split, seed -> class of each test pixel
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Figures of all models, as in the JSON file."""
+
+    report: dict[str, Any]
+
+    def __rich__(self) -> Table:
+        """Mean and standard deviation over the seeds, a row for each model."""
+        protocol = self.report["protocol"]
+        table = Table(title=f"{Path(self.report['scene']).name}: {protocol['text']}", title_justify="left")
+        table.add_column("model")
+        for name in ("OA", "AA", "kappa", "leakage", "train", "test", "seconds"):
+            table.add_column(name, justify="right")
+        for model, row in self.report["models"].items():
+            figures = [f"{row[k]['mean']:.3f} ± {row[k]['std']:.3f}" for k in ("oa", "aa", "kappa")]
+            sizes = [f"{protocol[k]:.0f}" for k in ("training_pixels", "test_pixels")]
+            table.add_row(model, *figures, f"{row['leakage']['mean']:.0%}", *sizes, f"{row['seconds']['mean']:.1f}")
+        return table
+
+
+def evaluate(
+    scene: str,
+    labels: str,
+    *,
+    models: Sequence[str] = ("spectral_swin", "svm", "forest"),
+    protocol: Protocol = "random",
+    per_class: float = 50,
+    block: int | None = None,
+    buffer: int | None = None,
+    test_share: float = 0.3,
+    seeds: int = 5,
+    field: str | None = None,
+    classes: Path | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: Precision = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> Evaluation:
+    """Measure models on a labelled scene, all on the same splits.
+
+    Accuracy (OA), mean accuracy over classes (AA), Cohen's kappa and the F1 of each class are given as mean and standard
+    deviation over the seeds. Statistics, early stopping and parameters see training pixels only. The leakage is the share of
+    test pixels whose surroundings, as far as the model looks, hold a training pixel.
+
+    Args:
+        scene: as in `geovit classify`.
+        labels: as in `geovit classify`.
+        models: svm, forest, names of recipes (spectral_swin, lola_specvit) or YAML files.
+        protocol: random: training pixels drawn at random, which flatters models that look around; blocks: spatial blocks, no
+            training pixel within the buffer of a test pixel.
+        per_class: random: training pixels of each class, or their share if below 1.
+        block: blocks: pixels on a side; default: four buffers, at least 8.
+        buffer: blocks: pixels; default: the largest reach among the models.
+        test_share: blocks: share of the labelled pixels to test on, at least.
+        seeds: number of splits.
+        field: attribute of the vector labels that holds the class.
+        classes: CSV file with value,name,#rrggbb of the classes.
+        out: JSON file to write.
+        overwrite: replace that file.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        precision: auto, fp32, bf16 or fp16.
+        seed: of the first split; the others follow.
+        progress: show progress bars.
+
+    Returns:
+        The figures.
+
+    Raises:
+        ValueError: anything wrong with the input, in one line.
+    """
+    if seeds < 1 or not models or per_class <= 0 or not 0 < test_share < 1:
+        raise ValueError(
+            f"seeds {seeds}, models {list(models)}, per_class {per_class}, test_share {test_share}:"
+            " expected at least one seed and model, a positive number per class, a share between 0 and 1"
+        )
+    if out is not None:
+        check_writable([out], overwrite)
+    target = resolve_device(device)
+    dtype = resolve_precision(precision, target)
+    opened = open_scene(scene)
+    recipes = {name: named_recipe(name) for name in models if name not in BASELINES}
+    reach = {name: reach_of(recipes[name])[0] if name in recipes else 0 for name in models}
+    tiles = tiling(*recipes.values())
+    read = read_labels(labels, opened.grid, field=field, classes=classes)
+    labelled = LabelledScene(opened, read, margin=tiles.margin, core=tiles.core)
+    require_trainable(labelled.classes, labelled.targets)
+
+    buffer = max(reach.values()) if buffer is None else buffer
+    block = max(4 * buffer, 8) if block is None else block
+    if protocol == "random":
+        splits = [random_split(labelled, per_class, seed=seed + i) for i in range(seeds)]
+        text = f"{per_class:g} pixels per class at random" if per_class >= 1 else f"{per_class:.0%} of each class at random"
+    else:
+        splits = [block_split(labelled, block=block, buffer=buffer, share=test_share, seed=seed + i) for i in range(seeds)]
+        text = f"blocks of {block} x {block} pixels, buffer {buffer}, {test_share:.0%} to test"
+    predictors: dict[str, Predictor] = {
+        name: _Network(opened, recipes[name], target, dtype, progress) if name in recipes else _Baseline(name) for name in models
+    }
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
+    for number, split in enumerate(splits):
+        for name, predictor in predictors.items():
+            logger.info("split %d of %d: %s", number + 1, seeds, name)
+            started = time.perf_counter()
+            predicted = predictor(labelled, split, seed + number)
+            seconds = time.perf_counter() - started
+            figures = score(labelled.targets[split.test], predicted, labelled.classes)
+            runs[name].append({**figures, "leakage": leakage(labelled, split, reach[name]), "seconds": seconds})
+    report = {
+        "geovit": __version__,
+        "scene": opened.path,
+        "labels": labels,
+        "protocol": {
+            "name": protocol,
+            "text": f"{text}, {seeds} seeds",
+            "seeds": [seed + i for i in range(seeds)],
+            "training_pixels": float(np.mean([split.training.sum() for split in splits])),
+            "test_pixels": float(np.mean([split.test.sum() for split in splits])),
+            **({"block": block, "buffer": buffer} if protocol == "blocks" else {"per_class": per_class}),
+        },
+        "models": {name: _summary(rows, reach[name]) for name, rows in runs.items()},
+    }
+    if out is not None:
+        write_text_atomic(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n", overwrite)
+    return Evaluation(report)
+
+
+def score(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """Accuracy figures over the classes that are in the test; the others are named, not counted as zero."""
+    everything = np.arange(len(classes))
+    matrix = confusion_matrix(truth, predicted, labels=everything)
+    present = np.flatnonzero(matrix.sum(1))
+    recall = matrix.diagonal()[present] / matrix.sum(1)[present]
+    # One class alone agrees by chance as much as by merit: kappa is not defined.
+    kappa = cohen_kappa_score(truth, predicted, labels=everything) if len(np.union1d(truth, predicted)) > 1 else float("nan")
+    f1 = f1_score(truth, predicted, labels=present, average=None, zero_division=0.0)
+    return {
+        "oa": float((truth == predicted).mean()),
+        "aa": float(recall.mean()),
+        "kappa": float(kappa),
+        "f1": {classes[k].name: float(value) for k, value in zip(present, f1, strict=True)},
+        "absent": [classes[k].name for k in np.setdiff1d(everything, present)],
+        "confusion": matrix.tolist(),
+    }
+
+
+def _summary(rows: list[dict[str, Any]], reach: int) -> dict[str, Any]:
+    names = dict.fromkeys(name for row in rows for name in row["f1"])
+    figures = {key: _spread([row[key] for row in rows]) for key in ("oa", "aa", "kappa", "leakage", "seconds")}
+    f1 = {name: _spread([row["f1"][name] for row in rows if name in row["f1"]]) for name in names}
+    return {"reach": reach, **figures, "f1": f1, "splits": rows}
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"mean": float(np.nanmean(values)), "std": float(np.nanstd(values)), "splits": len(values)}
+
+
+class _Baseline:
+    """A scikit-learn classifier of single spectra."""
+
+    def __init__(self, name: str) -> None:
+        self.make = BASELINES[name]
+
+    def __call__(self, labelled: LabelledScene, split: Split, seed: int) -> NDArray[np.int64]:
+        spectra, targets = labelled.spectra(), labelled.targets
+        estimator = self.make(targets[split.training], seed=seed).fit(spectra[split.training], targets[split.training])
+        return np.asarray(estimator.predict(spectra[split.test]), dtype=np.int64)
+
+
+class _Network:
+    """A network, fitted anew for each split."""
+
+    def __init__(self, scene: Scene, recipe: Recipe, device: torch.device, precision: torch.dtype, progress: bool) -> None:
+        self.scene, self.recipe, self.device, self.precision, self.progress = scene, recipe, device, precision, progress
+
+    def __call__(self, labelled: LabelledScene, split: Split, seed: int) -> NDArray[np.int64]:
+        model = fit(
+            self.scene, labelled, split.training, self.recipe, seed=seed, device=self.device, precision=self.precision,
+            progress=self.progress,
+        )  # fmt: skip
+
+        def run(z: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                return model.probabilities(z.to(self.device))
+
+        seen = labelled.transformed(model.cpu().transform)
+        model.to(self.device)
+        chosen: Mask = split.test
+        outputs = at_pixels(run, seen, chosen, reach=model.receptive_field, window=model.window)
+        return outputs.argmax(1).numpy()

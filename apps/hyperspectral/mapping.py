@@ -1,0 +1,160 @@
+"""From a model to a map of the whole scene, tile by tile."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+
+from ...core.precision import autocast
+from ...datasets import Scene
+from .model import Classifier
+from .samples import read_padded
+
+logger = logging.getLogger(__name__)
+
+_FAR = 3.0  # standard deviations of the training pixels: spectra of another radiometry, not of another mixture of classes
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Of each pixel of a scene: ``index`` int32 (H, W), the class or -1 where nodata; ``confidence`` and ``entropy`` float32
+    (H, W), the largest probability and the entropy divided by that of equal probabilities (0 sure, 1 no idea), NaN where nodata.
+    """
+
+    index: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+
+
+def tiles_of(scene: Scene, *, side: int, halo: int, progress: bool) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield the rows and columns of a tile's core and its raw values (1, bands, side + 2 halo, side + 2 halo)."""
+    height, width = scene.grid.shape
+    corners = [(row, column) for row in range(0, height, side) for column in range(0, width, side)]
+    for row, column in track(corners, "Mapping", disable=not progress, transient=True):
+        values = read_padded(scene, row - halo, column - halo, side + 2 * halo, side + 2 * halo)
+        yield slice(row, min(row + side, height)), slice(column, min(column + side, width)), torch.from_numpy(values)[None]
+
+
+@torch.inference_mode()
+def predict(
+    scene: Scene,
+    model: Classifier,
+    bands: list[int],
+    *,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+    tile: int = 128,
+    progress: bool = False,
+) -> Prediction:
+    """Map a scene. The result does not depend on the size of the tiles: each is read with the model's reach around it.
+
+    Args:
+        scene: to map.
+        model: a fitted one.
+        bands: positions of the model's bands in the scene.
+        device: to compute on.
+        precision: of the networks; the spectra's transform stays in float32.
+        tile: pixels on a side; made a multiple of the model's window.
+        progress: show a bar.
+    """
+    model = model.eval().to(device)
+    side = max(tile // model.window, 1) * model.window
+    index = np.full(scene.grid.shape, -1, dtype=np.int32)
+    confidence, entropy = (np.full(scene.grid.shape, np.nan, dtype=np.float32) for _ in range(2))
+    moments = _Moments(len(bands))
+    for rows, columns, values in tiles_of(scene, side=side, halo=model.halo, progress=progress):
+        values = values[:, bands]
+        size = rows.stop - rows.start, columns.stop - columns.start
+        core = values[0, :, model.halo :, model.halo :][:, : size[0], : size[1]]
+        valid = core.isfinite().all(0)
+        if not valid.any():
+            continue
+        moments.add(core[:, valid])
+        z = model.transform(values.to(device))
+        with autocast(device, precision):
+            probabilities = model.probabilities(z)[0].float().cpu()
+        cut = model.halo - (values.shape[-1] - probabilities.shape[-1]) // 2
+        probabilities = probabilities[:, cut:, cut:][:, : size[0], : size[1]]
+        top, chosen = probabilities.max(0)
+        spread = torch.special.entr(probabilities).sum(0) / np.log(len(probabilities))
+        mask = valid.numpy()
+        index[rows, columns] = np.where(mask, chosen.numpy(), -1)
+        confidence[rows, columns] = np.where(mask, top.numpy(), np.nan)
+        entropy[rows, columns] = np.where(mask, spread.numpy(), np.nan)
+    _warn_if_far(moments, model, scene)
+    return Prediction(index, confidence, entropy)
+
+
+def cluster(scene: Scene, clusters: int, *, seed: int, sample: int = 20_000, progress: bool = False) -> NDArray[np.int32]:
+    """Group pixels of similar spectra by k-means: cluster 0.. of each pixel (H, W), brightest first, -1 where nodata.
+
+    Bands are standardised and rotated onto the principal components that hold 99.9 % of the variance. Centres are found on a
+    random sample of valid pixels.
+
+    Raises:
+        ValueError: fewer valid pixels than clusters.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    share = min(1.0, 2 * sample / (scene.grid.height * scene.grid.width))
+    random = np.random.default_rng(seed)
+    parts = [_valid(values)[0] for _, _, values in tiles_of(scene, side=256, halo=0, progress=False)]
+    spectra = np.concatenate([part[random.random(len(part)) < share] for part in parts])
+    if len(spectra) < clusters:
+        raise ValueError(f"{scene.path}: {len(spectra)} valid pixels sampled, too few for {clusters} clusters")
+    spectra = random.permutation(spectra)[:sample]
+    kmeans = KMeans(clusters, n_init=4, random_state=seed)
+    pipeline = make_pipeline(StandardScaler(), PCA(0.999, svd_solver="full"), kmeans).fit(spectra)
+    found = pipeline.predict(spectra)
+    level = [spectra[found == k].mean() for k in range(clusters)]
+    rank = np.argsort(np.argsort(level)[::-1])
+    index = np.full(scene.grid.shape, -1, dtype=np.int32)
+    for rows, columns, values in tiles_of(scene, side=256, halo=0, progress=progress):
+        part = index[rows, columns]
+        pixels, valid = _valid(values)
+        if len(pixels):
+            part[valid[: part.shape[0], : part.shape[1]]] = rank[pipeline.predict(pixels)]
+    return index
+
+
+def _valid(values: Tensor) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    valid = values[0].isfinite().all(0).numpy()
+    return values[0].numpy()[:, valid].T, valid
+
+
+class _Moments:
+    """Mean of each band over all pixels added, in float64."""
+
+    def __init__(self, bands: int) -> None:
+        self.count = 0
+        self.sum = torch.zeros(bands, dtype=torch.float64)
+
+    def add(self, pixels_CN: Tensor) -> None:
+        self.count += pixels_CN.shape[1]
+        self.sum += pixels_CN.double().sum(1)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sum / self.count
+
+
+def _warn_if_far(moments: _Moments, model: Classifier, scene: Scene) -> None:
+    if not moments.count:
+        raise ValueError(f"{scene.path}: no pixel is valid in all of the model's bands")
+    transform = model.transform.cpu()
+    distance = float(((moments.mean - transform.band_mean) / transform.band_std).abs().median())
+    if distance > _FAR:
+        logger.warning(
+            "%s: its mean spectrum lies %.1f standard deviations from that of the model's training pixels (median over bands);"
+            " check scale and offset, the map is doubtful",
+            scene.path,
+            distance,
+        )

@@ -1,0 +1,63 @@
+"""A picture of a scene and its map, with a legend."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from ...datasets import ClassInfo, Scene
+
+_RGB_NM = (650.0, 550.0, 450.0)
+_MOST_PIXELS = 1200  # on the longer side of each panel
+
+
+def write_quicklook(path: Path, scene: Scene, index: NDArray[np.int32], classes: Sequence[ClassInfo], *, title: str) -> None:
+    """Write a PNG: the scene in natural colours (or three bands spread over the range), the map, the classes' names.
+
+    Args:
+        path: of the PNG.
+        scene: that was mapped.
+        index: class of each pixel (H, W), -1 where there is none.
+        classes: in the order of ``index``.
+        title: above the map.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    step = max(1, -(-max(index.shape) // _MOST_PIXELS))
+    colors = np.array([(255, 255, 255), *(info.color for info in classes)], dtype=np.uint8)
+    mapped = colors[index[::step, ::step] + 1]
+    height, width = mapped.shape[:2]
+    with mpl.rc_context({"font.size": 9, "axes.titlesize": 10}):
+        panel = 4.2
+        figure = Figure(figsize=(2 * panel + 2.2, max(panel * height / width, 1.5) + 0.5), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.subplots(1, 2)
+        for axis, image, text in zip(axes, (_natural(scene, step), mapped), (Path(scene.path).name, title), strict=True):
+            axis.imshow(image, interpolation="nearest")
+            axis.set_title(text)
+            axis.set_axis_off()
+        patches = [Patch(color=np.array(info.color) / 255, label=info.name) for info in classes]
+        figure.legend(handles=patches, loc="outside right center", frameon=False)
+        canvas.print_png(path)
+
+
+def _natural(scene: Scene, step: int) -> NDArray[np.float32]:
+    if scene.wavelengths is None:
+        bands = [scene.num_bands * part // 6 for part in (5, 3, 1)]
+    else:
+        bands = [int(np.abs(scene.wavelengths - nm).argmin()) for nm in _RGB_NM]
+    height, width = scene.grid.shape
+    rows = range(0, height, 16 * step)
+    strips = [scene.read(Window(0, row, width, min(16 * step, height - row)))[bands, ::step, ::step] for row in rows]
+    image = np.moveaxis(np.concatenate(strips, axis=1), 0, -1)
+    valid = np.isfinite(image).all(-1)
+    if not valid.any():
+        return np.ones_like(image)
+    low, high = np.percentile(image[valid], (2, 98), axis=0)
+    stretched = np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1)
+    return np.where(valid[..., None], stretched, 1).astype(np.float32)
