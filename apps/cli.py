@@ -7,13 +7,19 @@ called: `geovit --help` is quick.
 
 import inspect
 import logging
+import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # What a user can cause: wrong input, missing or unwritable files, an extra that is not installed.
 _USER_ERRORS = (ValueError, OSError, ImportError)
@@ -48,22 +54,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = next((n for n in (" ".join(arguments[:2]), *arguments[:1]) if n in COMMANDS), None)
     if name is None:
         return _usage(arguments)
-    _show_messages(debug)
     try:
-        return _run(name, arguments[len(name.split()) :])
+        with warnings.catch_warnings():
+            if not (debug or sys.warnoptions):
+                warnings.simplefilter("ignore")  # what libraries tell developers; we tell users by messages
+            return _run(name, arguments[len(name.split()) :], debug)
     except _USER_ERRORS as error:
         if debug:
             raise
-        return _fail(str(error) or type(error).__name__)
-    except KeyboardInterrupt:
-        return _fail("interrupted, nothing was written", code=130)
+        hint = " (geovit doctor shows which extra holds it)" if isinstance(error, ModuleNotFoundError) else ""
+        return _fail((str(error) or type(error).__name__) + hint)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        return _fail("interrupted", code=130)  # Lightning makes a SystemExit of Ctrl-C
 
 
-def _run(name: str, arguments: list[str]) -> int:
+def console() -> "Console":
+    """Return where results are printed: text as it is, and a line broken only by the terminal, never in a pipe or file."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 1000
+    return Console(width=width, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def _run(name: str, arguments: list[str], debug: bool) -> int:
     from jsonargparse import ArgumentError, ArgumentParser
 
     module, _, attribute = COMMANDS[name].target.partition(":")
     function: Callable[..., Any] = getattr(import_module(module, __package__), attribute)
+    _show_messages(debug)
     parameters = inspect.signature(function).parameters
     text = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
     parser = ArgumentParser(prog=f"geovit {name}", exit_on_error=False, description=text)
@@ -72,9 +92,11 @@ def _run(name: str, arguments: list[str]) -> int:
     parser.add_function_arguments(function, as_positional=True, as_group=False, skip={"progress"}, sub_configs=True)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     try:
-        parsed = parser.instantiate_classes(parser.parse_args(_complete(function, arguments)))
+        parsed = parser.instantiate(parser.parse_args(_complete(function, arguments)))
     except ArgumentError as error:
-        return _fail(f"{error} (see geovit {name} --help)")
+        if debug:
+            raise
+        return _fail(f"{_plain(str(error))} (see geovit {name} --help)")
     options = {key: value for key, value in vars(parsed).items() if key in parameters}
     if "progress" in parameters:
         options["progress"] = sys.stderr.isatty()
@@ -82,34 +104,44 @@ def _run(name: str, arguments: list[str]) -> int:
     if isinstance(result, int):
         return result
     if result is not None:
-        from rich.console import Console
-
-        Console().print(result)
+        console().print(result)
     return 0
 
 
 def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
-    """Write `--flag` as `--flag=true`, and the name of a recipe as its file."""
-    parameters = inspect.signature(function).parameters
-    flags = {f"--{name}" for name, parameter in parameters.items() if parameter.annotation is bool}
-    completed = []
-    for argument, after in zip(arguments, [*arguments, ""][1:], strict=True):
-        completed.append(f"{argument}=true" if argument in flags and after not in ("true", "false") else argument)
-    if "recipe" in parameters:
-        from .hyperspectral.recipe import recipe_files
-
-        files = recipe_files()
-        for i, argument in enumerate(completed):
-            key, _, value = argument.partition("=")
-            if key == "--recipe" and value in files:
-                completed[i] = f"--recipe={files[value]}"
-            elif i and completed[i - 1] == "--recipe" and argument in files:
-                completed[i] = str(files[argument])
+    """Write `--flag` as `--flag=true`, `--list a,b` as `--list=[a,b]`, and the name of a recipe as its file."""
+    kinds = {f"--{name}": parameter.annotation for name, parameter in inspect.signature(function).parameters.items()}
+    completed, rest = [], arguments.copy()
+    while rest:
+        argument = rest.pop(0)
+        key, equals, value = argument.partition("=")
+        kind = kinds.get(key)
+        if kind is bool and not equals:
+            argument = f"{key}={rest.pop(0) if rest[:1] in (['true'], ['false']) else 'true'}"
+        elif (kind == Sequence[str] or (kind is not None and key == "--recipe")) and (equals or rest):
+            value = value if equals else rest.pop(0)
+            argument = f"{key}={_recipe_file(value) if key == '--recipe' else '[' + value.strip('[]') + ']'}"
+        completed.append(argument)
     return completed
 
 
+def _recipe_file(name: str) -> str:
+    from .hyperspectral.recipe import recipe_files
+
+    files = recipe_files()
+    if name not in files and not Path(name).is_file():
+        raise ValueError(f"no recipe {name!r}: allowed are {', '.join(files)} and YAML files")
+    return str(files.get(name, name))
+
+
+def _plain(message: str) -> str:
+    """Say what jsonargparse says without words from Python."""
+    message = re.sub(r'Parser key "([^"]+)"', r"--\1", message)
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("Expected a ", "expected ")
+
+
 def _usage(arguments: list[str]) -> int:
-    if arguments and arguments[0] not in ("-h", "--help"):
+    if arguments and not {"-h", "--help"} & set(arguments):
         return _fail(f"no command {' '.join(arguments[:2])!r}, there are: {', '.join(COMMANDS)}")
     width = max(map(len, COMMANDS))
     lines = ["usage: geovit COMMAND [OPTIONS]", ""]
@@ -124,17 +156,19 @@ def _fail(message: str, code: int = 2) -> int:
     return code
 
 
-def _show_messages(debug: bool) -> None:
-    """Send our own messages to standard error, one line each, and keep quiet what libraries say to their developers."""
-    from rich.console import Console
-    from rich.logging import RichHandler
+class _Messages(logging.Handler):
+    """Our own messages on standard error, a line each; looked up anew, since progress bars replace it to stay below them."""
 
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False, highlighter=None)
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}", file=sys.stderr)  # noqa: T201
+
+
+def _show_messages(debug: bool) -> None:
     own = logging.getLogger("geovit")
-    own.handlers[:] = [handler]
+    own.handlers[:] = [_Messages()]
     own.propagate = False
     own.setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
         logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
-        for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):  # which set their levels at import
             logging.getLogger(name).setLevel(logging.ERROR)

@@ -20,8 +20,7 @@ def svm(targets: NDArray[np.int64], *, seed: int) -> BaseEstimator:
     """
     if np.unique(targets, return_counts=True)[1].min() < _FOLDS:
         return make_pipeline(StandardScaler(), SVC(C=_C[1], random_state=seed))
-    search = GridSearchCV(make_pipeline(StandardScaler(), SVC(random_state=seed)), {"svc__C": _C}, cv=_FOLDS)
-    return search
+    return GridSearchCV(make_pipeline(StandardScaler(), SVC(random_state=seed)), {"svc__C": _C}, cv=_FOLDS)
 
 
 def forest(targets: NDArray[np.int64], *, seed: int) -> BaseEstimator:

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +125,7 @@ def classify(
     target, dtype = resolve_device(device), resolve_precision(precision, resolve_device(device))
     opened = open_scene(scene)
     wanted = {"map": True, "model": labels is not None, "probabilities": probabilities, "quicklook": quicklook, "report": True}
-    files = _files(opened, Path(out), *(kind for kind, is_wanted in wanted.items() if is_wanted))
-    check_writable(files.values(), overwrite)
+    files = _outputs(opened, Path(out), [kind for kind, is_wanted in wanted.items() if is_wanted], overwrite, labels, model)
     started = time.perf_counter()
     report = _describe(opened, seed)
 
@@ -135,8 +136,10 @@ def classify(
         report |= {"method": "unsupervised: k-means on standardised spectra", "device": "cpu"}
         prediction = None
     else:
-        fitted = _fit(opened, labels, field, classes, recipe, seed, target, dtype, progress, report) if labels else None
-        classifier = fitted or load_classifier(Path(str(model)))
+        if labels is not None:
+            classifier = _fit(opened, labels, field, classes, recipe, seed, target, dtype, progress, report)
+        else:
+            classifier = load_classifier(Path(str(model)))
         bands = match_bands(classifier.info, opened.wavelengths, opened.num_bands, opened.path)
         mapped = time.perf_counter()
         prediction = predict(opened, classifier, bands, device=target, precision=dtype, progress=progress)
@@ -203,8 +206,7 @@ def fit_model(
     """
     target, dtype = resolve_device(device), resolve_precision(precision, resolve_device(device))
     opened = open_scene(scene)
-    files = _files(opened, Path(out), "model", "report")
-    check_writable(files.values(), overwrite)
+    files = _outputs(opened, Path(out), ["model", "report"], overwrite, labels)
     report = _describe(opened, seed)
     model = _fit(opened, labels, field, classes, recipe, seed, target, dtype, progress, report)
     report |= {"method": recipe.network, "device": str(target), "seconds": report["fit_seconds"]}
@@ -224,9 +226,15 @@ _ENDINGS = {
 }
 
 
-def _files(scene: Scene, folder: Path, *kinds: str) -> dict[str, Path]:
-    name, _, _ = scene.path.partition(".mat:")
-    return {kind: folder / f"{Path(name).stem}{_ENDINGS[kind]}" for kind in kinds}
+def _outputs(scene: Scene, folder: Path, kinds: Iterable[str], overwrite: bool, *inputs: str | Path | None) -> dict[str, Path]:
+    """Return the files to write, once it is sure that they can be written and that none of them is an input."""
+    stem = Path(re.sub(r"(?i)(\.mat):.*", r"\1", scene.path)).stem
+    files = {kind: folder / f"{stem}{_ENDINGS[kind]}" for kind in kinds}
+    for path in files.values():
+        if any(given is not None and path.resolve() == Path(given).resolve() for given in inputs):
+            raise ValueError(f"{path} is an input and would be overwritten: choose another folder to write to")
+    check_writable(files.values(), overwrite)
+    return files
 
 
 def _describe(scene: Scene, seed: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Group
 from rich.table import Table
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
@@ -20,7 +21,7 @@ from ...core.precision import Precision, autocast, resolve_precision
 from ...datasets import ClassInfo, Scene, check_writable, open_scene, read_labels, write_text_atomic
 from .baselines import BASELINES
 from .recipe import Recipe, named_recipe
-from .samples import LabelledScene, Mask, at_pixels, require_trainable
+from .samples import LabelledScene, at_pixels, require_trainable
 from .splits import Split, block_split, leakage, random_split
 from .training import fit, reach_of, tiling
 
@@ -36,18 +37,21 @@ class Evaluation:
 
     report: dict[str, Any]
 
-    def __rich__(self) -> Table:
-        """Mean and standard deviation over the seeds, a row for each model."""
-        protocol = self.report["protocol"]
-        table = Table(title=f"{Path(self.report['scene']).name}: {protocol['text']}", title_justify="left")
-        table.add_column("model")
-        for name in ("OA", "AA", "kappa", "leakage", "train", "test", "seconds"):
-            table.add_column(name, justify="right")
-        for model, row in self.report["models"].items():
-            figures = [f"{row[k]['mean']:.3f} ± {row[k]['std']:.3f}" for k in ("oa", "aa", "kappa")]
-            sizes = [f"{protocol[k]:.0f}" for k in ("training_pixels", "test_pixels")]
-            table.add_row(model, *figures, f"{row['leakage']['mean']:.0%}", *sizes, f"{row['seconds']['mean']:.1f}")
-        return table
+    def __rich__(self) -> Group:
+        """Mean and standard deviation over the seeds: a row for each model, then the F1 of each class."""
+        protocol, models = self.report["protocol"], self.report["models"]
+        sizes = f"{protocol['training_pixels']:.0f} pixels train, {protocol['test_pixels']:.0f} test"
+        overall, f1 = (Table(box=None, padding=(0, 2, 0, 0)) for _ in range(2))
+        for name in ("model", "OA", "AA", "kappa", "leakage", "seconds"):
+            overall.add_column(name)
+        for model, row in models.items():
+            figures = [_figure(row[k]) for k in ("oa", "aa", "kappa")]
+            overall.add_row(model, *figures, f"{row['leakage']['mean']:.0%}", f"{row['seconds']['mean']:.1f}")
+        for name in ("F1 of", *models):
+            f1.add_column(name)
+        for name in self.report["classes"]:
+            f1.add_row(name, *(_figure(row["f1"][name]) if name in row["f1"] else "not in the test" for row in models.values()))
+        return Group(f"{Path(self.report['scene']).name}: {protocol['text']}: {sizes}", "", overall, "", f1)
 
 
 def evaluate(
@@ -102,11 +106,13 @@ def evaluate(
     Raises:
         ValueError: anything wrong with the input, in one line.
     """
-    if seeds < 1 or not models or per_class <= 0 or not 0 < test_share < 1:
+    if seeds < 1 or not models or not (0 < per_class < 1 or per_class >= 2) or not 0 < test_share < 1:
         raise ValueError(
-            f"seeds {seeds}, models {list(models)}, per_class {per_class}, test_share {test_share}:"
-            " expected at least one seed and model, a positive number per class, a share between 0 and 1"
+            f"seeds {seeds}, models {list(models)}, per_class {per_class:g}, test_share {test_share:g}: expected a seed and a"
+            " model at least, two pixels or a share below 1 for each class, and a share between 0 and 1 to test"
         )
+    if (block is not None and block < 1) or (buffer is not None and buffer < 0):
+        raise ValueError(f"block {block}, buffer {buffer}: expected at least 1 and 0 pixels")
     if out is not None:
         check_writable([out], overwrite)
     target = resolve_device(device)
@@ -151,6 +157,7 @@ def evaluate(
             "test_pixels": float(np.mean([split.test.sum() for split in splits])),
             **({"block": block, "buffer": buffer} if protocol == "blocks" else {"per_class": per_class}),
         },
+        "classes": [info.name for info in labelled.classes],
         "models": {name: _summary(rows, reach[name]) for name, rows in runs.items()},
     }
     if out is not None:
@@ -165,12 +172,12 @@ def score(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: Seque
     present = np.flatnonzero(matrix.sum(1))
     recall = matrix.diagonal()[present] / matrix.sum(1)[present]
     # One class alone agrees by chance as much as by merit: kappa is not defined.
-    kappa = cohen_kappa_score(truth, predicted, labels=everything) if len(np.union1d(truth, predicted)) > 1 else float("nan")
+    kappa = cohen_kappa_score(truth, predicted, labels=everything) if len(np.union1d(truth, predicted)) > 1 else None
     f1 = f1_score(truth, predicted, labels=present, average=None, zero_division=0.0)
     return {
         "oa": float((truth == predicted).mean()),
         "aa": float(recall.mean()),
-        "kappa": float(kappa),
+        "kappa": None if kappa is None else float(kappa),
         "f1": {classes[k].name: float(value) for k, value in zip(present, f1, strict=True)},
         "absent": [classes[k].name for k in np.setdiff1d(everything, present)],
         "confusion": matrix.tolist(),
@@ -184,8 +191,15 @@ def _summary(rows: list[dict[str, Any]], reach: int) -> dict[str, Any]:
     return {"reach": reach, **figures, "f1": f1, "splits": rows}
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.nanmean(values)), "std": float(np.nanstd(values)), "splits": len(values)}
+def _spread(values: list[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    if not known:
+        return {"mean": None, "std": None, "splits": 0}
+    return {"mean": float(np.mean(known)), "std": float(np.std(known)), "splits": len(known)}
+
+
+def _figure(spread: dict[str, Any]) -> str:
+    return f"{spread['mean']:.3f} ± {spread['std']:.3f}" if spread["splits"] else "undefined"
 
 
 class _Baseline:
@@ -212,12 +226,9 @@ class _Network:
             progress=self.progress,
         )  # fmt: skip
 
-        def run(z: torch.Tensor) -> torch.Tensor:
+        def run(x: torch.Tensor) -> torch.Tensor:
             with torch.inference_mode(), autocast(self.device, self.precision):
-                return model.probabilities(z.to(self.device))
+                return model(x.to(self.device))
 
-        seen = labelled.transformed(model.cpu().transform)
-        model.to(self.device)
-        chosen: Mask = split.test
-        outputs = at_pixels(run, seen, chosen, reach=model.receptive_field, window=model.window)
+        outputs = at_pixels(run, labelled, split.test, reach=model.receptive_field, window=model.window)
         return outputs.argmax(1).numpy()

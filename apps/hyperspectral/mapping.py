@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -17,13 +18,17 @@ from .samples import read_padded
 
 logger = logging.getLogger(__name__)
 
-_FAR = 3.0  # standard deviations of the training pixels: spectra of another radiometry, not of another mixture of classes
+# Beyond these, spectra are of another radiometry and not of another mixture of classes.
+_FAR = 3.0  # standard deviations of the training pixels between the means
+_FLAT = 1 / 30  # of their standard deviation: reflectance of 0..1 or 0..100 where the model learned 0..10000
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Of each pixel of a scene: ``index`` int32 (H, W), the class or -1 where nodata; ``confidence`` and ``entropy`` float32
-    (H, W), the largest probability and the entropy divided by that of equal probabilities (0 sure, 1 no idea), NaN where nodata.
+    """What a model says of each pixel of a scene.
+
+    ``index`` is int32 (H, W), the class or -1 where nodata; ``confidence`` and ``entropy`` are float32 (H, W), the largest
+    probability and the entropy divided by that of equal probabilities (0 sure, 1 no idea), NaN where nodata.
     """
 
     index: NDArray[np.int32]
@@ -31,13 +36,20 @@ class Prediction:
     entropy: NDArray[np.float32]
 
 
-def tiles_of(scene: Scene, *, side: int, halo: int, progress: bool) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield the rows and columns of a tile's core and its raw values (1, bands, side + 2 halo, side + 2 halo)."""
+def tiles_of(
+    scene: Scene, *, side: int, halo: int = 0, window: int = 1, progress: bool = False
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield the rows and columns of a tile's core and its raw values (1, bands, height, width) with the halo around it.
+
+    A core that the scene's edge cuts is filled up with nodata to whole windows, and no further.
+    """
     height, width = scene.grid.shape
     corners = [(row, column) for row in range(0, height, side) for column in range(0, width, side)]
-    for row, column in track(corners, "Mapping", disable=not progress, transient=True):
-        values = read_padded(scene, row - halo, column - halo, side + 2 * halo, side + 2 * halo)
-        yield slice(row, min(row + side, height)), slice(column, min(column + side, width)), torch.from_numpy(values)[None]
+    bar = Console(stderr=True)  # standard output is for results
+    for row, column in track(corners, "Mapping", disable=not progress, transient=True, console=bar):
+        rows, columns = slice(row, min(row + side, height)), slice(column, min(column + side, width))
+        size = (-(-(part.stop - part.start) // window) * window + 2 * halo for part in (rows, columns))
+        yield rows, columns, torch.from_numpy(read_padded(scene, row - halo, column - halo, *size))[None]
 
 
 @torch.inference_mode()
@@ -67,7 +79,7 @@ def predict(
     index = np.full(scene.grid.shape, -1, dtype=np.int32)
     confidence, entropy = (np.full(scene.grid.shape, np.nan, dtype=np.float32) for _ in range(2))
     moments = _Moments(len(bands))
-    for rows, columns, values in tiles_of(scene, side=side, halo=model.halo, progress=progress):
+    for rows, columns, values in tiles_of(scene, side=side, halo=model.halo, window=model.window, progress=progress):
         values = values[:, bands]
         size = rows.stop - rows.start, columns.stop - columns.start
         core = values[0, :, model.halo :, model.halo :][:, : size[0], : size[1]]
@@ -75,9 +87,8 @@ def predict(
         if not valid.any():
             continue
         moments.add(core[:, valid])
-        z = model.transform(values.to(device))
         with autocast(device, precision):
-            probabilities = model.probabilities(z)[0].float().cpu()
+            probabilities = model(values.to(device))[0].cpu()
         cut = model.halo - (values.shape[-1] - probabilities.shape[-1]) // 2
         probabilities = probabilities[:, cut:, cut:][:, : size[0], : size[1]]
         top, chosen = probabilities.max(0)
@@ -106,7 +117,7 @@ def cluster(scene: Scene, clusters: int, *, seed: int, sample: int = 20_000, pro
 
     share = min(1.0, 2 * sample / (scene.grid.height * scene.grid.width))
     random = np.random.default_rng(seed)
-    parts = [_valid(values)[0] for _, _, values in tiles_of(scene, side=256, halo=0, progress=False)]
+    parts = [_valid(values)[0] for _, _, values in tiles_of(scene, side=256)]
     spectra = np.concatenate([part[random.random(len(part)) < share] for part in parts])
     if len(spectra) < clusters:
         raise ValueError(f"{scene.path}: {len(spectra)} valid pixels sampled, too few for {clusters} clusters")
@@ -117,11 +128,10 @@ def cluster(scene: Scene, clusters: int, *, seed: int, sample: int = 20_000, pro
     level = [spectra[found == k].mean() for k in range(clusters)]
     rank = np.argsort(np.argsort(level)[::-1])
     index = np.full(scene.grid.shape, -1, dtype=np.int32)
-    for rows, columns, values in tiles_of(scene, side=256, halo=0, progress=progress):
-        part = index[rows, columns]
+    for rows, columns, values in tiles_of(scene, side=256, progress=progress):
         pixels, valid = _valid(values)
         if len(pixels):
-            part[valid[: part.shape[0], : part.shape[1]]] = rank[pipeline.predict(pixels)]
+            index[rows, columns][valid] = rank[pipeline.predict(pixels)]
     return index
 
 
@@ -131,30 +141,37 @@ def _valid(values: Tensor) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
 
 
 class _Moments:
-    """Mean of each band over all pixels added, in float64."""
+    """Mean and standard deviation of each band over all pixels added, in float64."""
 
     def __init__(self, bands: int) -> None:
         self.count = 0
-        self.sum = torch.zeros(bands, dtype=torch.float64)
+        self.sum, self.squares = torch.zeros(2, bands, dtype=torch.float64)
 
     def add(self, pixels_CN: Tensor) -> None:
         self.count += pixels_CN.shape[1]
         self.sum += pixels_CN.double().sum(1)
+        self.squares += pixels_CN.double().square().sum(1)
 
     @property
     def mean(self) -> Tensor:
         return self.sum / self.count
 
+    @property
+    def std(self) -> Tensor:
+        return (self.squares / self.count - self.mean.square()).clamp_min(0).sqrt()
+
 
 def _warn_if_far(moments: _Moments, model: Classifier, scene: Scene) -> None:
     if not moments.count:
         raise ValueError(f"{scene.path}: no pixel is valid in all of the model's bands")
-    transform = model.transform.cpu()
+    transform = model.members[0].transform.cpu()
     distance = float(((moments.mean - transform.band_mean) / transform.band_std).abs().median())
-    if distance > _FAR:
+    spread = float((moments.std / transform.band_std).median())
+    if distance > _FAR or spread < _FLAT:
         logger.warning(
-            "%s: its mean spectrum lies %.1f standard deviations from that of the model's training pixels (median over bands);"
-            " check scale and offset, the map is doubtful",
+            "%s: its spectra are unlike the model's training pixels: the mean %.1f standard deviations off, the spread %.2g times"
+            " as large (medians over bands); check scale and offset, the map is doubtful",
             scene.path,
             distance,
+            spread,
         )

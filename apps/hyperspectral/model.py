@@ -1,4 +1,4 @@
-"""A fitted classifier: transform, member networks, temperatures, and what they were fitted on. Saved as one safetensors file."""
+"""A fitted classifier: member networks with their transforms, a temperature, and what they were fitted on. Saved as one safetensors file."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ...core.weights import load_into, load_state, save_module
@@ -17,6 +18,7 @@ from .recipe import Recipe, recipe_from_dict
 from .spectra import SpectralTransform
 
 FORMAT = "geovit hyperspectral classifier 1"
+_NEVER = 1e12  # nm^2, more than all pairs of near bands together
 
 
 @dataclass(frozen=True)
@@ -40,31 +42,46 @@ class ModelInfo:
     validation: dict[str, Any]
 
 
+class Member(nn.Module):
+    """A network and the transform of its input: raw spectra (batch, bands, height, width) to logits.
+
+    Each member has a transform of its own, whose statistics leave out the pixels that validate it.
+    """
+
+    def __init__(self, info: ModelInfo) -> None:
+        super().__init__()
+        self.transform = SpectralTransform(info.bands, info.recipe.transform)
+        self.network = info.recipe.build(self.transform.features, len(info.classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.transform(x))
+        return logits.float()
+
+
 class Classifier(nn.Module):
     """Raw spectra (batch, bands, height, width), NaN where nodata, to class probabilities (batch, classes, height', width').
 
-    The probabilities of the members, each at its own temperature (Guo et al. 2017, section 4.2), are averaged.
+    The members' probabilities are averaged. One temperature, of all their logits, calibrates them (Guo et al. 2017, section
+    4.2).
     """
 
-    temperatures: Tensor
+    temperature: Tensor
 
     def __init__(self, info: ModelInfo) -> None:
         super().__init__()
         self.info = info
-        self.transform = SpectralTransform(info.bands, info.recipe.transform)
-        members = info.recipe.training.members
-        self.members = nn.ModuleList(info.recipe.build(self.transform.features, len(info.classes)) for _ in range(members))
-        self.register_buffer("temperatures", torch.ones(members))
+        self.members = nn.ModuleList(Member(info) for _ in range(info.recipe.training.members))
+        self.register_buffer("temperature", torch.ones(()))
 
     @property
     def window(self) -> int:
         """Period of the window grid in pixels: tiles start at multiples of it."""
-        return int(self.members[0].window)  # type: ignore[arg-type]
+        return int(self.members[0].network.window)  # type: ignore[arg-type]
 
     @property
     def receptive_field(self) -> int:
         """Reach in pixels on every side."""
-        return int(self.members[0].receptive_field)  # type: ignore[arg-type]
+        return int(self.members[0].network.receptive_field)  # type: ignore[arg-type]
 
     @property
     def halo(self) -> int:
@@ -72,12 +89,7 @@ class Classifier(nn.Module):
         return math.ceil(self.receptive_field / self.window) * self.window
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.probabilities(self.transform(x))
-
-    def probabilities(self, z: Tensor) -> Tensor:
-        """As ``forward``, from transformed spectra."""
-        parts = [(m(z).float() / t).softmax(1) for m, t in zip(self.members, self.temperatures, strict=True)]
-        return torch.stack(parts).mean(0)
+        return torch.stack([(member(x) / self.temperature).softmax(1) for member in self.members]).mean(0)
 
     def save(self, path: Path) -> None:
         """Write weights, statistics and info."""
@@ -109,8 +121,8 @@ def load_classifier(path: Path) -> Classifier:
 def match_bands(info: ModelInfo, wavelengths: NDArray[np.float64] | None, bands: int, name: str) -> list[int]:
     """Positions in a scene of the bands that a model wants.
 
-    With wavelengths, each of the model's bands is paired with the scene's nearest, within half the spacing of the model's bands
-    there. Without, the numbers of bands must agree.
+    With wavelengths, each of the model's bands is paired with one of the scene's, as near as possible and within half the
+    spacing of the model's bands there; no band serves twice. Without, the numbers of bands must agree.
 
     Raises:
         ValueError: bands are missing, or the scene has no wavelengths where the model has.
@@ -128,11 +140,11 @@ def match_bands(info: ModelInfo, wavelengths: NDArray[np.float64] | None, bands:
     # Where two detectors overlap bands lie arbitrarily close: half a nanometre is what rounding of a header needs.
     tolerance = np.maximum(np.abs(spacing) / 2, 0.5)
     distance = np.abs(wavelengths[None] - wanted[:, None])
-    nearest = distance.argmin(1)
-    missing = np.flatnonzero(distance.min(1) > tolerance)
+    # Squares: where bands crowd, the best pairs are then those in order.
+    wanted_at, scene_at = linear_sum_assignment(np.where(distance <= tolerance[:, None], distance**2, _NEVER))
+    close = distance[wanted_at, scene_at] <= tolerance[wanted_at]
+    missing = np.setdiff1d(np.arange(len(wanted)), wanted_at[close])
     if len(missing):
         first = ", ".join(f"{wanted[i]:.1f}" for i in missing[:3])
         raise ValueError(f"{name} lacks {len(missing)} of the model's {len(wanted)} bands, such as {first} nm")
-    if bands == len(wanted) and (np.abs(np.sort(wavelengths) - wanted) <= tolerance).all():
-        return list(range(bands))  # the same bands: nearest neighbours could swap those that lie closer than the rounding
-    return [int(i) for i in nearest]
+    return [int(i) for i in scene_at]

@@ -39,10 +39,12 @@ def write_quicklook(path: Path, scene: Scene, index: NDArray[np.int32], classes:
         axes = figure.subplots(1, 2)
         for axis, image, text in zip(axes, (_natural(scene, step), mapped), (Path(scene.path).name, title), strict=True):
             axis.imshow(image, interpolation="nearest")
-            axis.set_title(text)
+            axis.set_title(text, parse_math=False)  # a name's dollar signs are no formula
             axis.set_axis_off()
         patches = [Patch(color=np.array(info.color) / 255, label=info.name) for info in classes]
-        figure.legend(handles=patches, loc="outside right center", frameon=False)
+        legend = figure.legend(handles=patches, loc="outside right center", frameon=False)
+        for entry in legend.get_texts():
+            entry.set_parse_math(False)
         canvas.print_png(path)
 
 

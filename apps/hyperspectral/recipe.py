@@ -30,14 +30,14 @@ class TrainingConfig:
         label_smoothing: of the cross-entropy.
         noise: standard deviation of noise added to the whitened spectra.
         band_dropout: share of the features set to zero in a crop.
-        gain: standard deviation of a random factor on each crop.
+        gain: standard deviation of a random factor (around 1) and offset on each crop.
         validation: share of the training labels held out for early stopping and calibration, in whole blocks.
         block: pixels on a side of these blocks.
         check_every: steps between two validations.
         patience: validations without improvement before a member stops.
     """
 
-    members: int = 3
+    members: int = 5
     steps: int = 150
     batch: int = 16
     crop: int = 12
@@ -47,10 +47,10 @@ class TrainingConfig:
     noise: float = 0.3
     band_dropout: float = 0.3
     gain: float = 0.1
-    validation: float = 0.2
+    validation: float = 0.1
     block: int = 8
-    check_every: int = 15
-    patience: int = 5
+    check_every: int = 50
+    patience: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,8 +191,8 @@ class Crops(IterableDataset[tuple[Tensor, Tensor]]):
             crop, target = crop.flip(2), target.flip(1)
         noise = torch.from_numpy(random.standard_normal(crop.shape, dtype=np.float32))
         kept = torch.from_numpy(random.random((len(crop), 1, 1), dtype=np.float32) >= config.band_dropout)
-        gain = 1 + config.gain * random.standard_normal()
-        return (crop * float(gain) + config.noise * noise) * kept, target
+        gain, offset = config.gain * random.standard_normal(2)
+        return (crop * float(1 + gain) + float(offset) + config.noise * noise) * kept, target
 
 
 def centre(x: Tensor, like: Tensor) -> Tensor:

@@ -66,10 +66,11 @@ class SpectralTransform(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        valid = x.isfinite().all(1, keepdim=True)
-        x = self._describe(torch.where(valid, x, self.band_mean[:, None, None]))
-        x = torch.einsum("kd,bdhw->bkhw", self.matrix, x - self.mean[:, None, None])
-        return x * valid
+        with torch.autocast(x.device.type, enabled=False):  # differences of large raw values
+            valid = x.isfinite().all(1, keepdim=True)
+            x = self._describe(torch.where(valid, x, self.band_mean[:, None, None]))
+            x = torch.einsum("kd,bdhw->bkhw", self.matrix, x - self.mean[:, None, None])
+            return x * valid
 
     def _describe(self, x: Tensor) -> Tensor:
         if not self.config.shape:

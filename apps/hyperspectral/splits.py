@@ -45,7 +45,8 @@ def block_split(labelled: LabelledScene, *, block: int, buffer: int, share: floa
     """Cut the scene into square blocks; some test, the others train but for pixels within ``buffer`` of a test pixel.
 
     Blocks are drawn until ``share`` of the labelled pixels test. A draw is repeated until every class keeps two training
-    pixels; where no draw does, the classes that lie in a single place train and are absent from the test.
+    pixels, as classes in a single place do if they are absent from the test. Where no draw manages that, the classes without
+    are in neither part.
 
     Args:
         labelled: the pixels.
@@ -67,8 +68,9 @@ def block_split(labelled: LabelledScene, *, block: int, buffer: int, share: floa
         test = np.isin(of_pixel, drawn)
         training = ~test & (distance_to(labelled, test) > buffer)
         kept = np.bincount(labelled.targets[training], minlength=len(labelled.classes)) >= 2
-        if kept.sum() > most and training.any() and test.any():
-            best, most = Split(training & kept[labelled.targets], test), int(kept.sum())
+        known = kept[labelled.targets]
+        if kept.sum() > most and (test & known).any():
+            best, most = Split(training & known, test & known), int(kept.sum())
         if kept.all():
             break
     if best is None or most < 2:

@@ -63,7 +63,7 @@ def fit(
 ) -> Classifier:
     """Fit a classifier to the chosen labelled pixels; no other label is looked at.
 
-    Each member holds out other blocks of them, for early stopping and for its temperature. The same seed gives the same
+    Each member holds out other blocks of them, for early stopping and for the temperature. The same seed gives the same
     weights on a CPU.
 
     Raises:
@@ -72,35 +72,38 @@ def fit(
     require_trainable(labelled.classes, labelled.targets[training])
     wavelengths = None if scene.wavelengths is None else scene.wavelengths.tolist()
     info = ModelInfo(__version__, scene.num_bands, wavelengths, labelled.classes, recipe, {})
+    spectra = torch.from_numpy(labelled.spectra())
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = Classifier(info)
-        model.transform.fit(torch.from_numpy(labelled.spectra()[training]))
-        seen = labelled.transformed(model.transform)
-        folds = validation_folds(labelled, training, recipe.training, seed)
-        hits = tested = 0
-        history = []
-        for number, (member, held_out) in enumerate(zip(model.members, folds, strict=True)):
-            logger.info("fitting member %d of %d", number + 1, len(folds))
+        outputs, truths, history = [], [], []
+        for number, held_out in enumerate(validation_folds(labelled, training, recipe.training, seed)):
+            logger.info("fitting member %d of %d", number + 1, len(model.members))
             started = time.perf_counter()
+            member = model.members[number]
+            member.transform.fit(spectra[training & ~held_out])  # type: ignore[union-attr, operator]
+            seen = labelled.transformed(member.transform)  # type: ignore[arg-type]
+            network: nn.Module = member.network  # type: ignore[assignment]
             curve = _fit_member(
-                member, seen, training & ~held_out, held_out, recipe, seed=seed + 1000 * number, device=device,
+                network, seen, training & ~held_out, held_out, recipe, seed=seed + 1000 * number, device=device,
                 precision=precision, progress=progress,
             )  # fmt: skip
             entry: dict[str, Any] = {"validation_pixels": int(held_out.sum()), "loss": curve}
             if held_out.any():
-                logits = _logits(member, seen, held_out, device)
-                targets = torch.from_numpy(labelled.targets[held_out])
-                model.temperatures[number] = _temperature(logits, targets)
-                correct = int((logits.argmax(1) == targets).sum())
-                entry["accuracy"] = correct / len(targets)
-                hits, tested = hits + correct, tested + len(targets)
+                outputs.append(_logits(network, seen, held_out, torch.device("cpu")))
+                truths.append(torch.from_numpy(labelled.targets[held_out]))
+                entry["accuracy"] = float((outputs[-1].argmax(1) == truths[-1]).float().mean())
             history.append({**entry, "seconds": round(time.perf_counter() - started, 1)})
+    accuracy = None
+    if outputs:
+        logits, targets = torch.cat(outputs), torch.cat(truths)
+        accuracy = float((logits.argmax(1) == targets).float().mean())
+        model.temperature.copy_(_temperature(logits, targets))
     info.validation.update(
-        accuracy=hits / tested if tested else None,
+        accuracy=accuracy,
         note="on blocks held out of the training labels; they also stopped the training, so this is optimistic",
+        temperature=round(float(model.temperature), 4),
         members=history,
-        temperatures=[round(t, 4) for t in model.temperatures.tolist()],
     )
     return model.eval().to(device)
 
@@ -121,7 +124,7 @@ def _fit_member(
     config = recipe.training
     task = _Task(network, labelled, held_out, config)
     crops = Crops(labelled, training, config, side=recipe.crop, jitter=recipe.jitter, seed=seed)
-    callbacks: list[Callback] = [EMAWeightAveraging(decay=0.95)]
+    callbacks: list[Callback] = [EMAWeightAveraging(decay=0.98)]
     if held_out.any():
         callbacks.append(EarlyStopping("validation", patience=config.patience))
     if progress:

@@ -36,9 +36,9 @@ class PatchEmbed(nn.Module):
 class SpectralEmbed(nn.Module):
     """One token for each pixel from the spectra around it: (batch, bands, height, width) to (batch, height, width, dim).
 
-    A stack of 3-D convolutions runs over (band, row, column); what is left of the spectral axis is joined with the channels and
-    projected. Only the spectral axis is strided. Each convolution is followed by GELU and a norm over the channels of every
-    single position: no statistic is taken over space, so that a tile gives what the whole scene gives.
+    A stack of 3-D convolutions runs over (band, row, column); what is left of the spectral axis is joined with the channels,
+    projected and normed. Only the spectral axis is strided. Each convolution is followed by a norm over the channels of every
+    single position and GELU: no statistic is taken over space, so that a tile gives what the whole scene gives.
 
     At the image's border the outermost pixel (and, on the spectral axis, the outermost band) is repeated. With zeros instead,
     the border would look like a dark frame to the network, which it then learns as if it were a land cover. Within
@@ -85,6 +85,7 @@ class SpectralEmbed(nn.Module):
             self._pads.append((s // 2, s // 2, s // 2, s // 2, k // 2, k // 2))
             depth, before = math.ceil(depth / stride), width
         self.proj = nn.Linear(depth * before, dim)
+        self.norm = make_norm(norm, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.bands:
@@ -95,8 +96,8 @@ class SpectralEmbed(nn.Module):
         for conv, norm, pad in zip(self.convs, self.norms, self._pads, strict=True):
             x = F.pad(x, pad, mode="replicate")
             x = _conv_one_channel(x, conv) if x.shape[1] == 1 else conv(x)
-            x = norm(F.gelu(x).movedim(1, -1)).movedim(-1, 1)
-        y: Tensor = self.proj(x.permute(0, 3, 4, 2, 1).flatten(3))
+            x = F.gelu(norm(x.movedim(1, -1))).movedim(-1, 1)
+        y: Tensor = self.norm(self.proj(x.permute(0, 3, 4, 2, 1).flatten(3)))
         return y
 
 
