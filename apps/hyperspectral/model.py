@@ -1,4 +1,7 @@
-"""A fitted classifier: member networks with their transforms, a temperature, and what they were fitted on. Saved as one safetensors file."""
+"""A fitted classifier, saved as one safetensors file.
+
+It holds member networks with their transforms, a temperature, and what they were fitted on.
+"""
 
 import json
 import math

@@ -34,7 +34,8 @@ def write_quicklook(path: Path, scene: Scene, index: NDArray[np.int32], classes:
     height, width = mapped.shape[:2]
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 10}):
         panel = 4.2
-        figure = Figure(figsize=(2 * panel + 2.2, max(panel * height / width, 1.5) + 0.5), layout="constrained")
+        tall = min(max(panel * height / width, 1.5), 3 * panel)  # a long strip is drawn narrow rather than endless
+        figure = Figure(figsize=(2 * panel + 2.2, tall + 0.5), layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.subplots(1, 2)
         for axis, image, text in zip(axes, (_natural(scene, step), mapped), (Path(scene.path).name, title), strict=True):

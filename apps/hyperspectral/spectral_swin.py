@@ -41,7 +41,7 @@ class SpectralSwinConfig:
     kernels: Sequence[int] = (7, 5)
     strides: Sequence[int] = (4, 3)
     spatial: Sequence[int] = (1, 1)
-    drop_path: float = 0.3
+    drop_path: float = 0.1
     dropout: float = 0.1
 
 
