@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from ..core.device import resolve_device
 from ..core.native import native_status
 from ..core.ops.local_attention import local_attention
 from ..core.ops.swiglu import choose_backend, swiglu
+from .cli import console
 
 _SWIGLU = ((64, 128), (1024, 256), (8192, 512), (32768, 512))  # tokens x width: from cache to main memory
 # Axes, image side, window side, heads, head width: a tile of a hyperspectral scene, a larger window, a volume.
@@ -55,12 +55,12 @@ def bench(threads: int = 0, seconds: float = 1.0, device: str = "auto") -> int:
     if threads < 0 or not seconds > 0:
         raise ValueError(f"threads is {threads}, seconds is {seconds}: expected 0 or more threads, and more than 0 seconds")
     target, before = resolve_device(device), torch.get_num_threads()
-    console = Console()
+    show = console().print
     try:
         torch.set_num_threads(threads or before)
-        console.print(machine(target))
+        show(machine(target))
         if not native_status()[0]:
-            console.print(f"compiled kernels are not in use: {native_status()[1]}")
+            show(f"compiled kernels are not in use: {native_status()[1]}")
         for title, cases in _OPS.items():
             table = Table(title=f"\n{title}; times in ms", title_justify="left", title_style="bold", box=None, pad_edge=False)
             for i, column in enumerate(("dtype", "size", "backend", "forward", "ratio", "+ backward", "ratio", "error")):
@@ -68,7 +68,7 @@ def bench(threads: int = 0, seconds: float = 1.0, device: str = "auto") -> int:
             for dtype in _DTYPES:
                 for case in cases(target, dtype):
                     _add_rows(table, case, dtype, target, seconds)
-            console.print(table)
+            show(table)
     finally:
         torch.set_num_threads(before)
     return 0

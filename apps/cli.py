@@ -126,11 +126,12 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
 
 
 def _recipe_file(name: str) -> str:
-    from .hyperspectral.recipe import recipe_files
+    from .hyperspectral.recipe import named_recipe, recipe_files
 
     files = recipe_files()
     if name not in files and not Path(name).is_file():
         raise ValueError(f"no recipe {name!r}: allowed are {', '.join(files)} and YAML files")
+    named_recipe(name)  # says better than jsonargparse what is wrong in a file
     return str(files.get(name, name))
 
 

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -176,8 +177,8 @@ def _accuracy(
 def speed(setup: Setup) -> Iterator[Row]:
     """EnMAP Potsdam, the dense map against the same network run on one patch for each pixel.
 
-    The runs alternate in one process and medians are told. The time of the dense map is that of the whole scene with reading; that
-    of the patches is the model's alone, on random valid pixels, and taken to grow linearly.
+    The runs alternate in one process and medians are told. The time of the dense map is that of the whole scene, reading
+    included; that of the patches is the model's alone, on random valid pixels, and taken to grow linearly.
     """
     scene = open_scene(setup.classified["scene"])
     model = load_classifier(Path(setup.classified["files"]["model"]))
@@ -325,7 +326,7 @@ def page(rows: dict[str, list[Row]]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the chosen sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("GEOVIT_TEST_DATA", HERE.parents[1] / "shared" / "data")
@@ -333,10 +334,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "hyperspectral.md", help="page to write")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if not (options.data / "hyperspectral").is_dir():
         parser.error(f"no test data at {options.data}: set GEOVIT_TEST_DATA or --data")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     rows: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         setup = Setup(options.data, Path(scratch), options.quick)

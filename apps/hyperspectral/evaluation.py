@@ -178,8 +178,8 @@ def score(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: Seque
         "oa": float((truth == predicted).mean()),
         "aa": float(recall.mean()),
         "kappa": None if kappa is None else float(kappa),
-        "f1": {classes[k].name: float(value) for k, value in zip(present, f1, strict=True)},
-        "absent": [classes[k].name for k in np.setdiff1d(everything, present)],
+        "f1": {classes[k].name: float(value) for k, value in zip(present.tolist(), f1, strict=True)},
+        "absent": [classes[k].name for k in np.setdiff1d(everything, present).tolist()],
         "confusion": matrix.tolist(),
     }
 
@@ -228,7 +228,8 @@ class _Network:
 
         def run(x: torch.Tensor) -> torch.Tensor:
             with torch.inference_mode(), autocast(self.device, self.precision):
-                return model(x.to(self.device))
+                probabilities: torch.Tensor = model(x.to(self.device))
+                return probabilities
 
         outputs = at_pixels(run, labelled, split.test, reach=model.receptive_field, window=model.window)
         return outputs.argmax(1).numpy()

@@ -145,7 +145,8 @@ class _Moments:
 
     def __init__(self, bands: int) -> None:
         self.count = 0
-        self.sum, self.squares = torch.zeros(2, bands, dtype=torch.float64)
+        self.sum = torch.zeros(bands, dtype=torch.float64)
+        self.squares = torch.zeros(bands, dtype=torch.float64)
 
     def add(self, pixels_CN: Tensor) -> None:
         self.count += pixels_CN.shape[1]

@@ -5,6 +5,7 @@ It holds member networks with their transforms, a temperature, and what they wer
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Member(nn.Module):
         super().__init__()
         self.transform = SpectralTransform(info.bands, info.recipe.transform)
         self.network = info.recipe.build(self.transform.features, len(info.classes))
+        self.window, self.receptive_field = (int(getattr(self.network, name)) for name in ("window", "receptive_field"))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(self.transform(x))
@@ -68,23 +70,24 @@ class Classifier(nn.Module):
     4.2).
     """
 
+    members: Sequence[Member]  # a ModuleList of nothing else
     temperature: Tensor
 
     def __init__(self, info: ModelInfo) -> None:
         super().__init__()
         self.info = info
-        self.members = nn.ModuleList(Member(info) for _ in range(info.recipe.training.members))
+        self.members = nn.ModuleList(Member(info) for _ in range(info.recipe.training.members))  # type: ignore[assignment]
         self.register_buffer("temperature", torch.ones(()))
 
     @property
     def window(self) -> int:
         """Period of the window grid in pixels: tiles start at multiples of it."""
-        return int(self.members[0].network.window)  # type: ignore[arg-type]
+        return self.members[0].window
 
     @property
     def receptive_field(self) -> int:
         """Reach in pixels on every side."""
-        return int(self.members[0].network.receptive_field)  # type: ignore[arg-type]
+        return self.members[0].receptive_field
 
     @property
     def halo(self) -> int:

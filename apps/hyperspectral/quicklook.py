@@ -42,11 +42,11 @@ def write_quicklook(path: Path, scene: Scene, index: NDArray[np.int32], classes:
             axis.imshow(image, interpolation="nearest")
             axis.set_title(text, parse_math=False)  # a name's dollar signs are no formula
             axis.set_axis_off()
-        patches = [Patch(color=np.array(info.color) / 255, label=info.name) for info in classes]
+        patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*info.color), label=info.name) for info in classes]
         legend = figure.legend(handles=patches, loc="outside right center", frameon=False)
         for entry in legend.get_texts():
             entry.set_parse_math(False)
-        canvas.print_png(path)
+        canvas.print_png(path)  # type: ignore[no-untyped-call]
 
 
 def _natural(scene: Scene, step: int) -> NDArray[np.float32]:
@@ -58,7 +58,7 @@ def _natural(scene: Scene, step: int) -> NDArray[np.float32]:
     rows = range(0, height, 16 * step)
     strips = [scene.read(Window(0, row, width, min(16 * step, height - row)))[bands, ::step, ::step] for row in rows]
     image = np.moveaxis(np.concatenate(strips, axis=1), 0, -1)
-    valid = np.isfinite(image).all(-1)
+    valid = np.asarray(np.isfinite(image).all(axis=-1))
     if not valid.any():
         return np.ones_like(image)
     low, high = np.percentile(image[valid], (2, 98), axis=0)

@@ -67,14 +67,14 @@ class LabelledScene:
         rows, columns = np.nonzero(labels.index >= 0)
         tile_of = np.stack([rows // core, columns // core], 1)
         self.tiles: list[Tile] = []
-        kept = []
+        kept: list[NDArray[np.int64]] = []
         for row, column in np.unique(tile_of, axis=0) * core:
             values = read_padded(scene, row - margin, column - margin, core + 2 * margin, core + 2 * margin)
             inside = np.flatnonzero((tile_of * core == (row, column)).all(1))
             valid = np.isfinite(values[:, rows[inside] - row + margin, columns[inside] - column + margin]).all(0)
             inside = inside[valid]
             if len(inside):
-                numbers = np.arange(len(inside)) + sum(len(part) for part in kept)
+                numbers = np.arange(len(inside)) + sum(map(len, kept))
                 self.tiles.append(Tile(int(row) - margin, int(column) - margin, torch.from_numpy(values), numbers))
                 kept.append(inside)
         if not kept:

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, RichProgressBar
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from ... import __version__
 from ...datasets import Scene
@@ -81,16 +81,15 @@ def fit(
             logger.info("fitting member %d of %d", number + 1, len(model.members))
             started = time.perf_counter()
             member = model.members[number]
-            member.transform.fit(spectra[training & ~held_out])  # type: ignore[union-attr, operator]
-            seen = labelled.transformed(member.transform)  # type: ignore[arg-type]
-            network: nn.Module = member.network  # type: ignore[assignment]
+            member.transform.fit(spectra[training & ~held_out])
+            seen = labelled.transformed(member.transform)
             curve = _fit_member(
-                network, seen, training & ~held_out, held_out, recipe, seed=seed + 1000 * number, device=device,
+                member.network, seen, training & ~held_out, held_out, recipe, seed=seed + 1000 * number, device=device,
                 precision=precision, progress=progress,
             )  # fmt: skip
             entry: dict[str, Any] = {"validation_pixels": int(held_out.sum()), "loss": curve}
             if held_out.any():
-                outputs.append(_logits(network, seen, held_out, torch.device("cpu")))
+                outputs.append(_logits(member.network, seen, held_out, torch.device("cpu")))
                 truths.append(torch.from_numpy(labelled.targets[held_out]))
                 entry["accuracy"] = float((outputs[-1].argmax(1) == truths[-1]).float().mean())
             history.append({**entry, "seconds": round(time.perf_counter() - started, 1)})
@@ -145,7 +144,7 @@ def _fit_member(
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
-    trainer.fit(task, DataLoader(crops, batch_size=None), DataLoader([0], batch_size=None))
+    trainer.fit(task, DataLoader(crops, batch_size=None), DataLoader(TensorDataset(torch.zeros(1)), batch_size=None))
     if task.best is not None:
         network.load_state_dict(task.best)
     network.eval().cpu()
@@ -170,7 +169,7 @@ class _Task(L.LightningModule):
         )
         return loss
 
-    def validation_step(self, _: int) -> None:
+    def validation_step(self, _: Any) -> None:
         logits = _logits(self.network, self._labelled, self._held_out, self.device)
         loss = F.cross_entropy(logits, torch.from_numpy(self._labelled.targets[self._held_out])).item()
         if loss < min(self.curve, default=float("inf")):

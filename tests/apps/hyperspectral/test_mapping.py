@@ -47,7 +47,8 @@ def test_nodata_in_is_nodata_out(scene, mapped):
 
 def test_confidence_and_entropy_are_what_they_say(mapped, model):
     valid = mapped.index >= 0
-    assert set(np.unique(mapped.index[valid])) <= set(range(len(model.info.classes)))
+    assert set(np.unique(mapped.index[valid])) == set(range(len(model.info.classes)))
+    assert mapped.confidence[valid].std() > 0.01
     assert (mapped.confidence[valid] >= 1 / 3).all()
     assert (mapped.confidence[valid] <= 1).all()
     assert ((mapped.entropy[valid] >= 0) & (mapped.entropy[valid] <= 1 + 1e-6)).all()

@@ -1,0 +1,100 @@
+"""The benchmark scripts run; what they measure is another matter."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geovit.apps.hyperspectral.model import Classifier, ModelInfo
+from geovit.apps.hyperspectral.recipe import Recipe, TrainingConfig
+from geovit.datasets import ClassInfo
+
+SCRIPTS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("benchmark_of_hyperspectral", SCRIPTS / "hyperspectral.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # Threads that wait must not keep others off a busy machine: that makes small steps many times slower.
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    command = [sys.executable, str(SCRIPTS / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_part_is_printed_as_tables_and_not_written(data_dir, tmp_path):
+    out = tmp_path / "page.md"
+    done = run("hyperspectral.py", "--quick", "--only", "salinas", "--data", str(data_dir), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "## salinas" in done.stdout
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert {"| spectral_swin", "| svm", "| forest"} <= {row.split(" | ")[0] for row in rows}
+    assert all(row.count(" |") == 4 for row in rows)
+    assert not out.exists()
+
+
+def test_an_unknown_section_and_missing_data_are_told(script, tmp_path, capsys):
+    for arguments, told in ((["--only", "botany"], "choose from"), (["--data", str(tmp_path)], f"no test data at {tmp_path}")):
+        with pytest.raises(SystemExit) as stop:
+            script.main(arguments)
+        assert stop.value.code == 2
+        assert told in capsys.readouterr().err
+
+
+def test_the_page_says_what_was_missed(script):
+    rows = [script.Row("OA", "0.9", ">= 0.8", True), script.Row("AA", "0.7", ">= 0.8", False), script.Row("kappa", "0.6")]
+    lines = script.page({"random": rows}).splitlines()
+    assert lines[-3:] == ["| OA | 0.9 | >= 0.8 | yes |", "| AA | 0.7 | >= 0.8 | **no** |", "| kappa | 0.6 |  |  |"]
+
+
+def test_patches_in_the_phase_of_the_grid_give_what_the_map_gives(script):
+    torch.manual_seed(0)
+    classes = tuple(ClassInfo(k, f"class {k}", (k, k, k)) for k in (1, 2, 3, 4, 5))
+    recipe = Recipe(training=TrainingConfig(members=2))
+    model = Classifier(ModelInfo("0", 40, None, classes, recipe, {})).eval()
+    for member in model.members:
+        member.transform.fit(torch.randn(500, 40))
+    x = torch.randn(40, 48, 48)
+    with torch.inference_mode():
+        whole = model(x[None])[0].argmax(0).numpy()
+    reach, window = model.receptive_field, model.window
+    pixels = np.argwhere(np.ones((48, 48), dtype=bool))
+    inside = ((pixels >= reach + window) & (pixels < 48 - reach - window)).all(1)
+    pixels = pixels[inside]
+    corners = (pixels - reach) // window * window
+    labels = script._by_patches(model, x, pixels, corners, 2 * reach + window)
+    assert (labels == whole[tuple(pixels.T)]).all()
+    centred = script._by_patches(model, x, pixels, pixels - reach, 2 * reach + 1)
+    assert (centred != whole[tuple(pixels.T)]).any(), "these should see windows in another phase"
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "error"),
+    [
+        ([0.75] * 4, [True, True, True, False], 0.0),  # right as often as it says
+        ([0.9] * 4, [True, True, False, False], 0.4),
+        ([1.0, 0.5], [True, True], 0.25),  # the top of the range belongs to the last bin
+        ([0.91, 0.09], [False, True], 0.91),  # errors of different bins do not cancel
+    ],
+)
+def test_expected_calibration_error(script, confidence, correct, error):
+    measured = script.expected_calibration_error(np.array(confidence, dtype=np.float32), np.array(correct))
+    assert measured == pytest.approx(error, abs=1e-6)
+
+
+def test_ops_is_the_command():
+    done = run("ops.py", "--seconds", "0")
+    assert done.returncode == 2
+    assert done.stderr == "geovit: threads is 0, seconds is 0.0: expected 0 or more threads, and more than 0 seconds\n"
