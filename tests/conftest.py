@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Threads of torch that wait for each other by spinning slow a busy machine down many times over; read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 _DATA = Path(os.environ.get("GEOVIT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

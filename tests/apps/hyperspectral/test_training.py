@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from geovit.apps.hyperspectral import training as module
 from geovit.apps.hyperspectral.recipe import named_recipe
-from geovit.apps.hyperspectral.samples import LabelledScene, at_pixels, validation_folds
+from geovit.apps.hyperspectral.samples import Crops, LabelledScene, at_pixels, validation_folds
 from geovit.apps.hyperspectral.training import fit, reach_of, tiling
 from geovit.datasets import Labels
 
@@ -49,6 +50,7 @@ def test_the_seed_decides_the_weights(kind, request, scene, labelled):
 
 
 def test_nobody_elses_random_numbers_are_disturbed(scene, labelled, half, tiny, left):
+    torch.manual_seed(99)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), python_random.getstate()  # noqa: NPY002 - the global one
     torch.rand(5)  # whatever was drawn before
     assert same_weights(fit(scene, labelled, half, tiny, seed=3, device=CPU), left)
@@ -84,6 +86,22 @@ def test_statistics_are_those_of_the_training_pixels_without_the_held_out(labell
     for member, held_out in zip(left.members, folds, strict=True):
         spectra = torch.from_numpy(labelled.spectra()[half & ~held_out])
         torch.testing.assert_close(member.transform.band_mean, spectra.mean(0))
+
+
+def test_members_train_on_what_they_do_not_hold_out(scene, labelled, half, tiny, monkeypatch):
+    given = []
+
+    def record(labelled, training, *arguments, **options):
+        given.append(training)
+        return Crops(labelled, training, *arguments, **options)
+
+    monkeypatch.setattr(module, "Crops", record)
+    recipe = with_training(tiny, members=3, steps=1)
+    fit(scene, labelled, half, recipe, seed=0, device=CPU)
+    folds = validation_folds(labelled, half, recipe.training, seed=0)
+    for training, held_out in zip(given, folds, strict=True):
+        assert held_out.any()
+        np.testing.assert_array_equal(training, half & ~held_out)
 
 
 def test_fitting_learns(scene, labelled, tiny):
