@@ -91,8 +91,8 @@ def predict(
             probabilities = model(values.to(device))[0].cpu()
         cut = model.halo - (values.shape[-1] - probabilities.shape[-1]) // 2
         probabilities = probabilities[:, cut:, cut:][:, : size[0], : size[1]]
-        top, chosen = probabilities.max(0)
-        spread = torch.special.entr(probabilities).sum(0) / np.log(len(probabilities))
+        top, chosen = probabilities.clamp_max(1).max(0)  # rounding goes beyond
+        spread = (torch.special.entr(probabilities).sum(0) / np.log(len(probabilities))).clamp_max(1)
         mask = valid.numpy()
         index[rows, columns] = np.where(mask, chosen.numpy(), -1)
         confidence[rows, columns] = np.where(mask, top.numpy(), np.nan)

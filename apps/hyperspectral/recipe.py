@@ -37,7 +37,7 @@ class TrainingConfig:
         patience: validations without improvement before a member stops.
     """
 
-    members: int = 5
+    members: int = 3
     steps: int = 150
     batch: int = 16
     crop: int = 12
