@@ -7,6 +7,7 @@ called: `geovit --help` is quick.
 
 import inspect
 import logging
+import os
 import re
 import sys
 import warnings
@@ -48,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    # Torch reads this when it is loaded. Threads that wait by spinning are half as fast again on an idle machine, but many times
+    # slower as soon as another program wants the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"geovit {__version__}")  # noqa: T201
         return 0
