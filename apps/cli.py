@@ -69,9 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = " (geovit doctor shows which extra holds it)" if isinstance(error, ModuleNotFoundError) else ""
         return _fail((str(error) or type(error).__name__) + hint)
     except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        return _fail("interrupted", code=130)  # Lightning makes a SystemExit of Ctrl-C
+        # While Lightning trains, it makes a SystemExit of Ctrl-C, and one without a code, which means success, of SIGTERM.
+        if KeyboardInterrupt in (type(stop), type(stop.__context__)):
+            return _fail("interrupted", code=130)
+        if isinstance(stop, SystemExit) and stop.code is None:
+            return _fail("terminated", code=143)
+        raise
 
 
 def console() -> "Console":

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -146,7 +147,10 @@ def validation_folds(labelled: LabelledScene, training: Mask, config: TrainingCo
     if parts < 2:
         return folds
     splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    splits = [held_out for _, held_out in splitter.split(pixels, labelled.targets[pixels], blocks)]
+    with warnings.catch_warnings():
+        # Classes of fewer pixels than parts are in some parts only, as is known and dealt with below.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        splits = [held_out for _, held_out in splitter.split(pixels, labelled.targets[pixels], blocks)]
     for member, fold in enumerate(folds):
         fold[pixels[splits[member % parts]]] = True
         left = np.unique(labelled.targets[training & ~fold])

@@ -429,17 +429,18 @@ class TestProcess:
         assert [info.name for info in read_labels(out / "scene_classes.tif", grid).classes] <= ["water", "trees", "meadow"]
 
     @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-    def test_control_c_while_fitting_ends_it_quietly(self, files, out):
+    @pytest.mark.parametrize(("sent", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+    def test_a_signal_while_fitting_ends_it_quietly(self, files, out, sent, code, word):
         long = [*TINY, "--recipe.training.steps=100000", "--recipe.training.patience=100000"]
         process = geovit("classify", files.scene, "--labels", files.labels, "--out", out, *long)
         for line in process.stderr:
             if "fitting member" in line:
                 break
         time.sleep(1.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(getattr(signal, sent))
         told, errors = process.communicate(timeout=60)
-        assert (process.returncode, told) == (130, "")
-        assert errors.split("\n")[-2:] == ["geovit: interrupted", ""]
+        assert (process.returncode, told) == (code, "")
+        assert errors.splitlines()[-1] == f"geovit: {word}"
         assert names(out) == []
 
     def test_the_installed_program_is_the_same(self):
