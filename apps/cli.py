@@ -68,11 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         hint = " (geovit doctor shows which extra holds it)" if isinstance(error, ModuleNotFoundError) else ""
         return _fail((str(error) or type(error).__name__) + hint)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # While Lightning trains, it makes a SystemExit of Ctrl-C, and one without a code, which means success, of SIGTERM.
-        if KeyboardInterrupt in (type(stop), type(stop.__context__)):
-            return _fail("interrupted", code=130)
-        if isinstance(stop, SystemExit) and stop.code is None:
+    except KeyboardInterrupt:
+        return _fail("interrupted", code=130)
+    except SystemExit as stop:
+        if stop.code is None:  # what Lightning makes of SIGTERM: Python would call it success
             return _fail("terminated", code=143)
         raise
 

@@ -47,17 +47,36 @@ def open_raster(path: str) -> Iterator[DatasetReader]:
         ValueError: GDAL fails while the caller reads.
     """
     try:
-        with quiet_georeference():
+        with quiet_georeference(), _complaints() as heard:
             src = rasterio.open(path)
     except GDAL_ERRORS as error:
         if _is_local(path) and not Path(path).exists():
             raise FileNotFoundError(f"{path}: no such file") from error
         raise NotARasterError(f"{path}: not a raster that GDAL can open ({reason(error)})") from error
     with src:
+        if lost := next((text for text in heard if "IO error during reading of" in text), None):
+            raise ValueError(f"{path}: truncated or damaged ({lost})")
         try:
             yield src
         except GDAL_ERRORS as error:
             raise ValueError(f"{path}: cannot be read, truncated or damaged ({reason(error)})") from error
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """Collect what GDAL warns of. A TIFF whose end is missing opens all the same, without the tags that were there."""
+    heard: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(" ".join(record.getMessage().split()))  # type: ignore[method-assign]
+    gdal = logging.getLogger("rasterio._env")
+    level = gdal.level
+    gdal.addHandler(handler)
+    gdal.setLevel(logging.WARNING)
+    try:
+        yield heard
+    finally:
+        gdal.removeHandler(handler)
+        gdal.setLevel(level)
 
 
 def _is_local(path: str) -> bool:

@@ -124,7 +124,7 @@ def named_recipe(name: str) -> Recipe:
 def recipe_from_dict(values: object, name: str) -> Recipe:
     """Fill a recipe from plain values; an unknown key or a value of another type is a ValueError that names ``name``."""
     if not isinstance(values, dict):
-        raise ValueError(f"{name} is no recipe: expected settings by name, got {type(values).__name__}")
+        raise ValueError(f"{name} is no recipe: expected settings by name, got {type(values).__name__}")  # noqa: TRY004
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe, "recipe")
     try:

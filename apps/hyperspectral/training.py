@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import signal
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +128,7 @@ def _fit_member(
     if held_out.any():
         callbacks.append(EarlyStopping("validation", patience=config.patience))
     if progress:
-        callbacks.append(RichProgressBar())
+        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))  # standard output is for results
     trainer = L.Trainer(
         accelerator=device.type,
         devices=[device.index] if device.type == "cuda" else 1,
@@ -144,7 +145,14 @@ def _fit_member(
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
-    trainer.fit(task, DataLoader(crops, batch_size=None), DataLoader(TensorDataset(torch.zeros(1)), batch_size=None))
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(task, DataLoader(crops, batch_size=None), DataLoader(TensorDataset(torch.zeros(1)), batch_size=None))
+    except SystemExit as stop:  # how Lightning answers Ctrl-C, and it has all further ones ignored
+        signal.signal(signal.SIGINT, on_interrupt)
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
     if task.best is not None:
         network.load_state_dict(task.best)
     network.eval().cpu()

@@ -243,6 +243,7 @@ def bad(files, model, tmp_path_factory):
     (folder / "folder.tif").mkdir()
     content = files.scene.read_bytes()
     (folder / "half.tif").write_bytes(content[: len(content) // 2])
+    (folder / "most.tif").write_bytes(content[:-20])  # all pixels are there, the tags with the wavelengths are not
     empty = np.full((50, 70), -32768, np.int16)
     write(folder / "nodata.tif", empty, files.scene)
     (folder / "zero.vrt").write_text('<VRTDataset rasterXSize="20" rasterYSize="10"></VRTDataset>')
@@ -281,6 +282,7 @@ CASES = {
     "empty file": ("{}/empty.tif", "empty.tif: not a raster"),
     "a folder": ("{}/folder.tif", "folder.tif: not a raster"),
     "truncated": ("{}/half.tif", "half.tif: "),
+    "slightly truncated": ("{}/most.tif", "most.tif: truncated or damaged"),
     "zero bands": ("{}/zero.vrt", "zero.vrt: not a raster that GDAL can open .*bands"),
     "all nodata": ("{}/nodata.tif", "nodata.tif: every pixel is nodata"),
     "missing labels": ("SCENE --labels {}/none_such.tif", "none_such.tif: no such file"),
