@@ -1,6 +1,7 @@
 // One kernel body, compiled once per instruction set and chosen at run time.
 //
-// A kernel is a struct with a static, always-inlined `run`. Only the functions below carry a target attribute: no file is
+// A kernel is a struct with a static, always-inlined `template <int Width, ...> run`, where Width is the number of floats in a
+// register of the instruction set. Only the functions below carry a target attribute: no file is
 // compiled with wide flags, because inline functions of the standard library would then be merged by the linker into code that
 // older CPUs cannot execute.
 #pragma once
@@ -20,12 +21,12 @@ Isa isa();
 #if defined(__x86_64__)
 template <class Kernel, class... Args>
 __attribute__((target("avx2,fma"))) void run_avx2(Args... args) {
-    Kernel::run(args...);
+    Kernel::template run<8>(args...);
 }
 
 template <class Kernel, class... Args>
 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))) void run_avx512(Args... args) {
-    Kernel::run(args...);
+    Kernel::template run<16>(args...);
 }
 #endif
 
@@ -41,7 +42,7 @@ void dispatch(Args... args) {
             break;
     }
 #endif
-    Kernel::run(args...);
+    Kernel::template run<4>(args...);
 }
 
 }  // namespace geovit

@@ -1,20 +1,17 @@
 // swiglu(gate, value) = gate * sigmoid(gate) * value and its gradients, in one pass over memory.
 
-#include "swiglu.h"
-
-#include <torch/csrc/stable/ops.h>
+#include <tuple>
 
 #include "elementwise.h"
+#include "tensor.h"
 
 namespace geovit {
 namespace {
 
-using torch::headeronly::ScalarType;
-
 constexpr int64_t grain_size = 16384;  // elements per task: some microseconds of work, well above the cost of waking a thread
 
 struct Forward {
-    template <class T>
+    template <int, class T>
     static GEOVIT_INLINE void run(const T* gate, const T* value, T* out, int64_t size) {
         for (int64_t i = 0; i < size; ++i) {
             const float g = load(gate[i]);
@@ -24,7 +21,7 @@ struct Forward {
 };
 
 struct Backward {
-    template <class T>
+    template <int, class T>
     static GEOVIT_INLINE void run(const T* grad, const T* gate, const T* value, T* grad_gate, T* grad_value, int64_t size) {
         for (int64_t i = 0; i < size; ++i) {
             const float d = load(grad[i]), g = load(gate[i]), s = sigmoid(g);
@@ -47,18 +44,6 @@ void with_element_type(const Tensor& tensor, const Task& task) {
     STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::BFloat16, "geovit::swiglu: only float32 and bfloat16 are compiled");
     task(BFloat16{});
 }
-
-template <class T>
-const T* read(const Tensor& tensor) {
-    return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <class T>
-T* write(const Tensor& tensor) {
-    return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-}  // namespace
 
 Tensor swiglu(const Tensor& gate_, const Tensor& value_) {
     check(gate_, gate_, "gate");
@@ -94,4 +79,15 @@ std::tuple<Tensor, Tensor> swiglu_backward(const Tensor& grad_, const Tensor& ga
     return {grad_gate, grad_value};
 }
 
+}  // namespace
 }  // namespace geovit
+
+STABLE_TORCH_LIBRARY_FRAGMENT(geovit, library) {
+    library.def("swiglu(Tensor gate, Tensor value) -> Tensor");
+    library.def("swiglu_backward(Tensor grad, Tensor gate, Tensor value) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(geovit, CPU, library) {
+    library.impl("swiglu", TORCH_BOX(&geovit::swiglu));
+    library.impl("swiglu_backward", TORCH_BOX(&geovit::swiglu_backward));
+}

@@ -1,12 +1,9 @@
-// Schemas and CPU kernels of all ops, through torch's stable ABI; shapes for tracing are registered in Python beside each op.
-
-#include <torch/csrc/stable/library.h>
+// The instruction set that all kernels use, chosen once.
 
 #include <cstdlib>
 #include <cstring>
 
 #include "dispatch.h"
-#include "swiglu.h"
 
 namespace geovit {
 namespace {
@@ -45,14 +42,4 @@ Isa isa() {
 // For Python, which reports the level in use and refuses a GEOVIT_ISA that could not be followed.
 extern "C" __attribute__((visibility("default"))) const char* geovit_isa() {
     return geovit::names[static_cast<int>(geovit::isa())];
-}
-
-STABLE_TORCH_LIBRARY(geovit, library) {
-    library.def("swiglu(Tensor gate, Tensor value) -> Tensor");
-    library.def("swiglu_backward(Tensor grad, Tensor gate, Tensor value) -> (Tensor, Tensor)");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(geovit, CPU, library) {
-    library.impl("swiglu", TORCH_BOX(&geovit::swiglu));
-    library.impl("swiglu_backward", TORCH_BOX(&geovit::swiglu_backward));
 }

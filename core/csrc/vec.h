@@ -1,0 +1,104 @@
+// Vectors of floats by the compilers' own extension: GCC and Clang turn its operators into instructions of whatever target the
+// enclosing function has, so one kernel body serves every instruction set and no intrinsic is written.
+//
+// Everything here is always inlined: a function of its own would be compiled for the baseline, and its vectors passed in memory.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "dispatch.h"
+
+namespace geovit {
+
+template <int Width>
+struct VecTypes {
+    typedef float Float __attribute__((vector_size(4 * Width)));
+    typedef uint32_t Int __attribute__((vector_size(4 * Width)));
+};
+template <int Width>
+using Vec = typename VecTypes<Width>::Float;
+template <int Width>
+using VecInt = typename VecTypes<Width>::Int;
+
+template <class F>
+constexpr int width_of = sizeof(F) / sizeof(float);
+
+template <class To, class From>
+GEOVIT_INLINE To bit_cast(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof(To));
+    return to;
+}
+
+// From memory, of any alignment.
+template <class F>
+GEOVIT_INLINE F load_vec(const float* from) {
+    F x;
+    std::memcpy(&x, from, sizeof(F));
+    return x;
+}
+
+template <class F>
+GEOVIT_INLINE void store_vec(float* to, F x) {
+    std::memcpy(to, &x, sizeof(F));
+}
+
+// The first `count` entries, zeros after them; `count` may exceed the width.
+template <class F>
+GEOVIT_INLINE F load_first(const float* from, int64_t count) {
+    if (count >= width_of<F>) return load_vec<F>(from);
+    F x{};
+    for (int i = 0; i < width_of<F>; ++i)
+        if (i < count) x[i] = from[i];
+    return x;
+}
+
+template <class F>
+GEOVIT_INLINE void store_first(float* to, F x, int64_t count) {
+    if (count >= width_of<F>) return store_vec(to, x);
+    for (int i = 0; i < width_of<F>; ++i)
+        if (i < count) to[i] = x[i];
+}
+
+// A float or a vector of which every entry is x.
+template <class F>
+GEOVIT_INLINE F fill(float x) {
+    if constexpr (std::is_same_v<F, float>)
+        return x;
+    else
+        return F{} + x;
+}
+
+template <class F>
+GEOVIT_INLINE F maximum(F a, F b) {
+    return a > b ? a : b;
+}
+
+template <class F>
+GEOVIT_INLINE F minimum(F a, F b) {
+    return a < b ? a : b;
+}
+
+// Over the entries of a vector, by halves, so that the order of additions depends on the width alone.
+template <class F>
+GEOVIT_INLINE float sum(F x) {
+    float part[width_of<F>];
+    store_vec(part, x);
+    for (int half = width_of<F> / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) part[i] += part[i + half];
+    return part[0];
+}
+
+template <class F>
+GEOVIT_INLINE float largest(F x) {
+    float part[width_of<F>];
+    store_vec(part, x);
+    for (int half = width_of<F> / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) part[i] = maximum(part[i], part[i + half]);
+    return part[0];
+}
+
+}  // namespace geovit
