@@ -1,0 +1,77 @@
+"""Official implementations reproduced: outputs and gradients of every case in the folder of golden tensors.
+
+An adapter, in the files beside this one in ``golden/``, builds our module from a case's constructor arguments, loads the official
+state dict into it and returns the outputs by their official names. It is given the state as leaves and calls the module on them
+(``torch.func.functional_call``), so that gradients come out under their official names too, whatever was renamed, split or joined.
+"""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+Adapter = Callable[[SimpleNamespace], dict[str, Tensor]]
+
+
+def _adapters() -> dict[str, Adapter]:
+    found: dict[str, Adapter] = {}
+    for path in sorted(Path(__file__).with_name("golden").glob("*.py")):
+        spec = importlib.util.spec_from_file_location(f"golden_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert not found.keys() & module.ADAPTERS.keys(), path
+        found |= module.ADAPTERS
+    return found
+
+
+ADAPTERS = _adapters()
+
+
+def load(path: Path, dtype: torch.dtype) -> SimpleNamespace:
+    """Read a case: constructor arguments, metadata, and state, inputs, outputs, gradients by their official names."""
+    parts: dict[str, dict[str, Tensor]] = {"state": {}, "input": {}, "output": {}, "grad": {}, "grad_input": {}}
+    with safe_open(path, framework="pt") as file:
+        meta = json.loads(file.metadata()["golden"])
+        for key in file.keys():  # noqa: SIM118 - it is no dict
+            kind, _, name = key.partition(".")
+            tensor = file.get_tensor(key)
+            parts[kind][name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    for tensor in (*parts["state"].values(), *parts["input"].values()):
+        tensor.requires_grad_(tensor.is_floating_point())
+    constructor = meta["constructor"]
+    return SimpleNamespace(arguments=constructor.get("args", constructor), constructor=constructor, meta=meta, **parts)
+
+
+def close(got: Tensor, want: Tensor, tolerance: float, name: str) -> None:
+    assert got.shape == want.shape, name
+    if want.dtype == torch.bool or not want.is_floating_point():
+        assert torch.equal(got, want), name
+        return
+    worst, largest = (got - want).abs().max(), want.abs().max()
+    assert worst <= tolerance * largest, f"{name}: off by {worst / largest:.1e} of the largest value"  # false for NaN
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("model", ADAPTERS)
+def test_official_outputs_and_gradients(model, dtype, golden_dir):
+    paths = sorted((golden_dir / model).glob("*.safetensors"))
+    assert paths, f"no cases of {model}"
+    for path in paths:
+        case = load(path, dtype)
+        outputs = ADAPTERS[model](case)
+        assert outputs.keys() == case.output.keys(), path.stem
+        for name, want in case.output.items():
+            close(outputs[name], want, 1e-5, f"{path.stem}: {name}")
+        names = case.meta.get("gradient", "")
+        used = [value for name, value in outputs.items() if f"'{name}'" in names] or list(outputs.values())
+        sum(value.square().mean() for value in used).backward()
+        for kind, leaves, grads in (("grad", case.state, case.grad), ("grad_input", case.input, case.grad_input)):
+            for name, want in grads.items():
+                assert leaves[name].grad is not None, f"{path.stem}: no gradient reaches {name}"
+                close(leaves[name].grad, want, 1e-4, f"{path.stem}: {kind}.{name}")
