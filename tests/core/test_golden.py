@@ -2,7 +2,7 @@
 
 An adapter, in the files beside this one in ``golden/``, builds our module from a case's constructor arguments, loads the official
 state dict into it and returns the outputs by their official names. It is given the state as leaves and calls the module on them
-(``torch.func.functional_call``), so that gradients come out under their official names too, whatever was renamed, split or joined.
+(``torch.func.functional_call``), so that gradients come out under official names too, whatever was renamed, split or joined.
 """
 
 import importlib.util

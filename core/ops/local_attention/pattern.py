@@ -182,7 +182,9 @@ def grid(size: tuple[int, ...]) -> Pattern:
     return tuple(Grid(n) for n in size)
 
 
-def neighborhood(kernel: tuple[int, ...], *, dilation: tuple[int, ...] | None = None, causal: tuple[bool, ...] | None = None) -> Pattern:
+def neighborhood(
+    kernel: tuple[int, ...], *, dilation: tuple[int, ...] | None = None, causal: tuple[bool, ...] | None = None
+) -> Pattern:
     """``Neighborhood`` on every axis."""
     dilation = (1,) * len(kernel) if dilation is None else dilation
     causal = (False,) * len(kernel) if causal is None else causal
@@ -197,7 +199,9 @@ class Block(NamedTuple):
 
     queries: tuple[tuple[tuple[int, ...], ...], ...]  # axis, T, n: positions
     keys: tuple[tuple[tuple[int, ...], ...], ...]  # axis, T, m: positions of the keys in the image
-    rows: tuple[tuple[tuple[int, ...], ...], ...]  # axis, n, m + e: bias rows, first of the m keys in the image, then of e outside
+    rows: tuple[
+        tuple[tuple[int, ...], ...], ...
+    ]  # axis, n, m + e: bias rows, first of the m keys in the image, then of e outside
     masked: bool  # whether a row is UNSEEN
 
 
