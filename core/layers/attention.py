@@ -47,7 +47,8 @@ class WindowAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"WindowAttention: dim {dim} is not a multiple of heads {heads}")
         self.dim, self.heads, self.window = dim, heads, tuple(window)
-        self.pattern = windows(self.window, shift=shift)
+        self.shift = (0,) * len(window) if shift is None else tuple(shift)
+        self.pattern = windows(self.window, shift=self.shift)
         self.border, self.backend = border, backend
         # A plain nn.Module to the type checker: an adapter may take the place of either.
         self.qkv: nn.Module = nn.Linear(dim, 3 * dim, bias=qkv_bias)
