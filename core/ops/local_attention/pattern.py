@@ -203,8 +203,12 @@ def neighborhood(
     kernel: tuple[int, ...], *, dilation: tuple[int, ...] | None = None, causal: tuple[bool, ...] | None = None
 ) -> Pattern:
     """``Neighborhood`` on every axis."""
-    dilation = (1,) * len(kernel) if dilation is None else dilation
-    causal = (False,) * len(kernel) if causal is None else causal
+    dilation = (1,) * len(kernel) if dilation is None else tuple(dilation)
+    causal = (False,) * len(kernel) if causal is None else tuple(causal)
+    if not len(kernel) == len(dilation) == len(causal):
+        raise ValueError(
+            f"neighborhood: kernel {tuple(kernel)}, dilation {dilation} and causal {causal}, expected one of each for an axis"
+        )
     return tuple(Neighborhood(k, d, c) for k, d, c in zip(kernel, dilation, causal, strict=True))
 
 
