@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..ops.local_attention import Backend, local_attention
+from ..ops.local_attention import Backend, local_attention, windows
 
 
 class WindowAttention(nn.Module):
@@ -28,7 +28,7 @@ class WindowAttention(nn.Module):
         backend: of ``local_attention``.
 
     Raises:
-        ValueError: if ``heads`` does not divide ``dim``.
+        ValueError: if ``heads`` does not divide ``dim``, or for an impossible window or shift.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class WindowAttention(nn.Module):
             raise ValueError(f"WindowAttention: dim {dim} is not a multiple of heads {heads}")
         self.dim, self.heads, self.window = dim, heads, tuple(window)
         self.shift = (0,) * len(window) if shift is None else tuple(shift)
+        self.pattern = windows(self.window, shift=self.shift)
         self.border, self.backend = border, backend
         # A plain nn.Module to the type checker: an adapter may take the place of either.
         self.qkv: nn.Module = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -67,8 +68,7 @@ class WindowAttention(nn.Module):
             q,
             k,
             v,
-            window=self.window,
-            shift=self.shift,
+            self.pattern,
             bias_table=self.bias_table,
             padding=padding,
             backend=self.backend,
