@@ -1,10 +1,11 @@
 """Attention to what is near, by a rule for each axis: windows, grids, neighbourhoods on one to three spatial axes."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ...device import triton_status
 from . import eager, reference
 from .pattern import Axis, Grid, Neighborhood, Pattern, Window, grid, neighborhood, windows
 from .prepare import prepare
@@ -23,13 +24,26 @@ __all__ = [
     "windows",
 ]
 
-Backend = Literal["auto", "reference", "eager"]
+Backend = Literal["auto", "reference", "eager", "triton"]
 Activation = Literal["softmax", "sigmoid"]
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Literal["eager"], str]:
-    """Return what ``backend="auto"`` means for tensors of this device and dtype, and the reason."""
-    return "eager", f"there is no compiled form for {dtype} on {device.type}"
+_TRITON_HEAD_DIM = 256  # the shared memory of a GPU holds no more of the rows that a program works on
+
+
+def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int = 64) -> tuple[Literal["eager", "triton"], str]:
+    """Return what ``backend="auto"`` means for tensors of this device, dtype and head width, and the reason."""
+    if device.type == "cpu":
+        return "eager", f"there is no compiled form for {dtype} on {device.type}"
+    served, reason = _serves_triton(device, dtype, head_dim)
+    return ("triton" if served else "eager"), reason
+
+
+def _serves_triton(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[bool, str]:
+    served, reason = triton_status(device, dtype)
+    if served and head_dim > _TRITON_HEAD_DIM:
+        return False, f"the Triton kernel serves head widths up to {_TRITON_HEAD_DIM}, not {head_dim}"
+    return served, reason
 
 
 def local_attention(
@@ -62,8 +76,8 @@ def local_attention(
         cosine: whether q and k (and the padding's key) are divided by their norms first (Swin V2, Liu et al. 2022,
             section 3.2).
         activation: "softmax" over the keys, or "sigmoid" of each score for itself.
-        backend: "reference" is readable and slow, "eager" runs anywhere; "auto" takes the best one. The result differs by
-            rounding only.
+        backend: "reference" is readable and slow, "eager" runs anywhere, "triton" on GPUs; "auto" takes the best one. The result
+            differs by rounding only.
 
     Returns:
         (batch, *size, heads, head_dim) in the dtype of ``q``. The softmax is taken in at least float32.
@@ -78,9 +92,19 @@ def local_attention(
     if backend == "reference":
         return reference.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
     if backend == "auto":
-        backend, _ = choose_backend(q.device, q.dtype)
+        backend, _ = choose_backend(q.device, q.dtype, q.shape[-1])
+    elif backend == "triton":
+        served, reason = _serves_triton(q.device, q.dtype, q.shape[-1])
+        if not served:
+            raise ValueError(f"local_attention: backend 'triton' cannot be used: {reason}")
     problem = prepare(q, k, v, pattern, bias_table=bias_table, scale=scale, padding=padding, cosine=cosine, activation=activation)
-    return {"eager": eager.attend}[backend](*problem)
+    return {"eager": eager.attend, "triton": _triton}[backend](*problem)
+
+
+def _triton(*problem: Any) -> Tensor:
+    from . import triton
+
+    return triton.attend(*problem)
 
 
 def _check(

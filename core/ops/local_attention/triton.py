@@ -478,6 +478,15 @@ class _LocalAttention(torch.autograd.Function):
         return *grads, None, None, None, None, None, None, None, None
 
 
+def _limit(width: int, dtype: torch.dtype) -> int:
+    """Most queries and keys of a program: what registers hold, as the compiler for compute capability 9.0 tells.
+
+    Products in float32 take no tensor cores, and so more registers.
+    """
+    limit = 64 if width <= 64 else 32 if width <= 128 else 16
+    return max(16, limit // 2) if dtype == torch.float32 else limit
+
+
 def attend(
     q: Tensor,
     k: Tensor,
@@ -496,9 +505,7 @@ def attend(
         (padding is not None, softmax),
         size,
         (q.shape[0], q.shape[-2]),
-        # What fits into the registers, as the compiler for compute capability 9.0 tells: products in float32 take no tensor
-        # cores and so more of them.
-        (64 if q.shape[-1] <= 64 else 32) // (2 if q.dtype == torch.float32 else 1),
+        _limit(q.shape[-1], q.dtype),
         q.device,
     )
     given = [bias.flatten() for bias in biases if bias is not None]
