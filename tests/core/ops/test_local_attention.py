@@ -323,7 +323,7 @@ def test_an_empty_image_gives_an_empty_result(size, pattern):
         ({"k_pad": torch.zeros(2, 5), "v_pad": torch.zeros(2, 4)}, {}, r"value is \[2, 4\].*expected a floating \[2, 5\]"),
         ({"scale": torch.zeros(3)}, {}, r"scale is \[3\].*expected a floating \[2\]"),
         ({}, {"activation": "relu"}, "'relu', allowed are softmax, sigmoid"),
-        ({}, {"backend": "cuda"}, "'cuda', allowed are auto, reference, eager"),
+        ({}, {"backend": "cuda"}, "'cuda', allowed are auto, reference, eager, native, triton"),
     ],
 )
 def test_wrong_input_is_named(change, options, message):
