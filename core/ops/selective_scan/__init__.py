@@ -78,8 +78,8 @@ def _along_routes(tensors: dict[str, Tensor], orders: Tensor | None) -> dict[str
         raise ValueError(f"selective_scan: B has {groups} groups, allowed are divisors of the {dim} channels")
 
     if orders is None:
-        axes = {"u": 2, "dt": 2, "A": 0, "B": 2, "C": 2, "D": 0, "dt_bias": 0}
-        tensors = {name: x.unsqueeze(axes[name]) if name in axes else x for name, x in tensors.items()}
+        route_axis = {"u": 2, "dt": 2, "A": 0, "B": 2, "C": 2, "D": 0, "dt_bias": 0}
+        tensors = {name: x.unsqueeze(route_axis[name]) if name in route_axis else x for name, x in tensors.items()}
     elif u.ndim == 3:
         tensors = tensors | {"u": u.unsqueeze(2)}
     return tensors | {name: tensors[name].unsqueeze(3) for name in ("B", "C") if tensors[name].ndim == 4}
@@ -139,7 +139,9 @@ def selective_scan(
     if orders is not None:
         _check_orders(orders, tensors["A"].shape[0], tensors["dt"].shape[1], u.device)
         if return_state:
-            raise ValueError("selective_scan: return_state is True, allowed with orders is False: each route ends in its own state")
+            raise ValueError(
+                "selective_scan: return_state is True, allowed with orders is False: each route ends in its own state"
+            )
     if backend not in get_args(Backend):
         raise ValueError(f"selective_scan: backend is {backend!r}, allowed are {', '.join(get_args(Backend))}")
     if backend in ("auto", "native"):
@@ -150,8 +152,14 @@ def selective_scan(
 
     functions = {"reference": reference.selective_scan, "eager": eager.selective_scan, "native": native.selective_scan}
     y_BLD, state_BKDN = functions[backend](
-        *(tensors[name] for name in ("u", "dt", "A", "B", "C")),
-        *(tensors.get(name) for name in ("D", "z", "dt_bias")),
+        tensors["u"],
+        tensors["dt"],
+        tensors["A"],
+        tensors["B"],
+        tensors["C"],
+        tensors.get("D"),
+        tensors.get("z"),
+        tensors.get("dt_bias"),
         None if orders is None else orders.long(),
         softplus,
     )
