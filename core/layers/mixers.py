@@ -6,6 +6,9 @@ from torch import nn
 
 from ..registry import Registry
 from .attention import WindowAttention
+from .essa import ESSA
+from .global_attention import GlobalAttention
+from .ssd import VSSD
 
 
 class MixerFactory(Protocol):
@@ -32,4 +35,42 @@ def shifted_window(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index
     return WindowAttention(dim, heads=heads, window=(size,) * axes, shift=(size // 2,) * axes)
 
 
-MIXERS: Registry[MixerFactory] = Registry("mixer", {"window": window, "shifted_window": shifted_window})
+def global_attention(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0, qkv_bias: bool = True) -> nn.Module:
+    """Attention between all tokens."""
+    return GlobalAttention(dim, heads=heads, qkv_bias=qkv_bias)
+
+
+def vssd(
+    dim: int,
+    *,
+    heads: int,
+    axes: int = 2,
+    stage: int = 0,
+    index: int = 0,
+    states: int = 64,
+    expand: float = 2,
+    groups: int | None = 1,
+    positive: bool = True,
+) -> nn.Module:
+    """Non-causal state space duality, as many heads as asked for."""
+    inner = int(expand * dim)
+    if inner % heads:
+        raise ValueError(f"vssd: heads {heads} do not divide the {inner} channels inside (expand * dim)")
+    return VSSD(dim, axes=axes, states=states, expand=expand, head_dim=inner // heads, groups=groups, positive=positive)
+
+
+def essa(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0) -> nn.Module:
+    """Linear attention by spectral correlation; it has one head."""
+    return ESSA(dim)
+
+
+MIXERS: Registry[MixerFactory] = Registry(
+    "mixer",
+    {
+        "window": window,
+        "shifted_window": shifted_window,
+        "global": global_attention,
+        "vssd": vssd,
+        "essa": essa,
+    },
+)

@@ -56,7 +56,7 @@ class Mamba2(nn.Module):
     ) -> None:
         super().__init__()
         self.inner, self.heads = _widths("Mamba2", dim, expand, head_dim, groups)
-        self.groups, self.states, self.dt_limit, self.chunk, self.backend = groups, states, tuple(dt_limit), chunk, backend
+        self.groups, self.dt_limit, self.chunk, self.backend = groups, tuple(dt_limit), chunk, backend
         width = self.inner + 2 * groups * states
         self.in_proj = nn.Linear(dim, self.inner + width + self.heads, bias=bias)
         self.conv1d = nn.Conv1d(width, width, kernel, groups=width, padding=kernel - 1, bias=conv_bias)
@@ -93,11 +93,12 @@ class VSSD(nn.Module):
         kernel: of the convolution on every axis, odd.
         expand: channels inside for each channel of ``dim``.
         head_dim: channels inside for each head.
-        groups: sets of input and output projections of the state. Head h uses set h modulo ``groups``, unlike in Mamba-2.
+        groups: sets of input and output projections of the state, None for one for each head. Head h uses set h modulo
+            ``groups``, unlike in Mamba-2.
         bias: whether both linear projections have biases.
         conv_bias: whether the convolution has one.
-        positive: sign of the tokens' weights dt exp(A_log). The published models take them as positive; the authors' class has
-            them negative unless it is told ``ssd_positve_dA``.
+        positive: sign of the tokens' weights dt exp(A_log): positive as in the published models, or negative, with the decay
+            rates' own sign (option ``ssd_positve_dA`` of the authors' code).
         backend: of ``ssd_noncausal``.
 
     Raises:
@@ -113,7 +114,7 @@ class VSSD(nn.Module):
         kernel: int = 3,
         expand: float = 2,
         head_dim: int = 64,
-        groups: int = 1,
+        groups: int | None = 1,
         bias: bool = False,
         conv_bias: bool = True,
         positive: bool = True,
@@ -122,8 +123,9 @@ class VSSD(nn.Module):
         super().__init__()
         if axes not in _CONVS or kernel % 2 == 0:
             raise ValueError(f"VSSD: axes is {axes}, kernel is {kernel}, expected 1 to 3 axes and an odd kernel")
+        groups = int(expand * dim) // head_dim if groups is None else groups
         self.inner, self.heads = _widths("VSSD", dim, expand, head_dim, groups)
-        self.groups, self.states, self.positive, self.backend = groups, states, positive, backend
+        self.groups, self.positive, self.backend = groups, positive, backend
         self.width = self.inner + 2 * groups * states
         self.in_proj = nn.Linear(dim, self.inner + self.width + self.heads, bias=bias)
         self.conv = _CONVS[axes](self.width, self.width, kernel, groups=self.width, padding=kernel // 2, bias=conv_bias)
@@ -141,13 +143,14 @@ class VSSD(nn.Module):
         A = self.A_log.exp() if self.positive else -self.A_log.exp()
         u, dt, A, D = self._neighbours(u, 2), self._neighbours(dt, 2), self._neighbours(A, 0), self._neighbours(self.D, 0)
         y = ssd_noncausal(u, dt, A, B, C, D=D, backend=self.backend)
-        y = y.unflatten(2, (self.groups, -1)).transpose(2, 3).flatten(2)
+        y = torch.unflatten(y, 2, (self.groups, -1)).transpose(2, 3).flatten(2)
         out: Tensor = self.out_proj(self.norm(y).reshape(z.shape) * z)
         return out
 
     def _neighbours(self, x: Tensor, axis: int) -> Tensor:
         """Order the heads so that those of a group are neighbours, as the op has them."""
-        return x.unflatten(axis, (-1, self.groups)).transpose(axis, axis + 1).flatten(axis, axis + 1)
+        ordered: Tensor = torch.unflatten(x, axis, (-1, self.groups)).transpose(axis, axis + 1).flatten(axis, axis + 1)
+        return ordered
 
 
 def _widths(name: str, dim: int, expand: float, head_dim: int, groups: int) -> tuple[int, int]:
@@ -172,5 +175,5 @@ def _initial_rates(heads: int) -> tuple[nn.Parameter, nn.Parameter]:
 def _parts(xBC: Tensor, inner: int, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     """Split (batch, length, inner + 2 groups states) into x (..., heads, head_dim) and B and C (..., groups, states)."""
     x, BC = xBC[..., :inner], xBC[..., inner:]
-    B, C = BC.unflatten(-1, (2 * groups, -1)).chunk(2, dim=-2)
-    return x.unflatten(-1, (heads, -1)), B, C
+    B, C = torch.unflatten(BC, -1, (2 * groups, -1)).chunk(2, dim=-2)
+    return torch.unflatten(x, -1, (heads, -1)), B, C

@@ -25,40 +25,35 @@ def retention(
         # The sequence is filled up at its end with steps that neither write (k = v = 0) nor decay (log 1 = 0).
         if log_decay.ndim == 1:
             log_decay = log_decay.expand(1, length if filling else steps, heads)
-        a_BCTH = F.pad(_floored(log_decay, dtype), (0, 0, 0, filling)).unflatten(1, (-1, steps))
+        a_BCTH = torch.unflatten(F.pad(_floored(log_decay, dtype), (0, 0, 0, filling)), 1, (-1, steps))
         q_BCTGD, k_BCTGD, v_BCTHP = (
-            F.pad(x.to(dtype), (0, 0, 0, 0, 0, filling)).unflatten(1, (-1, steps)) for x in (q_BLGD, k_BLGD, v_BLHP)
+            torch.unflatten(F.pad(x.to(dtype), (0, 0, 0, 0, 0, filling)), 1, (-1, steps)) for x in (q_BLGD, k_BLGD, v_BLHP)
         )
         q_BCGTD, k_BCGTD = q_BCTGD.transpose(2, 3), k_BCTGD.transpose(2, 3)
         sums_BCTH = a_BCTH.cumsum(2)
         total_BC1H = sums_BCTH[:, :, -1:]
 
-        weights_BCHTT = decay_matrix(a_BCTH.mT, dtype).unflatten(2, (groups, -1)) * (q_BCGTD @ k_BCGTD.mT)[:, :, :, None]
-        y_BCTHP = (weights_BCHTT.flatten(2, 3) @ v_BCTHP.transpose(2, 3)).transpose(2, 3)
+        decays_BCGRTT = torch.unflatten(decay_matrix(a_BCTH.mT, dtype), 2, (groups, -1))
+        weights_BCHTT = (decays_BCGRTT * (q_BCGTD @ k_BCGTD.mT)[:, :, :, None]).flatten(2, 3)
+        y_BCTHP = (weights_BCHTT @ v_BCTHP.transpose(2, 3)).transpose(2, 3)
 
         # What each chunk writes, then the state before each chunk, for all heads of a group in one product.
         late_BCTHP = v_BCTHP * (total_BC1H - sums_BCTH).exp().to(dtype)[..., None]
-        written_BCGDRP = k_BCGTD.mT @ late_BCTHP.unflatten(3, (groups, -1)).transpose(2, 3).flatten(4)
-        written_BHCDP = _heads_first(written_BCGDRP, heads)
+        late_BCGTRP = torch.unflatten(late_BCTHP, 3, (groups, -1)).transpose(2, 3)
+        written_BCGDRP = torch.unflatten(k_BCGTD.mT @ late_BCGTRP.flatten(4), 4, late_BCGTRP.shape[4:])
+        written_BHCDP = written_BCGDRP.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
         totals_BHC = total_BC1H[:, :, 0].mT.expand(-1, -1, written_BHCDP.shape[2])
-        states_BHCDP = scan(written_BHCDP.flatten(3), totals_BHC, dtype).unflatten(3, written_BHCDP.shape[3:])
+        states_BHCDP = scan(written_BHCDP.flatten(3), totals_BHC, dtype).reshape(written_BHCDP.shape)
         first_BH1DP = torch.zeros_like(states_BHCDP[:, :, :1])
         if state_BHDP is not None:
             first_BH1DP = state_BHDP.to(dtype)[:, :, None]
             states_BHCDP = states_BHCDP + totals_BHC.cumsum(2).exp().to(dtype)[..., None, None] * first_BH1DP
-        before_BCGDRP = _groups_first(torch.cat([first_BH1DP, states_BHCDP[:, :, :-1]], 2), groups)
-        old_BCTHP = (q_BCGTD @ before_BCGDRP).transpose(2, 3).unflatten(4, (heads // groups, -1)).flatten(3, 4)
+        before_BHCDP = torch.cat([first_BH1DP, states_BHCDP[:, :, :-1]], 2)
+        before_BCGDRP = torch.unflatten(before_BHCDP, 1, (groups, -1)).permute(0, 3, 1, 4, 2, 5)
+        old_BCGTRP = torch.unflatten(q_BCGTD @ before_BCGDRP.flatten(4), 4, before_BCGDRP.shape[4:])
+        old_BCTHP = old_BCGTRP.transpose(2, 3).flatten(3, 4)
         y_BCTHP = y_BCTHP + old_BCTHP * sums_BCTH.exp().to(dtype)[..., None]
         return y_BCTHP.flatten(1, 2)[:, :length].to(v_BLHP.dtype), states_BHCDP[:, :, -1]
-
-
-def _heads_first(x_BCGDRP: Tensor, heads: int) -> Tensor:
-    groups = x_BCGDRP.shape[2]
-    return x_BCGDRP.unflatten(4, (heads // groups, -1)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-
-
-def _groups_first(x_BHCDP: Tensor, groups: int) -> Tensor:
-    return x_BHCDP.unflatten(1, (groups, -1)).permute(0, 3, 1, 4, 2, 5).flatten(4)
 
 
 def _floored(log_decay: Tensor, dtype: torch.dtype) -> Tensor:
@@ -90,10 +85,11 @@ def scan(x_TM: Tensor, log_decay_T: Tensor, dtype: torch.dtype, block: int = 64)
         return decay_matrix(log_decay_T, dtype) @ x_TM
     block = math.ceil(steps / math.ceil(steps / block))
     filling = -steps % block
-    x_KTM = F.pad(x_TM, (0, 0, 0, filling)).unflatten(-2, (-1, block))
-    a_KT = F.pad(log_decay_T, (0, filling)).unflatten(-1, (-1, block))
+    x_KTM = torch.unflatten(F.pad(x_TM, (0, 0, 0, filling)), -2, (-1, block))
+    a_KT = torch.unflatten(F.pad(log_decay_T, (0, filling)), -1, (-1, block))
     inside_KTM, sums_KT = decay_matrix(a_KT, dtype) @ x_KTM, a_KT.cumsum(-1)
     after_KM = scan(inside_KTM[..., -1, :], sums_KT[..., -1], dtype, block)
     before_KM = F.pad(after_KM, (0, 0, 1, -1))
     h_KTM = inside_KTM + sums_KT.exp().to(dtype)[..., None] * before_KM[..., None, :]
-    return h_KTM.flatten(-3, -2)[..., :steps, :]
+    h_TM: Tensor = h_KTM.flatten(-3, -2)[..., :steps, :]
+    return h_TM

@@ -20,7 +20,8 @@ def _identity(x: Tensor) -> Tensor:
 def _shares(x: Tensor) -> Tensor:
     """Square what differs from the mean over the channels and divide by its sum: how a token's spectral energy is spread."""
     squares = (x - x.mean(-1, keepdim=True)).square()
-    return squares / (squares.sum(-1, keepdim=True) + 1e-7)
+    shares: Tensor = squares / (squares.sum(-1, keepdim=True) + 1e-7)
+    return shares
 
 
 def _correlation_query(q: Tensor) -> Tensor:
@@ -29,7 +30,8 @@ def _correlation_query(q: Tensor) -> Tensor:
 
 def _correlation_key(k: Tensor) -> Tensor:
     # Of unit length over the tokens, per channel; with the factor a query's weights do not grow with the number of tokens.
-    return F.normalize(_shares(k), dim=-2) * k.shape[-2] ** -0.5
+    features: Tensor = F.normalize(_shares(k), dim=-2) * k.shape[-2] ** -0.5
+    return features
 
 
 FEATURE_MAPS: dict[FeatureMap, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {

@@ -106,7 +106,7 @@ def _expected(
     """Pair each tensor with the shape that it must have, given the others."""
     batch, length, heads, head_dim = x.shape if x.ndim == 4 else (0, 0, 0, 0)
     groups, states = B.shape[-2:] if B.ndim == 4 else (0, 0)
-    expected = {
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
         "x": (x, (batch, length, heads, head_dim)),
         "A": (A, (batch, length, heads) if dt is None else (heads,)),
         "B": (B, (batch, length, groups, states)),

@@ -36,8 +36,9 @@ def ssd_noncausal(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C
     # A sum over thousands of tokens must not be rounded to 16 bits on its way, which autocast would do.
     with torch.autocast(x.device.type, enabled=False):
         v_BLHP = x * (dt_BLH.to(dtype) * A_H.to(dtype))[..., None]
-        v_BGLE = v_BLHP.unflatten(2, (groups, -1)).transpose(1, 2).flatten(3)
-        y_BGLE = product(C_BLGN.to(dtype).transpose(1, 2), B_BLGN.to(dtype).transpose(1, 2), v_BGLE)
-        y_BLHP = y_BGLE.unflatten(3, (-1, x.shape[-1])).transpose(1, 2).flatten(2, 3)
+        v_BGLRP = torch.unflatten(v_BLHP, 2, (groups, -1)).transpose(1, 2)
+        y_BGLE = product(C_BLGN.to(dtype).transpose(1, 2), B_BLGN.to(dtype).transpose(1, 2), v_BGLRP.flatten(3))
+        y_BLHP = torch.unflatten(y_BGLE, 3, v_BGLRP.shape[3:]).transpose(1, 2).flatten(2, 3)
         y_BLHP = y_BLHP if D_H is None else y_BLHP + D_H.to(dtype)[:, None] * x
-        return y_BLHP.to(x_BLHP.dtype)
+        y: Tensor = y_BLHP.to(x_BLHP.dtype)
+        return y
