@@ -29,7 +29,7 @@ def merge_order(order: MergeOrder, axes: int) -> list[tuple[int, ...]]:
     if order not in ("first_fastest", "last_fastest", "monai", "monai_1_4"):
         raise ValueError(f"merge order is {order!r}, expected 'first_fastest', 'last_fastest', 'monai' or 'monai_1_4'")
     if order.startswith("monai") and axes == 3:
-        return [(int(a), int(b), int(c)) for a, b, c in (_MONAI if order == "monai" else _MONAI_1_4).split()]
+        return [tuple(map(int, offset)) for offset in (_MONAI if order == "monai" else _MONAI_1_4).split()]
     offsets = list(itertools.product(range(2), repeat=axes))
     return offsets if order == "last_fastest" else [offset[::-1] for offset in offsets]
 
