@@ -7,7 +7,7 @@ pixels are described by the tiles of their two axes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 UNSEEN = -1  # row of a pair that does not attend
 OUTSIDE = -1  # position of a key that lies outside the image
@@ -19,22 +19,6 @@ class Tile(NamedTuple):
     queries: tuple[int, ...]
     keys: tuple[int, ...]
     rows: tuple[tuple[int, ...], ...]
-
-
-class Axis(Protocol):
-    """The rule of one axis."""
-
-    @property
-    def rows(self) -> int:
-        """Rows of the axis' bias table."""
-        ...
-
-    def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:
-        """Cut an axis of ``size`` positions. Keys outside the image are listed if ``outside``, else left out."""
-        ...
-
-
-Pattern = tuple[Axis, ...]
 
 
 @dataclass(frozen=True)
@@ -63,8 +47,17 @@ class Window:
             raise ValueError(f"{self}: overlap allows no shift and no dilation")
 
     @property
+    def fields(self) -> tuple[int, ...]:
+        """What the constructor was given."""
+        return self.size, self.shift, self.dilation, self.overlap
+
+    @property
     def rows(self) -> int:
+        """Rows of the axis' bias table."""
         return 2 * (self.size + self.overlap) - 1
+
+    def check(self, size: int) -> None:
+        """Raise ValueError if an axis of ``size`` positions cannot have this rule."""
 
     def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:
         run = self.size * self.dilation
@@ -102,8 +95,17 @@ class Grid:
             raise ValueError(f"{self}: expected size >= 1")
 
     @property
+    def fields(self) -> tuple[int, ...]:
+        """What the constructor was given."""
+        return (self.size,)
+
+    @property
     def rows(self) -> int:
+        """Rows of the axis' bias table."""
         return 2 * self.size - 1
+
+    def check(self, size: int) -> None:
+        """Raise ValueError if an axis of ``size`` positions cannot have this rule."""
 
     def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:
         stride = -(-size // self.size)
@@ -142,12 +144,23 @@ class Neighborhood:
             raise ValueError(f"{self}: expected an odd kernel")
 
     @property
+    def fields(self) -> tuple[int, ...]:
+        """What the constructor was given."""
+        return self.kernel, self.dilation, self.causal, self.tile
+
+    @property
     def rows(self) -> int:
+        """Rows of the axis' bias table."""
         return 2 * self.kernel - 1
 
-    def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:  # noqa: ARG002 - a neighbourhood never leaves the image
-        if size < self.kernel * self.dilation and not self.causal:
+    def check(self, size: int) -> None:
+        """Raise ValueError if an axis of ``size`` positions cannot have this rule."""
+        if 0 < size < self.kernel * self.dilation and not self.causal:
             raise ValueError(f"{self}: the axis has {size} positions, expected at least {self.kernel * self.dilation}")
+
+    def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:
+        del outside  # a neighbourhood never leaves the image
+        self.check(size)
         for residue in range(min(self.dilation, size)):
             length = len(range(residue, size, self.dilation))
             for start in range(0, length, self.tile):
@@ -167,6 +180,10 @@ class Neighborhood:
             return max(i - self.kernel + 1, 0), i + 1
         low = min(max(i - self.kernel // 2, 0), length - self.kernel)
         return low, low + self.kernel
+
+
+Axis = Window | Grid | Neighborhood
+Pattern = tuple[Axis, ...]
 
 
 def windows(size: tuple[int, ...], *, shift: tuple[int, ...] | None = None, dilation: int = 1, overlap: int = 0) -> Pattern:
@@ -191,7 +208,8 @@ def neighborhood(
     return tuple(Neighborhood(k, d, c) for k, d, c in zip(kernel, dilation, causal, strict=True))
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True, eq=False)  # compared by identity: what is made of a block can be kept in a cache at no cost
+class Block:
     """Tiles that differ in nothing but their place: on each axis, those of one class.
 
     Shapes of each axis: T tiles, n queries, m keys. A block holds prod(T) tiles of N = prod(n) queries and M = prod(m) keys.
@@ -199,9 +217,7 @@ class Block(NamedTuple):
 
     queries: tuple[tuple[tuple[int, ...], ...], ...]  # axis, T, n: positions
     keys: tuple[tuple[tuple[int, ...], ...], ...]  # axis, T, m: positions of the keys in the image
-    rows: tuple[
-        tuple[tuple[int, ...], ...], ...
-    ]  # axis, n, m + e: bias rows, first of the m keys in the image, then of e outside
+    rows: tuple[tuple[tuple[int, ...], ...], ...]  # axis, n, m + e: bias rows of the m keys in the image, then of e outside
     masked: bool  # whether a row is UNSEEN
 
 
