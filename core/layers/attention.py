@@ -6,9 +6,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..ops.linear import linear
 from ..ops.local_attention import Backend, Pattern, Window, local_attention, neighborhood, windows
+from .linear import Linear
 
 _LARGEST_SCALE = 100.0  # of cosine scores
 
@@ -61,9 +62,9 @@ class LocalAttention(nn.Module):
         self.dim, self.heads, self.pattern = dim, heads, pattern
         self.cosine, self.outside, self.backend = cosine, outside, backend
         # A plain nn.Module to the type checker: an adapter may take the place of either.
-        self.qkv: nn.Module = nn.Linear(dim, 3 * dim, bias=qkv_bias and key_bias)
+        self.qkv: nn.Module = Linear(dim, 3 * dim, bias=qkv_bias and key_bias)
         self.qv_bias = nn.Parameter(torch.zeros(2, dim)) if qkv_bias and not key_bias else None
-        self.proj: nn.Module = nn.Linear(dim, dim)
+        self.proj: nn.Module = Linear(dim, dim)
         rows = math.prod(axis.rows for axis in pattern)
         self.bias_table = nn.Parameter(torch.empty(rows, heads)) if position_bias == "table" else None
         if self.bias_table is not None:
@@ -98,9 +99,9 @@ class LocalAttention(nn.Module):
             qkv: Tensor = self.qkv(x)
         else:
             bias = torch.stack([self.qv_bias[0], torch.zeros_like(self.qv_bias[0]), self.qv_bias[1]])
-            linear = self.qkv
+            layer = self.qkv
             # A plain layer adds the bias at no cost, an adapter in its place does not.
-            qkv = F.linear(x, linear.weight, bias.flatten()) if isinstance(linear, nn.Linear) else linear(x) + bias.flatten()
+            qkv = linear(x, layer.weight, bias.flatten()) if isinstance(layer, nn.Linear) else layer(x) + bias.flatten()
         return torch.unflatten(qkv, -1, (3, self.heads, -1))
 
     def _padding(self, x: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -5,6 +5,8 @@ Shapes: B batch, H heads, S positions, D channels of a head.
 
 from torch import Tensor, nn
 
+from .linear import Linear
+
 
 class SqueezeExcite(nn.Module):
     """Multiply each channel by a gate computed from all channels' means over space: (batch, dim, *size) to the same shape.
@@ -16,9 +18,9 @@ class SqueezeExcite(nn.Module):
     def __init__(self, dim: int, *, reduction: int = 16) -> None:
         super().__init__()
         hidden = max(dim // reduction, 1)
-        self.squeeze = nn.Linear(dim, hidden, bias=False)
+        self.squeeze = Linear(dim, hidden, bias=False)
         self.act = nn.ReLU()
-        self.excite = nn.Linear(hidden, dim, bias=False)
+        self.excite = Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate: Tensor = self.excite(self.act(self.squeeze(x.flatten(2).mean(-1)))).sigmoid()
@@ -45,8 +47,8 @@ class ChannelAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"ChannelAttention: dim {dim} is not a multiple of heads {heads}")
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         # In this order: the official code names them q, k, v, but it compares the last two.

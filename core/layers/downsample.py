@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .linear import Linear
 from .norm import NormKind, make_norm
 
 _CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -62,7 +63,7 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.axes, self.order, self.norm_first = axes, merge_order(order, axes), norm_first
         self.norm = make_norm(norm, dim * 2**axes if norm_first else out)
-        self.proj = nn.Linear(dim * 2**axes, out, bias=False)
+        self.proj = Linear(dim * 2**axes, out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = _fill_up(x, (2,) * self.axes)

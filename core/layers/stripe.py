@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.local_attention import Backend, local_attention, windows
+from .linear import Linear
 
 _CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -45,11 +46,11 @@ class StripeAttention(nn.Module):
         if axes not in _CONVS or heads % groups or dim % heads:
             raise ValueError(f"StripeAttention: dim {dim}, heads {heads}, axes {axes}: expected {axes} | heads | dim")
         self.heads, self.split, self.backend = heads, split, backend
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.positions = nn.ModuleList(
             _CONVS[axes](dim // groups, dim // groups, 3, padding=1, groups=dim // groups) for _ in range(groups)
         )
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, *size, dim) to the same shape."""
