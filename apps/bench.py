@@ -177,8 +177,9 @@ def _plain_attention(rows_NM: Tensor, window: tuple[int, ...], q: Tensor, k: Ten
 
 def _reference_attention(window: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
     """Apply the reference to one window after the other, as its memory grows with the square of the image."""
-    parts = (_cut(t, window) for t in (q, k, v))
-    return _join(local_attention(*parts, windows(window), bias_table=table, backend="reference"), q.shape)
+    shape = q.shape
+    q, k, v = (_cut(t, window) for t in (q, k, v))
+    return _join(local_attention(q, k, v, windows(window), bias_table=table, backend="reference"), shape)
 
 
 def _bias_rows(window: tuple[int, ...], device: torch.device) -> Tensor:

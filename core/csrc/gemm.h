@@ -72,7 +72,7 @@ GEOVIT_INLINE void multiply_tile(const Product& p, int64_t row, int64_t vector) 
         for (int j = 0; j < Vectors; ++j) right[j] = load_vec<F>(b + j * Width);
         GEOVIT_UNROLL
         for (int i = 0; i < Rows; ++i) {
-            const F left = fill<F>(a[i / 3][(i % 3) * a_row]);
+            const float left = a[i / 3][(i % 3) * a_row];  // times a vector: the one spelling that GCC 12 turns into a broadcast
             GEOVIT_UNROLL
             for (int j = 0; j < Vectors; ++j) sums[i][j] += left * right[j];
         }

@@ -70,7 +70,7 @@ GEOVIT_INLINE F fill(float x) {
     if constexpr (std::is_same_v<F, float>)
         return x;
     else
-        return x - F{};  // not a sum: -0 + 0 is 0, so that it could not be left out
+        return F{} + x;
 }
 
 template <class F>

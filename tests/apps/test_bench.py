@@ -43,7 +43,9 @@ def test_every_backend_is_timed_with_its_error(capsys):
 def test_the_error_of_a_wrong_backend_shows(capsys, monkeypatch):
     right = module.local_attention
     monkeypatch.setattr(
-        module, "local_attention", lambda q, k, v, pattern, backend="auto", **kw: right(q, k, v if backend != "auto" else -v, pattern, **kw)
+        module,
+        "local_attention",
+        lambda q, k, v, pattern, backend="auto", **kw: right(q, k, v if backend != "auto" else -v, pattern, **kw),
     )
     bench(seconds=0.001, device="cpu")
     measured = rows(capsys.readouterr().out.partition("local_attention")[2])

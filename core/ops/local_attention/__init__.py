@@ -79,9 +79,7 @@ def local_attention(
         return reference.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
     if backend == "auto":
         backend, _ = choose_backend(q.device, q.dtype)
-    problem = prepare(
-        q, k, v, pattern, bias_table=bias_table, scale=scale, padding=padding, cosine=cosine, activation=activation
-    )
+    problem = prepare(q, k, v, pattern, bias_table=bias_table, scale=scale, padding=padding, cosine=cosine, activation=activation)
     return {"eager": eager.attend}[backend](*problem)
 
 
@@ -108,7 +106,7 @@ def _check(
     rows = 1
     for axis in pattern:
         rows *= axis.rows
-    expected = {"bias_table": (bias_table, (rows, heads))}
+    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {"bias_table": (bias_table, (rows, heads))}
     if isinstance(scale, Tensor):
         expected["scale"] = (scale, (heads,))
     if padding is not None:

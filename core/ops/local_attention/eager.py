@@ -73,9 +73,7 @@ def _counts(block: Block) -> tuple[int, int, int, int]:
 
 
 @remembered
-def _orders(
-    blocks: tuple[Block, ...], batch: int, size: tuple[int, ...], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
+def _orders(blocks: tuple[Block, ...], batch: int, size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Places in the flattened batch: of all tiles' queries, of all their keys, and of each position among the queries."""
     image_B1 = math.prod(size) * torch.arange(batch, device=device)[:, None]
     queries_X, keys_Y = (
@@ -130,9 +128,7 @@ class _Recomputed(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, float, str], output: Tensor
-    ) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, float, str], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:4])
         ctx.scale, ctx.activation = inputs[4:]
 

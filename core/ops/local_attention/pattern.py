@@ -61,8 +61,8 @@ class Window:
 
     def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:
         run = self.size * self.dilation
-        # Outside is what lies up to `overlap` before the image, and up to `overlap` behind its next multiple of the window. What a
-        # shifted window would hold beyond that is nothing: a roll brings the image's other end there, and the mask hides it.
+        # Outside is what lies up to `overlap` before the image, and up to `overlap` behind its next multiple of the window. Of a
+        # shifted window nothing lies beyond that: a roll brings the image's other end there, and Swin's mask hides it.
         low, high = -self.overlap, size + -size % run + self.overlap
         for start in range(self.shift - run if self.shift else 0, size, run):
             for residue in range(self.dilation):
@@ -121,9 +121,9 @@ class Grid:
 class Neighborhood:
     """The ``kernel`` positions nearest to each query, every ``dilation``-th one.
 
-    Source: Hassani et al. 2023 (NAT), equations 1 to 3; Hassani and Shi 2022 (DiNAT). Near the border the neighbourhood is shifted
-    inward, so that every query has ``kernel`` keys. A causal axis looks back only, at the query and the kernel - 1 positions
-    before it, fewer at the start. Row of the bias table: (key - query) / dilation + kernel - 1; 2 kernel - 1 rows.
+    Source: Hassani et al. 2023 (NAT), equations 1 to 3; Hassani and Shi 2022 (DiNAT). Near the border the neighbourhood is
+    shifted inward, so that every query has ``kernel`` keys. A causal axis looks back only, at the query and the kernel - 1
+    positions before it, fewer at the start. Row of the bias table: (key - query) / dilation + kernel - 1; 2 kernel - 1 rows.
 
     Args:
         kernel: keys of a query; odd unless causal.
@@ -203,8 +203,12 @@ def neighborhood(
     kernel: tuple[int, ...], *, dilation: tuple[int, ...] | None = None, causal: tuple[bool, ...] | None = None
 ) -> Pattern:
     """``Neighborhood`` on every axis."""
-    dilation = (1,) * len(kernel) if dilation is None else dilation
-    causal = (False,) * len(kernel) if causal is None else causal
+    dilation = (1,) * len(kernel) if dilation is None else tuple(dilation)
+    causal = (False,) * len(kernel) if causal is None else tuple(causal)
+    if not len(kernel) == len(dilation) == len(causal):
+        raise ValueError(
+            f"neighborhood: kernel {tuple(kernel)}, dilation {dilation} and causal {causal}, expected one of each for an axis"
+        )
     return tuple(Neighborhood(k, d, c) for k, d, c in zip(kernel, dilation, causal, strict=True))
 
 

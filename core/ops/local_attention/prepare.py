@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .pattern import UNSEEN, Axis, Block, Pattern, plan
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Rules = tuple[tuple[type[Axis], tuple[Any, ...]], ...]  # of each axis: its class, and what its constructor takes
 
 
 class Problem(NamedTuple):
@@ -38,7 +39,7 @@ def remembered(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return function(*args, **kwargs) if torch.compiler.is_compiling() else cached(*args, **kwargs)
+        return function(*args, **kwargs) if torch.compiler.is_compiling() else cached(*args, **kwargs)  # type: ignore[arg-type]
 
     return call
 
@@ -78,27 +79,28 @@ def prepare(
             padding = None if padding is None else (F.normalize(padding[0].to(wide), dim=-1).to(q.dtype), padding[1])
         if isinstance(scale, Tensor):
             q, scale = (q.to(wide) * scale.to(wide)[:, None]).to(q.dtype), 1.0
-        blocks = _blocks(tuple(operator.index(n) for n in q.shape[1:-2]), pattern, padding is not None)
+        blocks = _blocks(tuple(q.shape[1:-2]), pattern, padding is not None)
         heads = q.shape[-2]
         biases = [_bias(block, pattern, bias_table, heads, activation, wide, q.device) for block in blocks]
     return Problem(q, k, v, blocks, biases, padding, scale, activation)
 
 
 def _blocks(size: tuple[int, ...], pattern: Pattern, outside: bool) -> list[Block]:
-    # What torch.compile takes for constants are plain values and classes, not objects: the rules are taken apart for it. The
-    # size comes by operator.index, which makes a number of a size that it might hold for variable.
-    return _constant_blocks(size, tuple((type(axis), axis.fields) for axis in pattern), outside)
+    # What torch.compile takes for constants are plain values and classes, not objects: the rules are taken apart for it.
+    # operator.index makes a number of what it might hold for variable.
+    index = operator.index
+    rules = tuple((type(axis), tuple(index(field) for field in axis.fields)) for axis in pattern)
+    blocks: list[Block] = _constant_blocks(tuple(index(n) for n in size), rules, outside)
+    return blocks
 
 
-@torch.compiler.assume_constant_result  # torch.compile runs it once and traces nothing of it
-def _constant_blocks(
-    size: tuple[int, ...], rules: tuple[tuple[type[Axis], tuple[int, ...]], ...], outside: bool
-) -> list[Block]:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # traces nothing of it, but runs it once
+def _constant_blocks(size: tuple[int, ...], rules: _Rules, outside: bool) -> list[Block]:
     return _cached_blocks(size, rules, outside)
 
 
 @lru_cache(maxsize=64)
-def _cached_blocks(size: tuple[int, ...], rules: tuple[tuple[type[Axis], tuple[int, ...]], ...], outside: bool) -> list[Block]:
+def _cached_blocks(size: tuple[int, ...], rules: _Rules, outside: bool) -> list[Block]:
     return plan(size, tuple(rule(*fields) for rule, fields in rules), outside=outside)
 
 
