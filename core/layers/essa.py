@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from ..ops.linear_attention import Backend, linear_attention
+from .linear import Linear
 
 
 class ESSA(nn.Module):
@@ -20,8 +21,8 @@ class ESSA(nn.Module):
     def __init__(self, dim: int, *, bias: bool = True, backend: Backend = "auto") -> None:
         super().__init__()
         self.backend = backend
-        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=bias)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, *size, dim) to the same shape."""

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .linear import Linear
+
 
 class GlobalAttention(nn.Module):
     """Multi-head self-attention over all positions: (batch, *size, dim) to the same shape.
@@ -24,8 +26,8 @@ class GlobalAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"GlobalAttention: dim {dim} is not a multiple of heads {heads}")
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = torch.unflatten(self.qkv(x.flatten(1, -2)), -1, (3, self.heads, -1))

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..ops.ssd import Backend, ssd, ssd_noncausal
 from ..ops.swiglu import swiglu
+from .linear import Linear
 
 _CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _STEPS = (1e-3, 1e-1)  # of Mamba: the initial step sizes are log-uniform between these
@@ -58,13 +59,13 @@ class Mamba2(nn.Module):
         self.inner, self.heads = _widths("Mamba2", dim, expand, head_dim, groups)
         self.groups, self.dt_limit, self.chunk, self.backend = groups, tuple(dt_limit), chunk, backend
         width = self.inner + 2 * groups * states
-        self.in_proj = nn.Linear(dim, self.inner + width + self.heads, bias=bias)
+        self.in_proj = Linear(dim, self.inner + width + self.heads, bias=bias)
         self.conv1d = nn.Conv1d(width, width, kernel, groups=width, padding=kernel - 1, bias=conv_bias)
         self.dt_bias, self.A_log = _initial_rates(self.heads)
         self.D = nn.Parameter(torch.ones(self.heads))
         self.init_states = nn.Parameter(torch.zeros(self.heads, head_dim, states)) if learn_initial_state else None
         self.norm = nn.RMSNorm(self.inner, eps=1e-5)
-        self.out_proj = nn.Linear(self.inner, dim, bias=bias)
+        self.out_proj = Linear(self.inner, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, *size, dim) to the same shape; several axes are walked through in row-major order."""
@@ -127,12 +128,12 @@ class VSSD(nn.Module):
         self.inner, self.heads = _widths("VSSD", dim, expand, head_dim, groups)
         self.groups, self.positive, self.backend = groups, positive, backend
         self.width = self.inner + 2 * groups * states
-        self.in_proj = nn.Linear(dim, self.inner + self.width + self.heads, bias=bias)
+        self.in_proj = Linear(dim, self.inner + self.width + self.heads, bias=bias)
         self.conv = _CONVS[axes](self.width, self.width, kernel, groups=self.width, padding=kernel // 2, bias=conv_bias)
         self.dt_bias, self.A_log = _initial_rates(self.heads)
         self.D = nn.Parameter(torch.ones(self.heads))
         self.norm = nn.LayerNorm(self.inner)
-        self.out_proj = nn.Linear(self.inner, dim, bias=bias)
+        self.out_proj = Linear(self.inner, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, *size, dim) to the same shape."""
