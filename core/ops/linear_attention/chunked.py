@@ -25,10 +25,8 @@ def retention(
         # The sequence is filled up at its end with steps that neither write (k = v = 0) nor decay (log 1 = 0).
         if log_decay.ndim == 1:
             log_decay = log_decay.expand(1, length if filling else steps, heads)
-        a_BCTH = torch.unflatten(F.pad(_floored(log_decay, dtype), (0, 0, 0, filling)), 1, (-1, steps))
-        q_BCTGD, k_BCTGD, v_BCTHP = (
-            torch.unflatten(F.pad(x.to(dtype), (0, 0, 0, 0, 0, filling)), 1, (-1, steps)) for x in (q_BLGD, k_BLGD, v_BLHP)
-        )
+        a_BCTH = _cut(_floored(log_decay, dtype), 1, steps)
+        q_BCTGD, k_BCTGD, v_BCTHP = (_cut(x.to(dtype), 1, steps) for x in (q_BLGD, k_BLGD, v_BLHP))
         q_BCGTD, k_BCGTD = q_BCTGD.transpose(2, 3), k_BCTGD.transpose(2, 3)
         sums_BCTH = a_BCTH.cumsum(2)
         total_BC1H = sums_BCTH[:, :, -1:]
@@ -52,8 +50,17 @@ def retention(
         before_BCGDRP = torch.unflatten(before_BHCDP, 1, (groups, -1)).permute(0, 3, 1, 4, 2, 5)
         old_BCGTRP = torch.unflatten(q_BCGTD @ before_BCGDRP.flatten(4), 4, before_BCGDRP.shape[4:])
         old_BCTHP = old_BCGTRP.transpose(2, 3).flatten(3, 4)
-        y_BCTHP = y_BCTHP + old_BCTHP * sums_BCTH.exp().to(dtype)[..., None]
+        y_BCTHP = torch.addcmul(y_BCTHP, old_BCTHP, sums_BCTH.exp().to(dtype)[..., None])
         return y_BCTHP.flatten(1, 2)[:, :length].to(v_BLHP.dtype), states_BHCDP[:, :, -1]
+
+
+def _cut(x: Tensor, axis: int, steps: int) -> Tensor:
+    """Fill an axis up with zeros at its end and cut it into pieces of ``steps``."""
+    filling = -x.shape[axis] % steps
+    if filling:  # F.pad copies even when there is nothing to add
+        x = F.pad(x, [0, 0] * (x.ndim - 1 - axis % x.ndim) + [0, filling])
+    pieces: Tensor = torch.unflatten(x, axis, (-1, steps))
+    return pieces
 
 
 def _floored(log_decay: Tensor, dtype: torch.dtype) -> Tensor:
@@ -70,8 +77,8 @@ def decay_matrix(log_decay_T: Tensor, dtype: torch.dtype) -> Tensor:
     """Return exp of the sum of log_decay over j < t <= i at (..., i, j), and zero above the diagonal."""
     sums = log_decay_T.cumsum(-1)
     later = torch.ones(sums.shape[-1:] * 2, dtype=torch.bool, device=sums.device).triu(1)
-    # Masked before the exponential: above the diagonal the differences are positive.
-    return (sums[..., :, None] - sums[..., None, :]).to(dtype).masked_fill(later, -torch.inf).exp()
+    # Masked before the exponential: above the diagonal the differences are positive. In place, for this is the largest tensor.
+    return (sums[..., :, None] - sums[..., None, :]).to(dtype).masked_fill_(later, -torch.inf).exp_()
 
 
 def scan(x_TM: Tensor, log_decay_T: Tensor, dtype: torch.dtype, block: int = 64) -> Tensor:
@@ -84,9 +91,7 @@ def scan(x_TM: Tensor, log_decay_T: Tensor, dtype: torch.dtype, block: int = 64)
     if steps <= block:
         return decay_matrix(log_decay_T, dtype) @ x_TM
     block = math.ceil(steps / math.ceil(steps / block))
-    filling = -steps % block
-    x_KTM = torch.unflatten(F.pad(x_TM, (0, 0, 0, filling)), -2, (-1, block))
-    a_KT = torch.unflatten(F.pad(log_decay_T, (0, filling)), -1, (-1, block))
+    x_KTM, a_KT = _cut(x_TM, -2, block), _cut(log_decay_T, -1, block)
     inside_KTM, sums_KT = decay_matrix(a_KT, dtype) @ x_KTM, a_KT.cumsum(-1)
     after_KM = scan(inside_KTM[..., -1, :], sums_KT[..., -1], dtype, block)
     before_KM = F.pad(after_KM, (0, 0, 1, -1))

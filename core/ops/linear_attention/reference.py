@@ -30,7 +30,7 @@ def retention(
     state = torch.zeros(batch, heads, q.shape[-1], width, dtype=dtype, device=v.device)
     state = state if state_BHDP is None else state_BHDP.to(dtype)
     y = []
-    for t in range(length):
-        state = decay[:, t, :, None, None] * state + k[:, t, :, :, None] * v[:, t, :, None, :]
-        y.append((q[:, t, :, :, None] * state).sum(-2))
+    for q_BHD, k_BHD, v_BHP, decay_BH in zip(*(x.unbind(1) for x in (q, k, v, decay)), strict=True):
+        state = decay_BH[..., None, None] * state + k_BHD[..., None] * v_BHP[..., None, :]
+        y.append((q_BHD[..., None] * state).sum(-2))
     return torch.stack(y, 1).to(v_BLHP.dtype), state

@@ -22,10 +22,10 @@ def ssd(
     dt = torch.ones_like(x[..., 0]) if dt_BLH is None else dt_BLH.to(x.dtype)
     state = x.new_zeros(*x[:, 0].shape, B.shape[-1]) if state_BHPN is None else state_BHPN.to(x.dtype)
     y = []
-    for t in range(x.shape[1]):
-        decay = torch.exp(dt[:, t] * (A if A.ndim == 1 else A[:, t]))
-        state = decay[..., None, None] * state + (dt[:, t, :, None] * x[:, t])[..., None] * B[:, t, :, None, :]
-        y.append((state * C[:, t, :, None, :]).sum(-1))
+    for x_BHP, dt_BH, A_BH, B_BHN, C_BHN in zip(*(z.unbind(1) for z in (x, dt, A.expand_as(dt), B, C)), strict=True):
+        decay_BH = torch.exp(dt_BH * A_BH)
+        state = decay_BH[..., None, None] * state + (dt_BH[..., None] * x_BHP)[..., None] * B_BHN[..., None, :]
+        y.append((state * C_BHN[..., None, :]).sum(-1))
     return _with_skip(torch.stack(y, 1), x, D_H).to(x_BLHP.dtype), state
 
 
