@@ -1,8 +1,10 @@
 """What this machine can compute on. The only file that asks torch about accelerators and instruction sets."""
 
 import contextlib
+import functools
 import importlib.util
 import os
+from pathlib import Path
 
 import torch
 
@@ -67,3 +69,13 @@ def triton_status(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
 def launching_on(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Make this GPU the current one: Triton launches on the current GPU, wherever the tensors are."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+@functools.cache
+def cpu_vendor() -> str:
+    """Name the maker of this CPU as it does itself, such as GenuineIntel or AuthenticAMD; empty where that cannot be read."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return ""
+    lines = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == "vendor_id"), "")
