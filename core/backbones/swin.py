@@ -78,9 +78,13 @@ def swin(
     windows = [window] * stages if isinstance(window, int) else list(window)
     trained = [0] * stages if pretrained_window is None else list(pretrained_window)
     if version not in (1, 2) or (version == 1 and any(trained)):
-        raise ValueError(f"swin: version is {version}, pretrained_window {pretrained_window}, expected 1, or 2, which may have one")
+        raise ValueError(
+            f"swin: version is {version}, pretrained_window {pretrained_window}, expected 1, or 2, which may have one"
+        )
     if not len(windows) == len(trained) == stages:
-        raise ValueError(f"swin: window {window} and pretrained_window {pretrained_window}, expected one for each of {stages} stages")
+        raise ValueError(
+            f"swin: window {window} and pretrained_window {pretrained_window}, expected one for each of {stages} stages"
+        )
 
     def mixer(dim: int, *, heads: int, axes: int, stage: int, index: int) -> nn.Module:
         side = (windows[stage],) * axes

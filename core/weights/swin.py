@@ -71,14 +71,17 @@ def load_swin(
     first = [f"layers.{stage}.blocks.0." for stage in range(len(depths))]
     version: Literal[1, 2] = 2 if f"{first[0]}attn.logit_scale" in state else 1
     heads = [
-        len(state[f"{p}attn.logit_scale"]) if version == 2 else state[f"{p}attn.relative_position_bias_table"].shape[1] for p in first
+        len(state[f"{p}attn.logit_scale"]) if version == 2 else state[f"{p}attn.relative_position_bias_table"].shape[1]
+        for p in first
     ]
     patches = state["patch_embed.proj.weight"]
     dim, axes = patches.shape[0], patches.ndim - 2
     told = [_window(state, prefix, axes) for prefix in first]
     if window is None:
         if None in told:
-            raise ValueError("these weights of a Swin V2 do not tell their windows: give `window`, such as 8 for swinv2_tiny_window8_256")
+            raise ValueError(
+                "these weights of a Swin V2 do not tell their windows: give `window`, such as 8 for swinv2_tiny_window8_256"
+            )
         window = [w for w in told if w is not None]
     position = state.get("absolute_pos_embed")
     model = swin(

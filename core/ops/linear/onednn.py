@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32,)
-
-
-def available() -> bool:
-    """Whether this PyTorch has oneDNN and the op that takes plain tensors to it."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# Whether this PyTorch has oneDNN and the op that takes plain tensors to it. A constant, so that torch.compile can follow.
+AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class _Linear(torch.autograd.Function):

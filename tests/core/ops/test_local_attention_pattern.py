@@ -28,7 +28,9 @@ def pairs(axis, size, *, outside=False):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("window", "dilation", "overlap"), [(4, 1, 0), (3, 1, 0), (1, 1, 0), (3, 2, 0), (2, 3, 0), (4, 1, 1), (3, 1, 5)])
+@pytest.mark.parametrize(
+    ("window", "dilation", "overlap"), [(4, 1, 0), (3, 1, 0), (1, 1, 0), (3, 2, 0), (2, 3, 0), (4, 1, 1), (3, 1, 5)]
+)
 def test_a_window_holds_what_lies_between_two_cuts(size, window, dilation, overlap):
     run = window * dilation
     for shift in range(1 if overlap else run):
@@ -36,11 +38,7 @@ def test_a_window_holds_what_lies_between_two_cuts(size, window, dilation, overl
         end = size + -size % run + overlap
         for x in range(size):
             first = (x - shift) // run * run + shift  # of the run of x
-            seen = [
-                y
-                for y in range(-overlap, end)
-                if first - overlap <= y < first + run + overlap and (x - y) % dilation == 0
-            ]
+            seen = [y for y in range(-overlap, end) if first - overlap <= y < first + run + overlap and (x - y) % dilation == 0]
             row = {y: (x - y) // dilation + window + overlap - 1 for y in seen}
             assert {y: r for (q, y), r in inside.items() if q == x} == {y: r for y, r in row.items() if 0 <= y < size}
             assert beyond[x] == Counter(r for y, r in row.items() if not 0 <= y < size)
