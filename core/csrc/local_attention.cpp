@@ -9,6 +9,7 @@
 #include <optional>
 #include <tuple>
 
+#include "bias.h"
 #include "elementwise.h"
 #include "gemm.h"
 #include "tensor.h"
@@ -17,10 +18,7 @@
 namespace geovit {
 namespace {
 
-constexpr float log2e = 1.44269504088896341f;
 constexpr float ln2 = 0.693147180559945309f;
-
-int64_t padded(int64_t count, int64_t width) { return (count + width - 1) / width * width; }
 
 // Of an operand (batch, *size, heads, D): floats between batches, positions and heads.
 template <class T>
@@ -36,10 +34,8 @@ struct Problem {
     Rows<float> out, grad_q, grad_k, grad_v;
     float* rows;  // of each position and head: the largest score and 1 / sum of the weights before division by it
     const float *pad_k, *pad_v;          // (heads, D)
-    const float* bias;                   // in base 2, rows padded with -inf
-    std::vector<int64_t> bias_start;     // of each block in `bias`
-    float* grad_bias;                    // partial sums (groups, heads, N, M padded) of each block, or null
-    std::vector<int64_t> grad_bias_start;
+    const BlockBias* biases;             // of each block
+    float* const* grad_biases;           // of each block: partial sums (groups, heads, N, M padded); or null
     float* grad_pad;                     // of each part: the sums for pad_k and pad_v, each D padded
     const Part* parts;                   // the first of all
     int64_t heads, dim;
@@ -190,14 +186,13 @@ struct Forward {
         gather_keys<Width>(p, block, s, p.k.at(batch, head), p.k.position, p.pad_k, head, s.k);
         gather_keys<Width>(p, block, s, p.v.at(batch, head), p.v.position, p.pad_v, head, s.v);
         transpose<Width>(s.k, s.dim, s.keys, s.dim, s.kt, s.stride);
-        const int64_t bias_row = block.bias < 0 ? 0 : s.keys;
-        const float* bias = p.bias + p.bias_start[static_cast<size_t>(part.block)] + head * block.queries * bias_row;
+        const BlockBias& bias = p.biases[part.block];
         float* const out = p.out.at(batch, head);
         for (int64_t row = 0; row < block.queries; row += s.rows) {
             const int64_t count = minimum(s.rows, block.queries - row);
             float *const top = s.top + row, *const inverse = s.inverse + row;
-            multiply<Width>({count, s.keys / Width, p.dim, s.q + row * s.dim, s.dim, 1, s.kt, s.stride, bias + row * bias_row,
-                             bias_row, s.scores, s.stride});
+            multiply<Width>({count, s.keys / Width, p.dim, s.q + row * s.dim, s.dim, 1, s.kt, s.stride,
+                             bias.data + head * bias.head + row * bias.row, bias.row, s.scores, s.stride});
             if (p.sigmoid)
                 sigmoids<Width>(s.scores, s.stride, s.keys, count, inverse);
             else
@@ -281,17 +276,15 @@ struct Backward {
                 s.inverse[i] = rows[2 * s.query[i] * p.heads + 1];
             }
         }
-        const auto block_index = static_cast<size_t>(part.block);
-        const int64_t bias_row = block.bias < 0 ? 0 : s.keys;
-        const float* bias = p.bias + p.bias_start[block_index] + head * block.queries * bias_row;
+        const BlockBias& bias = p.biases[part.block];
         float* grad_bias = nullptr;
-        if (p.grad_bias != nullptr && block.bias >= 0)
-            grad_bias = p.grad_bias + p.grad_bias_start[block_index] + (part.group * p.heads + head) * block.queries * s.keys;
+        if (p.grad_biases != nullptr) grad_bias = p.grad_biases[part.block] + (part.group * p.heads + head) * block.queries * s.keys;
         float* const grad_q = p.grad_q.at(batch, head);
         for (int64_t row = 0; row < block.queries; row += s.rows) {
             const int64_t count = minimum(s.rows, block.queries - row);
             const float *const q = s.q + row * s.dim, *const grad = s.grad + row * s.dim;
-            multiply<Width>({count, vectors, p.dim, q, s.dim, 1, s.kt, s.stride, bias + row * bias_row, bias_row, s.scores, s.stride});
+            multiply<Width>({count, vectors, p.dim, q, s.dim, 1, s.kt, s.stride, bias.data + head * bias.head + row * bias.row, bias.row,
+                             s.scores, s.stride});
             multiply<Width>({count, vectors, p.dim, grad, s.dim, 1, s.vt, s.stride, nullptr, 0, s.slopes, s.stride});
             if (p.sigmoid)
                 sigmoid_backward<Width>(s, count);
@@ -332,50 +325,6 @@ struct Backward {
             for (int64_t d = 0; d < s.dim; ++d) constant[d] += factor * from[i * s.dim + d];
     }
 };
-
-// All biases in base 2, each row padded with -inf; a block without one has a single row of zeros for all.
-Buffer pack_biases(const Layout& layout, const float* biases, int64_t heads, std::vector<int64_t>& start) {
-    const int64_t lanes = width();
-    int64_t size = 0;
-    for (const Block& block : layout.blocks) {
-        start.push_back(size);
-        size += (block.bias < 0 ? 1 : heads * block.queries) * padded(block.keys, lanes);
-    }
-    Buffer packed(size);
-    for (size_t b = 0; b < layout.blocks.size(); ++b) {
-        const Block& block = layout.blocks[b];
-        const int64_t keys = block.keys, stride = padded(keys, lanes);
-        float* const to = packed.data() + start[b];
-        const auto pack = [=](int64_t begin, int64_t end) {
-            for (int64_t row = begin; row < end; ++row) {
-                for (int64_t j = 0; j < keys; ++j)
-                    to[row * stride + j] = block.bias < 0 ? 0.0f : biases[block.bias + row * keys + j] * log2e;
-                for (int64_t j = keys; j < stride; ++j) to[row * stride + j] = -INFINITY;
-            }
-        };
-        torch::stable::parallel_for(0, block.bias < 0 ? 1 : heads * block.queries, 32768 / keys + 1, pack);
-    }
-    return packed;
-}
-
-// The sums over groups, in their order, in the flat form of the biases.
-void sum_bias_gradients(const Layout& layout, const Problem& p, const Work& work, float* to) {
-    const int64_t lanes = width();
-    for (size_t b = 0; b < layout.blocks.size(); ++b) {
-        const Block& block = layout.blocks[b];
-        if (block.bias < 0) continue;
-        const int64_t keys = block.keys, stride = padded(keys, lanes), rows = p.heads * block.queries, groups = work.groups[b];
-        const float* const from = p.grad_bias + p.grad_bias_start[b];
-        torch::stable::parallel_for(0, rows, 32768 / (keys * groups) + 1, [=](int64_t begin, int64_t end) {
-            for (int64_t row = begin; row < end; ++row) {
-                float* const sums = to + block.bias + row * keys;
-                for (int64_t j = 0; j < keys; ++j) sums[j] = from[row * stride + j];
-                for (int64_t group = 1; group < groups; ++group)
-                    for (int64_t j = 0; j < keys; ++j) sums[j] += from[(group * rows + row) * stride + j];
-            }
-        });
-    }
-}
 
 // Each part a few tiles, so that neighbouring heads find the image in the cache.
 Work forward_work(const Layout& layout, int64_t batches, int64_t heads) {
@@ -453,31 +402,31 @@ using MaybeTensor = std::optional<Tensor>;
 
 // What forward and backward share: checked operands, and the problem that points into them.
 struct Call {
-    Tensor q, k, v, bias, pad_k, pad_v, packed_layout;
+    Tensor q, k, v, table, pad_k, pad_v, packed_layout;
     Layout layout;
-    Buffer packed_bias{0};
+    Biases biases;
     Problem problem{};
 
-    Call(const Tensor& q_, const Tensor& k_, const Tensor& v_, const MaybeTensor& bias_, const MaybeTensor& pad_k_,
+    // The table comes as (heads, rows).
+    Call(const Tensor& q_, const Tensor& k_, const Tensor& v_, const MaybeTensor& table_, const MaybeTensor& pad_k_,
          const MaybeTensor& pad_v_, const Tensor& layout_, double scale, bool sigmoid)
         : q(as_rows(q_, q_, "q")), k(as_rows(k_, q_, "k")), v(as_rows(v_, q_, "v")) {
         constexpr const char* op = "geovit::local_attention";
         const int64_t heads = q.size(q.dim() - 2), dim = q.size(q.dim() - 1);
         packed_layout = checked(layout_, {layout_.numel()}, op, "layout", ScalarType::Int);
-        layout = read_layout(packed_layout, q);
-        STD_TORCH_CHECK(layout.bias_count == (bias_ ? bias_->numel() : 0), "geovit::local_attention: the layout is of another bias");
-        if (bias_) bias = checked(*bias_, {layout.bias_count}, op, "bias");
+        layout = read_layout(packed_layout, q, sigmoid);
+        if (table_) table = checked(*table_, {heads, layout.rows}, op, "table");
         bool outside = false;
-        for (const Block& block : layout.blocks) outside = outside || block.keys > block.inside;
-        STD_TORCH_CHECK((pad_k_ && pad_v_) || !outside, "geovit::local_attention: the layout has constant keys, pad_k and pad_v are none");
+        for (const Block& block : layout.blocks) outside = outside || block.outside > 0;
+        STD_TORCH_CHECK((pad_k_ && pad_v_) || !outside, "geovit::local_attention: the layout has constant keys, pad_k or pad_v is none");
         if (pad_k_) problem.pad_k = read(pad_k = checked(*pad_k_, {heads, dim}, op, "pad_k"));
         if (pad_v_) problem.pad_v = read(pad_v = checked(*pad_v_, {heads, dim}, op, "pad_v"));
         problem.layout = &layout;
         problem.q = rows_read(q), problem.k = rows_read(k), problem.v = rows_read(v);
         problem.heads = heads, problem.dim = dim;
         problem.scale = static_cast<float>(scale), problem.sigmoid = sigmoid;
-        packed_bias = pack_biases(layout, bias_ ? read(bias) : nullptr, heads, problem.bias_start);
-        problem.bias = packed_bias.data();
+        biases = make_biases(layout, table_ ? read(table) : nullptr, heads, sigmoid);
+        problem.biases = biases.blocks.data();
     }
     Call(const Call&) = delete;
 };
@@ -485,10 +434,10 @@ struct Call {
 // Queries times keys for which a thread is worth waking.
 constexpr int64_t grain_size = 1 << 16;
 
-std::tuple<Tensor, Tensor> local_attention(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& bias,
+std::tuple<Tensor, Tensor> local_attention(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& table,
                                            const MaybeTensor& pad_k, const MaybeTensor& pad_v, const Tensor& layout, double scale,
                                            bool sigmoid) {
-    Call call(q, k, v, bias, pad_k, pad_v, layout, scale, sigmoid);
+    Call call(q, k, v, table, pad_k, pad_v, layout, scale, sigmoid);
     Problem& problem = call.problem;
     const int64_t batches = q.size(0);
     const Tensor out = like_rows(q);
@@ -502,9 +451,9 @@ std::tuple<Tensor, Tensor> local_attention(const Tensor& q, const Tensor& k, con
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> local_attention_backward(
-    const Tensor& grad_, const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& bias, const MaybeTensor& pad_k,
-    const MaybeTensor& pad_v, const Tensor& rows_, const Tensor& layout, double scale, bool sigmoid, bool needs_bias) {
-    Call call(q, k, v, bias, pad_k, pad_v, layout, scale, sigmoid);
+    const Tensor& grad_, const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& table, const MaybeTensor& pad_k,
+    const MaybeTensor& pad_v, const Tensor& rows_, const Tensor& layout, double scale, bool sigmoid, bool needs_table) {
+    Call call(q, k, v, table, pad_k, pad_v, layout, scale, sigmoid);
     Problem& problem = call.problem;
     const int64_t batches = q.size(0), heads = problem.heads, dim = problem.dim, lanes = width(), pad_dim = padded(dim, lanes);
     const Tensor grad = as_rows(grad_, q, "grad");
@@ -521,20 +470,35 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> local_attention_backw
     const Work work = backward_work(call.layout, batches, heads);
     problem.parts = work.parts.data();
     int64_t sums = 0;
+    std::vector<int64_t> starts;
     for (size_t b = 0; b < call.layout.blocks.size(); ++b) {
         const Block& block = call.layout.blocks[b];
-        problem.grad_bias_start.push_back(sums);
-        if (needs_bias && block.bias >= 0) sums += work.groups[b] * heads * block.queries * padded(block.keys, lanes);
+        starts.push_back(sums);
+        if (needs_table) sums += work.groups[b] * heads * block.queries * padded(block.keys, lanes);
     }
     const Buffer bias_sums(sums), pad_sums(static_cast<int64_t>(work.parts.size()) * 2 * pad_dim);
-    problem.grad_bias = needs_bias ? bias_sums.data() : nullptr;
+    std::vector<float*> grad_biases;
+    for (const int64_t start : starts) grad_biases.push_back(bias_sums.data() + start);
+    problem.grad_biases = needs_table ? grad_biases.data() : nullptr;
     problem.grad_pad = pad_sums.data();
     work.run(grain_size / 4, [&](const Part* begin, const Part* end) {
         dispatch<Backward>(static_cast<const Problem*>(&problem), begin, end);
     });
 
-    const Tensor grad_bias = torch::stable::new_empty(q, {needs_bias ? call.layout.bias_count : 0});
-    if (needs_bias) sum_bias_gradients(call.layout, problem, work, write(grad_bias));
+    const int64_t table_rows = call.layout.rows;
+    const Tensor grad_table = torch::stable::new_zeros(q, {needs_table ? heads : 0, table_rows});
+    if (needs_table) {
+        float* const to = write(grad_table);
+        torch::stable::parallel_for(0, heads, 32768 * heads / (sums + 1) + 1, [&](int64_t begin, int64_t end) {
+            for (int64_t head = begin; head < end; ++head)
+                for (size_t b = 0; b < call.layout.blocks.size(); ++b) {
+                    const Block& block = call.layout.blocks[b];
+                    const int64_t entries = block.queries * padded(block.keys, lanes);
+                    add_table_gradient(block, call.biases.rows[b], read(call.table) + head * table_rows, grad_biases[b] + head * entries,
+                                       work.groups[b], heads * entries, sigmoid, to + head * table_rows);
+                }
+        });
+    }
     Tensor grad_pad_k = torch::stable::new_zeros(q, {pad_k ? heads : 0, dim}), grad_pad_v = torch::stable::new_zeros(q, {pad_v ? heads : 0, dim});
     float *const to_k = write(grad_pad_k), *const to_v = write(grad_pad_v);
     for (size_t i = 0; pad_k && pad_v && i < work.parts.size(); ++i)
@@ -543,7 +507,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> local_attention_backw
             to_k[work.parts[i].head * dim + d] += from[d];
             to_v[work.parts[i].head * dim + d] += from[pad_dim + d];
         }
-    return {grad_q, grad_k, grad_v, grad_bias, grad_pad_k, grad_pad_v};
+    return {grad_q, grad_k, grad_v, grad_table, grad_pad_k, grad_pad_v};
 }
 
 }  // namespace
@@ -551,11 +515,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> local_attention_backw
 
 STABLE_TORCH_LIBRARY_FRAGMENT(geovit, library) {
     library.def(
-        "local_attention(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? pad_k, Tensor? pad_v, Tensor layout, float scale, "
+        "local_attention(Tensor q, Tensor k, Tensor v, Tensor? table, Tensor? pad_k, Tensor? pad_v, Tensor layout, float scale, "
         "bool sigmoid) -> (Tensor, Tensor)");
     library.def(
-        "local_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? pad_k, Tensor? pad_v, Tensor rows, "
-        "Tensor layout, float scale, bool sigmoid, bool needs_bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "local_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? table, Tensor? pad_k, Tensor? pad_v, Tensor rows, "
+        "Tensor layout, float scale, bool sigmoid, bool needs_table) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(geovit, CPU, library) {

@@ -14,26 +14,27 @@ namespace geovit {
 constexpr int64_t most_axes = 3;
 
 struct AxisTiles {
-    int64_t tiles, queries, keys;
-    const int32_t *query, *key;  // positions: (tiles, queries), (tiles, keys)
+    int64_t tiles, queries, keys, all, rows;  // all: with the keys outside; rows: of the bias table
+    const int32_t *query, *key;               // positions: (tiles, queries), (tiles, keys)
+    const int32_t* row;                       // of the bias table, or negative for a pair unseen: (queries, all)
 };
 
 struct Block {
     AxisTiles axes[most_axes];
-    int64_t tiles;                  // in one image
-    int64_t queries, inside, keys;  // of a tile; keys = those inside the image and the constant ones after them
-    int64_t bias;                   // where it starts in the flat biases, or -1
+    bool masked;                            // whether a pair is unseen
+    int64_t tiles;                          // in one image
+    int64_t queries, inside, outside, keys; // of a tile; keys: those inside the image, then the constant ones that are attended
 };
 
 struct Layout {
     int64_t axes, size[most_axes], positions;
+    int64_t rows;  // of the bias table
     std::vector<Block> blocks;
-    bool disjoint;       // no key belongs to two tiles
-    int64_t bias_count;  // entries of all biases
+    bool disjoint;  // no key belongs to two tiles
 };
 
-// Reads what native.py wrote. Every position is checked, so that no layout can lead outside the image.
-inline Layout read_layout(const Tensor& packed, const Tensor& q) {
+// Reads what native.py wrote. Every number is checked, so that no layout can lead outside the image or the bias table.
+inline Layout read_layout(const Tensor& packed, const Tensor& q, bool sigmoid) {
     Layout layout{};
     layout.axes = q.dim() - 3;
     layout.positions = 1;
@@ -41,35 +42,36 @@ inline Layout read_layout(const Tensor& packed, const Tensor& q) {
     layout.disjoint = true;
     const int32_t* next = read<int32_t>(packed);
     const int32_t* const end = next + packed.numel();
-    const auto take = [&](int64_t count) {
-        STD_TORCH_CHECK(count >= 0 && count <= end - next, "geovit::local_attention: the layout ends too early");
+    const auto take = [&](int64_t count, int64_t low, int64_t high) {  // numbers from low up to, not including, high
+        STD_TORCH_CHECK(0 <= count && count <= end - next, "geovit::local_attention: the layout ends too early");
+        for (int64_t i = 0; i < count; ++i)
+            STD_TORCH_CHECK(low <= next[i] && next[i] < high, "geovit::local_attention: the layout has a number out of range");
         next += count;
         return next - count;
     };
+    constexpr int64_t limit = int64_t{1} << 31;
     int64_t asked = 0;
-    for (int64_t count = *take(1); count > 0; --count) {
+    for (int64_t count = *take(1, 0, limit); count > 0; --count) {
         Block block{};
-        const int32_t* head = take(2);
-        const int64_t outside = head[0];
-        const bool biased = head[1] != 0;
-        STD_TORCH_CHECK(outside >= 0, "geovit::local_attention: the layout counts keys below zero");
+        block.masked = *take(1, 0, 2) != 0;
         block.tiles = block.queries = block.inside = 1;
+        int64_t all = 1, rows = 1;
         for (int64_t a = 0; a < layout.axes; ++a) {
             AxisTiles& axis = block.axes[a];
-            const int32_t* counts = take(3);
-            axis.tiles = counts[0], axis.queries = counts[1], axis.keys = counts[2];
-            STD_TORCH_CHECK(axis.tiles > 0 && axis.queries > 0 && axis.keys > 0, "geovit::local_attention: the layout has an empty tile");
-            axis.query = take(axis.tiles * axis.queries);
-            axis.key = take(axis.tiles * axis.keys);
-            for (const int32_t* x = axis.query; x < next; ++x)
-                STD_TORCH_CHECK(0 <= *x && *x < layout.size[a], "geovit::local_attention: the layout leaves the image");
-            block.tiles *= axis.tiles, block.queries *= axis.queries, block.inside *= axis.keys;
+            const int32_t* counts = take(5, 1, limit);
+            axis.tiles = counts[0], axis.queries = counts[1], axis.keys = counts[2], axis.all = counts[3], axis.rows = counts[4];
+            STD_TORCH_CHECK(axis.keys <= axis.all, "geovit::local_attention: the layout counts fewer keys than lie in the image");
+            axis.query = take(axis.tiles * axis.queries, 0, layout.size[a]);
+            axis.key = take(axis.tiles * axis.keys, 0, layout.size[a]);
+            axis.row = take(axis.queries * axis.all, -1, axis.rows);
+            block.tiles *= axis.tiles, block.queries *= axis.queries, block.inside *= axis.keys, all *= axis.all, rows *= axis.rows;
             // Every position is a query once. So if all tiles ask their own positions, each is a key once, too.
             layout.disjoint = layout.disjoint && axis.queries == axis.keys && std::equal(axis.query, axis.key, axis.key);
         }
-        block.keys = block.inside + outside;
-        block.bias = biased ? layout.bias_count : -1;
-        if (biased) layout.bias_count += q.size(q.dim() - 2) * block.queries * block.keys;
+        block.outside = all - block.inside;
+        block.keys = block.inside + (sigmoid ? block.outside : std::min<int64_t>(block.outside, 1));
+        STD_TORCH_CHECK(layout.blocks.empty() || rows == layout.rows, "geovit::local_attention: the layout's blocks differ in rows");
+        layout.rows = rows;
         asked += block.tiles * block.queries;
         layout.blocks.push_back(block);
     }

@@ -5,7 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from . import eager, reference
+from ...native import native_status
+from . import eager, native, reference
 from .pattern import Axis, Grid, Neighborhood, Pattern, Window, grid, neighborhood, windows
 from .prepare import prepare
 
@@ -23,13 +24,18 @@ __all__ = [
     "windows",
 ]
 
-Backend = Literal["auto", "reference", "eager"]
+Backend = Literal["auto", "reference", "eager", "native"]
 Activation = Literal["softmax", "sigmoid"]
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Literal["eager"], str]:
+def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Literal["eager", "native"], str]:
     """Return what ``backend="auto"`` means for tensors of this device and dtype, and the reason."""
-    return "eager", f"there is no compiled form for {dtype} on {device.type}"
+    loaded, reason = native_status()
+    if device.type != "cpu":
+        return "eager", f"the compiled kernel is for the CPU, not {device.type}"
+    if dtype not in native.DTYPES:
+        return "eager", f"the compiled kernel has no {dtype}"
+    return ("native", "the compiled kernel") if loaded else ("eager", f"the compiled kernels are not in use, {reason}")
 
 
 def local_attention(
@@ -62,8 +68,8 @@ def local_attention(
         cosine: whether q and k (and the padding's key) are divided by their norms first (Swin V2, Liu et al. 2022,
             section 3.2).
         activation: "softmax" over the keys, or "sigmoid" of each score for itself.
-        backend: "reference" is readable and slow, "eager" runs anywhere; "auto" takes the best one. The result differs by
-            rounding only.
+        backend: "reference" is readable and slow, "eager" runs anywhere, "native" is the compiled kernel for the CPU; "auto"
+            takes the best one. The result differs by rounding only; "native" cannot be differentiated twice.
 
     Returns:
         (batch, *size, heads, head_dim) in the dtype of ``q``. The softmax is taken in at least float32.
@@ -77,10 +83,15 @@ def local_attention(
         return v.clone()
     if backend == "reference":
         return reference.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
-    if backend == "auto":
-        backend, _ = choose_backend(q.device, q.dtype)
+    if backend in ("auto", "native"):
+        chosen, reason = choose_backend(q.device, q.dtype)
+        if backend == "native" and chosen != "native":
+            raise ValueError(f"local_attention: backend 'native' cannot be used: {reason}")
+        backend = chosen
+    if backend == "native":
+        return native.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
     problem = prepare(q, k, v, pattern, bias_table=bias_table, scale=scale, padding=padding, cosine=cosine, activation=activation)
-    return {"eager": eager.attend}[backend](*problem)
+    return eager.attend(*problem)
 
 
 def _check(

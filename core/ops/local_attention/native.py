@@ -1,10 +1,10 @@
 """Local attention by the compiled CPU kernel: tiles are gathered, computed and scattered one by one, and no score is kept.
 
-Shapes: B batch, S positions of the image, H heads, D head width; of a block: N queries and M keys of a tile, E constant keys.
+Of a block on one axis: T tiles, n queries and m keys of a tile, e keys outside the image.
 """
 
 import functools
-from collections.abc import Sequence
+import itertools
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...native import native_status
-from .pattern import Block
+from .pattern import Pattern
+from .prepare import Rules, cached_blocks, constants, fold
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # computed in float32
 
@@ -21,7 +22,7 @@ def _fake(
     q: Tensor,
     _k: Tensor,
     _v: Tensor,
-    _bias: Tensor | None,
+    _table: Tensor | None,
     _pad_k: Tensor | None,
     _pad_v: Tensor | None,
     _layout: Tensor,
@@ -36,18 +37,19 @@ def _fake_backward(
     q: Tensor,
     _k: Tensor,
     _v: Tensor,
-    bias: Tensor | None,
+    table: Tensor | None,
     pad_k: Tensor | None,
     pad_v: Tensor | None,
     _rows: Tensor,
     _layout: Tensor,
     _scale: float,
     _sigmoid: bool,
-    needs_bias: bool,
+    needs_table: bool,
 ) -> tuple[Tensor, ...]:
-    grad_bias = q.new_empty(bias.shape if needs_bias and bias is not None else 0)
-    pads = (q.new_empty(0 if pad is None else q.shape[-2], q.shape[-1]) for pad in (pad_k, pad_v))
-    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape), grad_bias, *pads
+    heads, dim = q.shape[-2:]
+    grad_table = q.new_empty(heads if needs_table else 0, 1 if table is None else table.shape[1])
+    pads = [q.new_empty(0 if pad is None else heads, dim) for pad in (pad_k, pad_v)]
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape), grad_table, *pads
 
 
 if native_status()[0]:
@@ -57,13 +59,15 @@ if native_status()[0]:
 
 
 class _LocalAttention(torch.autograd.Function):
+    # Outside the op: cheaper than torch.library.register_autograd, and Dynamo traces it.
+
     @staticmethod
     def forward(
         ctx: Any,
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        bias: Tensor | None,
+        table: Tensor | None,
         pad_k: Tensor | None,
         pad_v: Tensor | None,
         layout: Tensor,
@@ -71,76 +75,76 @@ class _LocalAttention(torch.autograd.Function):
         sigmoid: bool,
     ) -> Tensor:
         out: Tensor
-        out, rows = torch.ops.geovit.local_attention(q, k, v, bias, pad_k, pad_v, layout, scale, sigmoid)
-        ctx.save_for_backward(q, k, v, bias, pad_k, pad_v, rows, layout)
+        out, rows = torch.ops.geovit.local_attention(q, k, v, table, pad_k, pad_v, layout, scale, sigmoid)
+        ctx.save_for_backward(q, k, v, table, pad_k, pad_v, rows, layout)
         ctx.scale, ctx.sigmoid = scale, sigmoid
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bias, pad_k, pad_v, rows, layout = ctx.saved_tensors
-        needs_bias = bias is not None and ctx.needs_input_grad[3]
-        grad_q, grad_k, grad_v, grad_bias, grad_pad_k, grad_pad_v = torch.ops.geovit.local_attention_backward(
-            grad, q, k, v, bias, pad_k, pad_v, rows, layout, ctx.scale, ctx.sigmoid, needs_bias
+        q, k, v, table, pad_k, pad_v, rows, layout = ctx.saved_tensors
+        needs_table = table is not None and ctx.needs_input_grad[3]
+        grad_q, grad_k, grad_v, grad_table, grad_pad_k, grad_pad_v = torch.ops.geovit.local_attention_backward(
+            grad, q, k, v, table, pad_k, pad_v, rows, layout, ctx.scale, ctx.sigmoid, needs_table
         )
         pads = (grad_pad_k if pad_k is not None else None, grad_pad_v if pad_v is not None else None)
-        return grad_q, grad_k, grad_v, grad_bias if needs_bias else None, *pads, None, None, None
+        return grad_q, grad_k, grad_v, grad_table if needs_table else None, *pads, None, None, None
 
 
-def attend(
+def local_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    blocks: Sequence[Block],
-    biases: Sequence[Tensor | None],
+    pattern: Pattern,
+    bias_table: Tensor | None,
+    scale: float | Tensor,
     padding: tuple[Tensor, Tensor] | None,
-    scale: float,
+    cosine: bool,
     activation: str,
 ) -> Tensor:
-    """Attend in every tile of every block; see ``prepare.py`` for what blocks and biases are.
+    """See ``geovit.core.ops.local_attention``, for CPU tensors of one of ``DTYPES``; the result is contiguous.
 
-    Args:
-        q, k, v: (B, *S, H, D) on the CPU, of one of ``DTYPES``. No copy is made of float32 whose heads are contiguous and whose
-            positions lie at one distance, such as parts of one projection.
-        blocks: of ``plan``.
-        biases: for each block None or (H, N, M + E), -inf where a key is not seen.
-        padding: key and value, each (H, D), of the constant keys.
-        scale: factor of the scores.
-        activation: "softmax" or "sigmoid".
-
-    Returns:
-        (B, *S, H, D), contiguous, in the dtype of ``q``.
+    No copy is made of float32 operands whose heads are contiguous and whose positions lie at one distance, such as the parts of
+    one projection. The kernel reads the bias from the table, and adds its gradient up there: no bias is ever written out in
+    PyTorch, which for small windows would take longer than the attention.
     """
-    if q.numel() == 0:
-        return q + k + v
-    outside = []
-    for block, bias in zip(blocks, biases, strict=True):
-        inside = 1
-        for keys in block.keys:
-            inside *= len(keys[0])
-        outside.append(0 if bias is None else bias.shape[-1] - inside)
-    layout = _layout(tuple(blocks), tuple(outside), tuple(bias is not None for bias in biases))
-    flat = [bias.float().reshape(-1) for bias in biases if bias is not None]
-    bias = None if not flat else flat[0] if len(flat) == 1 else torch.cat(flat)
+    dtype = q.dtype
+    q, k, v, padding, scale = fold(q, k, v, scale=scale, padding=padding, cosine=cosine)
+    size, rules = constants(tuple(q.shape[1:-2]), pattern)
+    if torch.compiler.is_compiling():
+        layout = torch.tensor(_constant_layout(size, rules, padding is not None), dtype=torch.int32)
+    else:
+        layout = _cached_layout(size, rules, padding is not None)
+    table = None if bias_table is None else bias_table.float().t().contiguous()
     pad_k, pad_v = (None, None) if padding is None else (x.float() for x in padding)
     out: Tensor = _LocalAttention.apply(
-        q.float(), k.float(), v.float(), bias, pad_k, pad_v, layout, float(scale), activation == "sigmoid"
+        q.float(), k.float(), v.float(), table, pad_k, pad_v, layout, float(scale), activation == "sigmoid"
     )
-    return out.to(q.dtype)
+    return out.to(dtype)
 
 
-@functools.lru_cache(maxsize=256)
-def _layout(blocks: tuple[Block, ...], outside: tuple[int, ...], biased: tuple[bool, ...]) -> Tensor:
-    """Write blocks as one row of integers, which core/csrc/tiles.h reads.
+def _layout(size: tuple[int, ...], rules: Rules, outside: bool) -> list[int]:
+    """Write the blocks of a plan as one row of integers, which core/csrc/tiles.h reads.
 
-    The number of blocks; for each: constant keys, whether there is a bias, and for each axis: T, n, m, queries, keys.
+    The number of blocks; for each: whether it is masked, and for each axis: T, n, m, m + e, rows of the table, then positions of
+    the queries (T, n), of the keys (T, m), and the rows (n, m + e).
     """
+    blocks = cached_blocks(size, rules, outside)
+    counts = [rule(*fields).rows for rule, fields in rules]
     packed = [len(blocks)]
-    for block, extra, has_bias in zip(blocks, outside, biased, strict=True):
-        packed += [extra, int(has_bias)]
-        for queries, keys in zip(block.queries, block.keys, strict=True):
-            packed += [len(queries), len(queries[0]), len(keys[0])]
-            packed += [x for tile in queries for x in tile]
-            packed += [x for tile in keys for x in tile]
-    return torch.tensor(packed, dtype=torch.int32)
+    for block in blocks:
+        packed.append(int(block.masked))
+        for queries, keys, rows, count in zip(block.queries, block.keys, block.rows, counts, strict=True):
+            packed += [len(queries), len(queries[0]), len(keys[0]), len(rows[0]), count]
+            for table in (queries, keys, rows):
+                packed += itertools.chain.from_iterable(table)
+    return packed
+
+
+_constant_layout = torch.compiler.assume_constant_result(_layout)  # traces nothing of it, but runs it once
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_layout(size: tuple[int, ...], rules: Rules, outside: bool) -> Tensor:
+    return torch.tensor(_layout(size, rules, outside), dtype=torch.int32)
