@@ -51,8 +51,8 @@ def swin(
 ) -> Pyramid:
     """Build a Swin Transformer without its classifier: (batch, channels, *size) to tokens, or to features of each stage.
 
-    Version 1: Liu et al. 2021, section 3. Version 2: Liu et al. 2022, section 3: norms at the ends of the branches, cosine scores,
-    position biases from a perceptron. Any image size will do.
+    Version 1: Liu et al. 2021, section 3. Version 2: Liu et al. 2022, section 3: norms at the ends of the branches, cosine
+    scores, position biases from a perceptron. Any image size will do.
 
     Args:
         size: a name of ``SWIN_SIZES``, or a size of your own.
@@ -131,4 +131,5 @@ def _initialise(model: nn.Module, version: int) -> None:
                 nn.init.zeros_(module.bias)
         if isinstance(module, MetaFormerBlock) and version == 2:
             for norm in (module.norm1, module.norm2):
+                assert isinstance(norm, nn.LayerNorm)
                 nn.init.zeros_(norm.weight)

@@ -120,8 +120,8 @@ class WindowAttention(LocalAttention):
 
     Source: Liu et al. 2021 (Swin), section 3.2; with ``cosine``, ``key_bias=False`` and a ``ContinuousBias`` that of Swin V2 (Liu
     et al. 2022, section 3.2 and 3.3). Sizes need not be multiples of the window: ``border="partial"`` lets the windows at the
-    border hold fewer tokens; ``border="zeros"`` fills the image at the end of each axis with zero tokens before the projection and
-    does not mask them, as Swin UNETR and LoLA-SpecViT do (in closed form, so that no work is spent on them).
+    border hold fewer tokens; ``border="zeros"`` fills the image at the end of each axis with zero tokens before the projection
+    and does not mask them, as Swin UNETR and LoLA-SpecViT do (in closed form, so that no work is spent on them).
 
     Args:
         dim: channels in and out.

@@ -18,7 +18,8 @@ def _choose(vendor: str) -> tuple[Literal["eager", "onednn"], str]:
     """Choose for large products of float32 on a CPU of this maker."""
     if not onednn.AVAILABLE:
         return "eager", "this PyTorch has no oneDNN"
-    if not torch.backends.mkl.is_available() or vendor in ("GenuineIntel", ""):
+    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    if not has_mkl or vendor in ("GenuineIntel", ""):
         return "eager", "PyTorch's own product has no known weakness on this CPU"
     return "onednn", f"MKL, PyTorch's own product, takes a slow path on a CPU of {vendor}"
 
@@ -40,8 +41,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Ba
         x: (..., in), floating, any strides.
         weight: (out, in), of the same dtype and device, as is the bias.
         bias: (out,), or None.
-        backend: ``auto`` takes oneDNN for float32 on CPUs on which MKL is slow. The result differs by rounding only. Under autocast
-            ``auto`` is ``eager``.
+        backend: ``auto`` takes oneDNN for float32 on CPUs on which MKL is slow. The result differs by rounding only. Under
+            autocast ``auto`` is ``eager``.
 
     Returns:
         (..., out) in the dtype of ``x``, or that of autocast.
