@@ -11,7 +11,7 @@ from . import eager, onednn, reference
 __all__ = ["Backend", "choose_backend", "linear"]
 
 Backend = Literal["auto", "reference", "eager", "onednn"]
-_SMALL = 1 << 20  # multiplications; below, the call itself takes longer than the product
+_SMALL = 1 << 22  # multiplications; below, the call itself takes longer than the product
 
 
 def _choose(vendor: str) -> tuple[Literal["eager", "onednn"], str]:
