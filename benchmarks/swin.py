@@ -2,8 +2,8 @@
 
 python benchmarks/swin.py --threads 2 --batch 2 --profile
 
-Both networks have the same weights and get the same tokens, the ones behind the stem at 224 x 224 pixels; the step is a forward and a
-backward pass through all stages, in float32, without drop path. They take turns in one process, and medians are told.
+Both networks have the same weights and get the same tokens, those behind the stem at 224 x 224 pixels; the step is a forward and
+a backward pass through all stages, without drop path. They take turns in one process, and medians are told.
 """
 
 import argparse
@@ -98,16 +98,16 @@ def main() -> int:
     errors = [float((g - w).abs().max() / w.abs().max()) for g, w in zip(got, want, strict=True)]
     own, other = medians([lambda: ours(x, grad), lambda: theirs(x, grad)], args.runs)
     ratio = statistics.median(other) / statistics.median(own)
+    dtype = "bfloat16 autocast" if args.bfloat16 else "float32"
     lines = [
         f"{machine(torch.device('cpu'))}, timm {timm.__version__}, a large product runs at {gemm_rate():.0f} GFLOP/s",
-        f"Swin-T stages at 224 x 224, batch {args.batch}, {'bfloat16 autocast' if args.bfloat16 else 'float32'}, "
-        f"forward + backward, {args.runs} runs in turn",
+        f"Swin-T stages at 224 x 224, batch {args.batch}, {dtype}, forward + backward, {args.runs} runs in turn",
         *(
             f"{name:8s} median {1e3 * statistics.median(taken):7.1f} ms, 20 to 80 %: "
             f"{1e3 * taken[len(taken) // 5]:7.1f} to {1e3 * taken[-1 - len(taken) // 5]:7.1f} ms"
             for name, taken in (("geovit", own), ("timm", other))
         ),
-        f"ratio {ratio:.2f}, bar {BAR}; difference of output {errors[0]:.1e}, of the input's gradient {errors[1]:.1e} of the largest",
+        f"ratio {ratio:.2f}, bar {BAR}; relative to the largest: output off by {errors[0]:.1e}, input's gradient by {errors[1]:.1e}",
     ]
     if args.profile:
         lines += ["", "geovit", profile(lambda: ours(x, grad)), "timm", profile(lambda: theirs(x, grad))]

@@ -31,8 +31,8 @@ def cswin(
         dim: channels of the first stage; each further one has twice as many.
         depths: blocks of each stage.
         heads: attention heads of each stage.
-        split: width of the stripes in each stage; None: attention over the whole image, as in the published last stage, and as in any
-            stage of the official code whose width was as large as its image.
+        split: width of the stripes in each stage; None: attention over the whole image, as in the published last stage, and as in
+            any stage of the official code whose width was as large as its image.
         axes: spatial axes.
         patch: stride of the first convolution, whose kernel is 2 patch - 1.
         mlp_ratio: hidden channels of the MLP for each channel.

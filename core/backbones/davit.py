@@ -66,9 +66,7 @@ def davit(
     def mixer(dim: int, *, heads: int, axes: int, stage: int, index: int) -> nn.Module:
         if mixers[index % len(mixers)] == "channel":
             return ChannelAttention(dim, heads=heads, qkv_bias=qkv_bias)
-        return WindowAttention(
-            dim, heads=heads, window=(window,) * axes, qkv_bias=qkv_bias, position_bias=None, border="zeros"
-        )
+        return WindowAttention(dim, heads=heads, window=(window,) * axes, qkv_bias=qkv_bias, position_bias=None, border="zeros")
 
     kernel, padding = (3, 1) if overlap else (2, 0)
     return hierarchical(

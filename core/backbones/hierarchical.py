@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from ..blocks.metaformer import mlp_block
@@ -120,7 +119,8 @@ def hierarchical(
         raise ValueError(f"hierarchical: dims {dims}, depths {depths} and heads {heads}, expected one of each for a stage")
     names: Sequence[Mixer] = [mixer] if isinstance(mixer, str) or callable(mixer) else mixer
     makers = [MIXERS[name] if isinstance(name, str) else name for name in names]
-    rates = iter(torch.linspace(0, drop_path, sum(depths), dtype=torch.float64).tolist())
+    last = max(sum(depths) - 1, 1)
+    rates = (drop_path * i / last for i in itertools.count())
     stages = [
         [
             block(
@@ -134,5 +134,5 @@ def hierarchical(
         for stage, dim in enumerate(dims)
     ]
     downs = [downsample(dim, out, axes=axes) for dim, out in itertools.pairwise(dims)]
-    last = None if norm is None else make_norm(norm, dims[-1])
-    return Pyramid(stem(channels, dims[0], axes=axes), stages, downs=downs, dims=dims, norm=last)
+    final = None if norm is None else make_norm(norm, dims[-1])
+    return Pyramid(stem(channels, dims[0], axes=axes), stages, downs=downs, dims=dims, norm=final)

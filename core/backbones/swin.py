@@ -51,8 +51,8 @@ def swin(
 ) -> Pyramid:
     """Build a Swin Transformer without its classifier: (batch, channels, *size) to tokens, or to features of each stage.
 
-    Version 1: Liu et al. 2021, section 3. Version 2: Liu et al. 2022, section 3: norms at the ends of the branches, cosine scores,
-    position biases from a perceptron. Any image size will do.
+    Version 1: Liu et al. 2021, section 3. Version 2: Liu et al. 2022, section 3: norms at the ends of the branches, cosine
+    scores, position biases from a perceptron. Any image size will do.
 
     Args:
         size: a name of ``SWIN_SIZES``, or a size of your own.
@@ -78,9 +78,13 @@ def swin(
     windows = [window] * stages if isinstance(window, int) else list(window)
     trained = [0] * stages if pretrained_window is None else list(pretrained_window)
     if version not in (1, 2) or (version == 1 and any(trained)):
-        raise ValueError(f"swin: version is {version}, pretrained_window {pretrained_window}, expected 1, or 2, which may have one")
+        raise ValueError(
+            f"swin: version is {version}, pretrained_window {pretrained_window}, expected 1, or 2, which may have one"
+        )
     if not len(windows) == len(trained) == stages:
-        raise ValueError(f"swin: window {window} and pretrained_window {pretrained_window}, expected one for each of {stages} stages")
+        raise ValueError(
+            f"swin: window {window} and pretrained_window {pretrained_window}, expected one for each of {stages} stages"
+        )
 
     def mixer(dim: int, *, heads: int, axes: int, stage: int, index: int) -> nn.Module:
         side = (windows[stage],) * axes
@@ -127,4 +131,5 @@ def _initialise(model: nn.Module, version: int) -> None:
                 nn.init.zeros_(module.bias)
         if isinstance(module, MetaFormerBlock) and version == 2:
             for norm in (module.norm1, module.norm2):
+                assert isinstance(norm, nn.LayerNorm)
                 nn.init.zeros_(norm.weight)

@@ -8,10 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.linear import linear
-from ..ops.local_attention import Backend, Pattern, Window, local_attention, neighborhood, windows
+from ..ops.local_attention import Axis, Backend, Grid, Pattern, Window, local_attention, neighborhood, windows
 from .linear import Linear
 
 _LARGEST_SCALE = 100.0  # of cosine scores
+
+
+def _leaves(axis: Axis, size: int) -> bool:
+    """Whether the rule reaches outside an axis of this size."""
+    if isinstance(axis, Window):
+        return axis.overlap > 0 or size % (axis.size * axis.dilation) > 0
+    return isinstance(axis, Grid) and size % axis.size > 0
 
 
 class LocalAttention(nn.Module):
@@ -78,15 +85,16 @@ class LocalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, *size, dim) to the same shape."""
+        pattern = self.pattern_for(tuple(x.shape[1:-1]))
         q, k, v = self._project(x).unbind(-3)
         out = local_attention(
             q,
             k,
             v,
-            self.pattern_for(tuple(x.shape[1:-1])),
+            pattern,
             bias_table=self.bias_table if self.bias is None else self.bias(),
             scale=None if self.log_scale is None else self.log_scale.clamp(max=math.log(_LARGEST_SCALE)).exp(),
-            padding=self._padding(x),
+            padding=self._padding(x, pattern),
             cosine=self.cosine,
             backend=self.backend,
         )
@@ -104,9 +112,9 @@ class LocalAttention(nn.Module):
             qkv = linear(x, layer.weight, bias.flatten()) if isinstance(layer, nn.Linear) else layer(x) + bias.flatten()
         return torch.unflatten(qkv, -1, (3, self.heads, -1))
 
-    def _padding(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Key and value of what lies outside the image."""
-        if self.outside == "unseen":
+    def _padding(self, x: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor] | None:
+        """Key and value of what lies outside the image, if the pattern reaches there."""
+        if self.outside == "unseen" or not any(map(_leaves, pattern, x.shape[1:-1])):
             return None
         if self.outside == "zero":
             zero = x.new_zeros(self.heads, self.dim // self.heads)
@@ -120,8 +128,8 @@ class WindowAttention(LocalAttention):
 
     Source: Liu et al. 2021 (Swin), section 3.2; with ``cosine``, ``key_bias=False`` and a ``ContinuousBias`` that of Swin V2 (Liu
     et al. 2022, section 3.2 and 3.3). Sizes need not be multiples of the window: ``border="partial"`` lets the windows at the
-    border hold fewer tokens; ``border="zeros"`` fills the image at the end of each axis with zero tokens before the projection and
-    does not mask them, as Swin UNETR and LoLA-SpecViT do (in closed form, so that no work is spent on them).
+    border hold fewer tokens; ``border="zeros"`` fills the image at the end of each axis with zero tokens before the projection
+    and does not mask them, as Swin UNETR and LoLA-SpecViT do (in closed form, so that no work is spent on them).
 
     Args:
         dim: channels in and out.

@@ -1,7 +1,7 @@
 """Token mixers by name, for backbones.
 
-Every factory takes the same arguments, whether it has a use for them or not, and may have more options, all with defaults: they are
-fixed by ``functools.partial``.
+Every factory takes the same arguments, whether it has a use for them or not, and may have more options, all with defaults: they
+are fixed by ``functools.partial``.
 """
 
 from typing import Protocol

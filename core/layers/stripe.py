@@ -1,7 +1,6 @@
 """Self-attention in cross-shaped windows."""
 
 import torch
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,10 +76,10 @@ def _in_windows(x: Tensor, window: tuple[int, ...], conv: nn.Module) -> Tensor:
     missing = [-n % w for n, w in zip(size, window, strict=True)]
     x = F.pad(x, [0, 0, *(p for m in reversed(missing) for p in (0, m))])
     for axis, w in reversed(list(enumerate(window, start=1))):
-        x = x.unflatten(axis, (-1, w))
+        x = torch.unflatten(x, axis, (-1, w))
     count = x.shape[1 : 2 * axes : 2]
     x = x.permute(0, *range(1, 2 * axes, 2), -1, *range(2, 2 * axes + 1, 2)).flatten(0, axes)
-    x = conv(x).unflatten(0, (-1, *count)).movedim(axes + 1, -1)
+    x = torch.unflatten(conv(x), 0, (-1, *count)).movedim(axes + 1, -1)
     x = x.permute(0, *(i for a in range(axes) for i in (1 + a, 1 + axes + a)), -1)
     for axis in range(axes):
         x = x.flatten(axis + 1, axis + 2)

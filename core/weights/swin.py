@@ -32,7 +32,7 @@ _RULES: list[tuple[str, str | None]] = [
 
 
 class LoadedSwin(NamedTuple):
-    """A backbone with its weights; the classifier, a linear map of the mean of the last tokens, if there was one; what was loaded."""
+    """A backbone, its classifier (a linear map of the mean of the last tokens) if there was one, and what was loaded."""
 
     backbone: Pyramid
     head: nn.Linear | None
@@ -46,11 +46,11 @@ def load_swin(
     pretrained_window: Sequence[int] | None = None,
     border: Literal["partial", "zeros"] = "zeros",
 ) -> LoadedSwin:
-    """Build the network that a state dict of timm (``swin_*``, ``swinv2_*``) or of microsoft/Swin-Transformer belongs to, and load it.
+    """Build the Swin that a state dict of timm (``swin_*``, ``swinv2_*``) or microsoft/Swin-Transformer belongs to, and load it.
 
-    Depths, widths, heads, window, patch and options follow from the names and shapes of the tensors. With ``border="zeros"`` sizes
-    that are no multiple of the window are treated as there in blocks that are not shifted. (timm shifts such images before it fills
-    them up, which joins opposite edges of the image; that is not reproduced.)
+    Depths, widths, heads, window, patch and options follow from the names and shapes of the tensors. With ``border="zeros"``,
+    sizes that are no multiple of the window are treated as there in blocks that are not shifted. (timm shifts such images before
+    it fills them up, which joins opposite edges of the image; that is not reproduced.)
 
     Args:
         state: the state dict, with or without a classifier. A checkpoint of the original authors holds it under "model".
@@ -70,15 +70,16 @@ def load_swin(
     depths = _depths(state)
     first = [f"layers.{stage}.blocks.0." for stage in range(len(depths))]
     version: Literal[1, 2] = 2 if f"{first[0]}attn.logit_scale" in state else 1
-    heads = [
-        len(state[f"{p}attn.logit_scale"]) if version == 2 else state[f"{p}attn.relative_position_bias_table"].shape[1] for p in first
-    ]
+    per_head = "attn.logit_scale" if version == 2 else "attn.relative_position_bias_table"
+    heads = [state[prefix + per_head].shape[2 - version] for prefix in first]
     patches = state["patch_embed.proj.weight"]
     dim, axes = patches.shape[0], patches.ndim - 2
     told = [_window(state, prefix, axes) for prefix in first]
     if window is None:
         if None in told:
-            raise ValueError("these weights of a Swin V2 do not tell their windows: give `window`, such as 8 for swinv2_tiny_window8_256")
+            raise ValueError(
+                "these weights of a Swin V2 do not tell their windows: give `window`, such as 8 for swinv2_tiny_window8_256"
+            )
         window = [w for w in told if w is not None]
     position = state.get("absolute_pos_embed")
     model = swin(
@@ -122,7 +123,7 @@ def swin_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "absolute_pos_embed" in renamed:
         renamed = {re.sub(r"^stem\.", "stem.0.", key): tensor for key, tensor in renamed.items()}
         table = renamed.pop("absolute_pos_embed")
-        renamed["stem.1.table"] = table[0].unflatten(0, _square(table.shape[1], state["patch_embed.proj.weight"].ndim - 2))
+        renamed["stem.1.table"] = torch.unflatten(table[0], 0, _square(table.shape[1], state["patch_embed.proj.weight"].ndim - 2))
     return renamed
 
 

@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32,)
-
-
-def available() -> bool:
-    """Whether this PyTorch has oneDNN and the op that takes plain tensors to it."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_NAME = "_linear_pointwise"  # what torch.compile makes of a linear layer on the CPU
+# Whether this PyTorch has oneDNN and that op, which takes plain tensors to it. A constant, so that torch.compile can follow.
+AVAILABLE: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, _NAME)  # type: ignore[no-untyped-call]
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x_RI, weight_OI, bias_O, "none", [], "")
+        out: Tensor = getattr(torch.ops.mkldnn, _NAME)(x_RI, weight_OI, bias_O, "none", [], "")
         return out
 
     @staticmethod

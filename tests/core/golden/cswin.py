@@ -9,7 +9,11 @@ from geovit.core.blocks.metaformer import mlp_block
 from geovit.core.layers.stripe import StripeAttention
 from geovit.core.weights import rename
 
-BLOCK = [(r"(^|\.)attns\.(\d)\.get_v\.", r"\1mixer.positions.\2."), (r"(^|\.)(qkv|proj)\.", r"\1mixer.\2."), (r"(^|\.)mlp\.", r"\1channel_mixer.")]
+BLOCK = [
+    (r"(^|\.)attns\.(\d)\.get_v\.", r"\1mixer.positions.\2."),
+    (r"(^|\.)(qkv|proj)\.", r"\1mixer.\2."),
+    (r"(^|\.)mlp\.", r"\1channel_mixer."),
+]
 
 
 def split_of(split: int, size: int, last: bool) -> int | None:

@@ -22,7 +22,9 @@ def block(case, version: int) -> dict[str, Tensor]:
         shift=(0 if single else args.get("shift_size", 0),) * 2,
         qkv_bias=args.get("qkv_bias", True),
         key_bias=version == 1,
-        position_bias="table" if version == 1 else ContinuousBias(side, heads, pretrained=(pretrained,) * 2 if pretrained else None),
+        position_bias="table"
+        if version == 1
+        else ContinuousBias(side, heads, pretrained=(pretrained,) * 2 if pretrained else None),
         cosine=version == 2,
     )
     layer = mlp_block(

@@ -74,7 +74,9 @@ def test_windows_larger_than_the_image_shrink_as_in_timm():
 
 
 def test_pretrained_window_is_used():
-    theirs, loaded = pair("swinv2_tiny_window8_256", window_size=4, pretrained_window_sizes=(3, 3, 2), pretrained_window=(3, 3, 2))
+    theirs, loaded = pair(
+        "swinv2_tiny_window8_256", window_size=4, pretrained_window_sizes=(3, 3, 2), pretrained_window=(3, 3, 2)
+    )
     compare(theirs, loaded, torch.randn(1, 3, 64, 64, dtype=torch.float64))
 
 
