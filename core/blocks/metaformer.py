@@ -1,22 +1,28 @@
 """The residual skeleton of transformer-like blocks."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from ..layers.drop import DropPath
+from ..layers.mlp import MLP
 from ..layers.norm import NormKind, make_norm
 
 
 class MetaFormerBlock(nn.Module):
     """x + mixer(norm(x)), then x + channel_mixer(norm(x)).
 
-    Source: Yu et al. 2022 (MetaFormer), equations 2 and 3; layer scale: Touvron et al. 2021 (CaiT), equation 4.
+    Source: Yu et al. 2022 (MetaFormer), equations 2 and 3; layer scale: Touvron et al. 2021 (CaiT), equation 4; norm at the end of
+    the branch: Liu et al. 2022 (Swin V2), section 3.2.
 
     Args:
         dim: channels.
         mixer: moves information between tokens, (batch, *size, dim) to the same shape.
-        channel_mixer: treats each token alone, same shape.
+        channel_mixer: treats each token alone, same shape. None leaves its branch out.
         norm: kind of both norms.
+        norm_position: "before": x + f(norm(x)); "after": x + norm(f(x)).
+        positions: applied to x itself before each of the branches, such as two of ``ConvPosition``. Default: none.
         drop_path: probability to skip a branch for a sample in training.
         layer_scale: initial value of a learned factor for each channel of both branches. Default: none.
     """
@@ -26,22 +32,54 @@ class MetaFormerBlock(nn.Module):
         dim: int,
         mixer: nn.Module,
         *,
-        channel_mixer: nn.Module,
+        channel_mixer: nn.Module | None,
         norm: NormKind = "layer",
+        norm_position: Literal["before", "after"] = "before",
+        positions: tuple[nn.Module, nn.Module] | None = None,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
+        if norm_position not in ("before", "after"):
+            raise ValueError(f"MetaFormerBlock: norm_position is {norm_position!r}, expected 'before' or 'after'")
+        self.norm_position = norm_position
+        self.position1, self.position2 = (None, None) if positions is None else positions
         self.norm1, self.mixer = make_norm(norm, dim), mixer
-        self.norm2, self.channel_mixer = make_norm(norm, dim), channel_mixer
+        self.norm2, self.channel_mixer = (None if channel_mixer is None else make_norm(norm, dim)), channel_mixer
         self.drop_path = DropPath(drop_path)
-        self.scale1 = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
-        self.scale2 = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
+        scales = [None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale)) for _ in range(2)]
+        self.scale1, self.scale2 = scales[0], None if channel_mixer is None else scales[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._branch(self.mixer(self.norm1(x)), self.scale1)
-        return x + self._branch(self.channel_mixer(self.norm2(x)), self.scale2)
+        x = x if self.position1 is None else self.position1(x)
+        x = self._add(x, self.norm1, self.mixer, self.scale1)
+        x = x if self.position2 is None else self.position2(x)
+        return x if self.channel_mixer is None else self._add(x, self.norm2, self.channel_mixer, self.scale2)
 
-    def _branch(self, x: Tensor, scale: Tensor | None) -> Tensor:
-        dropped: Tensor = self.drop_path(x if scale is None else x * scale)
-        return dropped
+    def _add(self, x: Tensor, norm: nn.Module, mixer: nn.Module, scale: Tensor | None) -> Tensor:
+        y: Tensor = mixer(norm(x)) if self.norm_position == "before" else norm(mixer(x))
+        dropped: Tensor = self.drop_path(y if scale is None else y * scale)
+        return x + dropped
+
+
+def mlp_block(
+    dim: int,
+    mixer: nn.Module,
+    *,
+    axes: int = 2,  # noqa: ARG001 - for blocks that look around themselves
+    mlp_ratio: float = 4.0,
+    norm: NormKind = "layer",
+    norm_position: Literal["before", "after"] = "before",
+    drop_path: float = 0.0,
+    layer_scale: float | None = None,
+) -> MetaFormerBlock:
+    """Return a ``MetaFormerBlock`` whose channel mixer is an MLP with ``int(mlp_ratio * dim)`` hidden channels."""
+    return MetaFormerBlock(
+        dim,
+        mixer,
+        channel_mixer=MLP(dim, int(mlp_ratio * dim)),
+        norm=norm,
+        norm_position=norm_position,
+        drop_path=drop_path,
+        layer_scale=layer_scale,
+    )
