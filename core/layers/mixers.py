@@ -6,6 +6,7 @@ from torch import nn
 
 from ..registry import Registry
 from .attention import WindowAttention
+from .ss2d import Gate, SelectiveScan
 
 
 class MixerFactory(Protocol):
@@ -32,4 +33,20 @@ def shifted_window(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index
     return WindowAttention(dim, heads=heads, window=(size,) * axes, shift=(size // 2,) * axes)
 
 
-MIXERS: Registry[MixerFactory] = Registry("mixer", {"window": window, "shifted_window": shifted_window})
+def scan(
+    dim: int,
+    *,
+    heads: int,
+    axes: int = 2,
+    stage: int = 0,
+    index: int = 0,
+    state: int = 1,
+    expand: float = 1.0,
+    gate: Gate = "none",
+    conv_bias: bool = False,
+) -> nn.Module:
+    """Selective scan along four routes across an image or six through a volume; the defaults are those of VMamba-T."""
+    return SelectiveScan(dim, axes=axes, state=state, expand=expand, gate=gate, conv_bias=conv_bias)
+
+
+MIXERS: Registry[MixerFactory] = Registry("mixer", {"window": window, "shifted_window": shifted_window, "scan": scan})

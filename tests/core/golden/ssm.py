@@ -3,9 +3,11 @@
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from geovit.core.weights import load_into
 from geovit.core.weights.mamba import build_mamba, mamba_arguments, mamba_state
+from geovit.core.weights.vmamba import build_ss2d, build_vss_block, build_vssm, ss2d_state, vss_block_state, vssm_state
 
 
 def _loaded(module: nn.Module, state: dict) -> nn.Module:
@@ -35,4 +37,33 @@ def vim_mamba(case):
     return {"y": functional_call(module, state, case.input["x"])}
 
 
-ADAPTERS = {"mamba_block": mamba_block, "vim_mamba": vim_mamba}
+def vmamba_ss2d(case):
+    state = ss2d_state(case.state)
+    module, x = _loaded(build_ss2d(case.arguments), state), case.input["x"]
+    if case.arguments.get("channel_first"):
+        return {"y": functional_call(module, state, x.movedim(1, -1)).movedim(-1, 1)}
+    return {"y": functional_call(module, state, x)}
+
+
+def vmamba_vssblock(case):
+    state = vss_block_state(case.state)
+    module, x = _loaded(build_vss_block(case.arguments), state), case.input["x"]
+    if case.arguments.get("channel_first"):
+        return {"y": functional_call(module, state, x.movedim(1, -1)).movedim(-1, 1)}
+    return {"y": functional_call(module, state, x)}
+
+
+def vmamba_model(case):
+    state, head = vssm_state(case.state)
+    module = _loaded(build_vssm(case.arguments), state)
+    tokens = functional_call(module, state, case.input["image"])
+    return {"logits": F.linear(tokens.mean((1, 2)), head["weight"], head["bias"])}
+
+
+ADAPTERS = {
+    "mamba_block": mamba_block,
+    "vim_mamba": vim_mamba,
+    "vmamba_ss2d": vmamba_ss2d,
+    "vmamba_vssblock": vmamba_vssblock,
+    "vmamba_model": vmamba_model,
+}
