@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from geovit.core.weights import load_into
 from geovit.core.weights.mamba import build_mamba, mamba_arguments, mamba_state
+from geovit.core.weights.vim import build_vim, vim_state
 from geovit.core.weights.vmamba import build_ss2d, build_vss_block, build_vssm, ss2d_state, vss_block_state, vssm_state
 
 
@@ -15,6 +16,17 @@ def _loaded(module: nn.Module, state: dict) -> nn.Module:
     module = module.to(next(iter(state.values())).dtype).eval()
     load_into(module, {name: tensor.detach() for name, tensor in state.items()})
     return module
+
+
+class Call(nn.Module):
+    """Another method of a module than ``forward``, for ``functional_call``."""
+
+    def __init__(self, module, method):
+        super().__init__()
+        self.module, self.method = module, method
+
+    def forward(self, x):
+        return self.method(x)
 
 
 def mamba_block(case):
@@ -60,7 +72,18 @@ def vmamba_model(case):
     return {"logits": F.linear(tokens.mean((1, 2)), head["weight"], head["bias"])}
 
 
+def vim_model(case):
+    state, head = vim_state(case.state)
+    module, image, pool = _loaded(build_vim(case.arguments), state), case.input["image"], case.arguments.get("final_pool_type")
+    part = {"none": lambda image: module.sequence(image)[:, -1], "max": module.sequence, "all": module.sequence}
+    read = part.get(pool, module.pooled) if module.class_token == "none" else module.pooled
+    features = functional_call(Call(module, read), {f"module.{name}": t for name, t in state.items()}, image)
+    logits = F.linear(features, head["weight"], head["bias"])
+    return {"features": features, "logits": logits.amax(1) if pool == "max" and features.ndim == 3 else logits}
+
+
 ADAPTERS = {
+    "vim_model": vim_model,
     "mamba_block": mamba_block,
     "vim_mamba": vim_mamba,
     "vmamba_ss2d": vmamba_ss2d,
