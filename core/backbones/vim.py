@@ -16,7 +16,8 @@ from ..layers.downsample import StridedConv
 from ..layers.mamba import BiMamba, Mamba
 from ..layers.norm import NormKind, make_norm
 
-ClassToken = Literal["middle", "first", "ends", "none"]
+ClassPlace = Literal["middle", "first", "ends", "none"]
+mean_of_directions = partial(BiMamba, average=True)
 
 
 class Vim(nn.Module):
@@ -34,7 +35,7 @@ class Vim(nn.Module):
         patch: pixels on a side of a patch.
         stride: pixels from one patch to the next. Default: ``patch``; fewer let patches overlap.
         mixer: makes the mixer of a block from ``dim``, (B, L, C) to the same shape.
-        class_token: where one learned token is put: in the "middle" of the patches or "first"; "ends": one at each end; "none".
+        class_at: where the learned class token is put: in the "middle" of the patches, "first", one at each of the "ends", "none".
         norm: kind of all norms, with epsilon 1e-5.
         paired: whether every second block reads the sequence backwards, and its output is added to that of the block before it,
             on the same input. The depth must be even then.
@@ -55,24 +56,24 @@ class Vim(nn.Module):
         axes: int = 2,
         patch: int = 16,
         stride: int | None = None,
-        mixer: Callable[[int], nn.Module] = partial(BiMamba, average=True),
-        class_token: ClassToken = "middle",
+        mixer: Callable[[int], nn.Module] = mean_of_directions,
+        class_at: ClassPlace = "middle",
         norm: NormKind = "rms",
         paired: bool = False,
         drop_path: float = 0.1,
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
-        if class_token not in get_args(ClassToken):
-            raise ValueError(f"Vim: class_token is {class_token!r}, expected one of {', '.join(get_args(ClassToken))}")
+        if class_at not in get_args(ClassPlace):
+            raise ValueError(f"Vim: class_at is {class_at!r}, expected one of {', '.join(get_args(ClassPlace))}")
         if paired and depth % 2:
             raise ValueError(f"Vim: depth is {depth}, paired blocks need an even one")
         if size is not None and (len(size) != axes or min(size) < patch):
             raise ValueError(f"Vim: size is {tuple(size)}, expected {axes} sizes of at least a patch of {patch}")
         stride = patch if stride is None else stride
-        self.dim, self.size, self.class_token, self.paired = dim, size, class_token, paired
+        self.dim, self.size, self.class_at, self.paired = dim, size, class_at, paired
         self.embed = StridedConv(channels, dim, axes=axes, kernel=patch, stride=stride, norm=None, image=True, fill_up=False)
-        count = {"none": 0, "ends": 2}.get(class_token, 1)
+        count = {"none": 0, "ends": 2}.get(class_at, 1)
         self.class_tokens = nn.Parameter(torch.empty(count, dim)) if count else None
         patches = None if size is None else math.prod((n - patch) // stride + 1 for n in size)
         self.position = None if patches is None else nn.Parameter(torch.empty(patches + count, dim))
@@ -91,9 +92,9 @@ class Vim(nn.Module):
     def pooled(self, x: Tensor) -> Tensor:
         """Map (B, channels, *size) to one vector for each image, (B, C): the class token or the mean of two, else of all."""
         x_BLC = self.sequence(x)
-        if self.class_token == "none":
+        if self.class_at == "none":
             return x_BLC.mean(1)
-        if self.class_token == "ends":
+        if self.class_at == "ends":
             return 0.5 * (x_BLC[:, 0] + x_BLC[:, -1])
         return x_BLC[:, self._place(x_BLC.shape[1] - 1)]
 
@@ -101,15 +102,15 @@ class Vim(nn.Module):
         """Map (B, channels, *size) to the tokens of the patches, (B, *grid, C)."""
         embedded = self.embed(x)
         x_BLC = self._sequence(embedded.flatten(1, -2), tuple(x.shape[2:]))
-        if self.class_token == "ends":
+        if self.class_at == "ends":
             x_BLC = x_BLC[:, 1:-1]
-        elif self.class_token != "none":
+        elif self.class_at != "none":
             place = self._place(x_BLC.shape[1] - 1)
             x_BLC = torch.cat([x_BLC[:, :place], x_BLC[:, place + 1 :]], dim=1)
         return x_BLC.unflatten(1, embedded.shape[1:-1])
 
     def _place(self, patches: int) -> int:
-        return patches // 2 if self.class_token == "middle" else 0
+        return patches // 2 if self.class_at == "middle" else 0
 
     def _sequence(self, x_BMC: Tensor, size: tuple[int, ...]) -> Tensor:
         if self.size is not None and size != tuple(self.size):

@@ -101,7 +101,9 @@ def _stem(dim: int, out: int, *, axes: int, overlapping: bool, patch: int, norm:
     return nn.Sequential(conv(dim, out // 2, image=True), nn.GELU(), conv(out // 2, out))
 
 
-def _block(dim: int, mixer: nn.Module, *, axes: int, drop_path: float, mlp_ratio: float, channel_mixer: ChannelMixer) -> nn.Module:
+def _block(
+    dim: int, mixer: nn.Module, *, axes: int, drop_path: float, mlp_ratio: float, channel_mixer: ChannelMixer
+) -> nn.Module:
     del axes  # nothing in the block but its mixer looks around
     hidden = int(mlp_ratio * dim)
     made = None if not hidden else MLP(dim, hidden) if channel_mixer == "mlp" else GEGLU(dim, hidden)

@@ -49,7 +49,7 @@ class DepthwiseConv(nn.Module):
         if self.sees == "around":
             return _filter(x, self.weight, self.bias, [k // 2 for k in kernel])
         # The same padding on both sides costs no copy of the input; what is too much is cut off the output.
-        weight = self.weight if self.sees == "before" else self.weight.flip(*range(2, x.ndim))
+        weight = self.weight if self.sees == "before" else self.weight.flip(list(range(2, x.ndim)))
         y = _filter(x, weight, self.bias, [k - 1 for k in kernel])
         for axis, (n, k) in enumerate(zip(x.shape[1:-1], kernel, strict=True), start=1):
             y = y.narrow(axis, 0 if self.sees == "before" else k - 1, n)

@@ -18,12 +18,12 @@ from .ssm import decay, default_rank, initial_rates, recurrence_step, step_proje
 class MambaState(NamedTuple):
     """All that a ``Mamba`` keeps of the steps behind it, the same amount whatever their number.
 
-    conv_BDW: the last inputs of the convolution, the latest last.
-    ssm_BDN: the state of the recurrence, in at least float32.
+    conv: the last inputs of the convolution, the latest last, (B, D, W).
+    ssm: the state of the recurrence, in at least float32, (B, D, N).
     """
 
-    conv_BDW: Tensor
-    ssm_BDN: Tensor
+    conv: Tensor
+    ssm: Tensor
 
 
 class Mamba(nn.Module):
@@ -90,12 +90,12 @@ class Mamba(nn.Module):
     def step(self, x_BC: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Map one step (B, C) to its output (B, C) and the next state; the given state is left as it is."""
         x_BD, z_BD = self.in_proj(x_BC).chunk(2, dim=-1)
-        conv_BDW = torch.cat([state.conv_BDW[..., 1:], x_BD[..., None].to(state.conv_BDW.dtype)], dim=-1)
+        conv_BDW = torch.cat([state.conv[..., 1:], x_BD[..., None].to(state.conv.dtype)], dim=-1)
         u_BD = (conv_BDW * self.conv1d.weight[:, 0]).sum(-1)
         u_BD = F.silu(u_BD if self.conv1d.bias is None else u_BD + self.conv1d.bias)
         dt_BD, B_BN, C_BN = _steps(u_BD, self.x_proj, self.dt_proj)
         y_BD, ssm_BDN = recurrence_step(
-            state.ssm_BDN, u_BD, dt_BD, decay(self.A_log), B_BN, C_BN, D_D=self.D, dt_bias_D=self.dt_proj.bias
+            state.ssm, u_BD, dt_BD, decay(self.A_log), B_BN, C_BN, D_D=self.D, dt_bias_D=self.dt_proj.bias
         )
         return self.out_proj(y_BD * F.silu(z_BD)), MambaState(conv_BDW, ssm_BDN)
 
@@ -181,7 +181,7 @@ class BiMamba(nn.Module):
     ) -> Tensor:
         """Scan in one direction, as one route of the op: positions stay where they are, nothing is turned round."""
         dt_BLKD, B_BLKN, C_BLKN = (t.unsqueeze(2) for t in projected)
-        y_BLD: Tensor = selective_scan(
+        y_BLD = selective_scan(
             u_BLD,
             dt_BLKD,
             decay(A_log)[None],

@@ -23,7 +23,7 @@ def initial_rates(dim: int, state: int) -> nn.Parameter:
 def step_projection(rank: int, dim: int, *, smallest: float = 1e-3, largest: float = 1e-1) -> nn.Linear:
     """Return the projection from R numbers to the step sizes of ``dim`` channels (Gu and Dao 2023, section 3.6).
 
-    The weight keeps the variance of its input; the bias is what softplus turns into steps that are log-uniform between the bounds.
+    The weight keeps the variance of its input; softplus turns the bias into steps that are log-uniform between the bounds.
     """
     proj = nn.Linear(rank, dim)
     with torch.no_grad():

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.vim import ClassToken, Vim
+from ..backbones.vim import ClassPlace, Vim
 from .arguments import read_arguments
 from .head import load_with_head
 from .load import Coverage, rename
@@ -56,7 +56,7 @@ def build_vim(arguments: Mapping[str, Any]) -> Vim:
             "use_double_cls_token": False,
             "use_middle_cls_token": True,
         },
-        # No published weights use rotary positions; the code turns them by the wrong patch where the class token is in the middle.
+        # No published weights have rotary positions, which the code gives to the wrong tokens if a class token is in the middle.
         only={"drop_rate": (0.0,), "norm_epsilon": (1e-5,), "if_rope": (False,), "flip_img_sequences_ratio": (-1.0, 0.0)},
         ignored=(
             *("num_classes", "final_pool_type", "initializer_cfg", "fused_add_norm", "residual_in_fp32", "device", "dtype"),
@@ -71,7 +71,7 @@ def build_vim(arguments: Mapping[str, Any]) -> Vim:
         "if_divide_out": args["if_divide_out"],
         **mixed,
     }
-    place: ClassToken = "middle" if args["use_middle_cls_token"] else "first"
+    place: ClassPlace = "middle" if args["use_middle_cls_token"] else "first"
     if args["use_double_cls_token"]:
         place = "ends"
     return Vim(
@@ -82,7 +82,7 @@ def build_vim(arguments: Mapping[str, Any]) -> Vim:
         patch=args["patch_size"],
         stride=args["stride"],
         mixer=lambda dim: build_mamba({"d_model": dim, **mixed}),
-        class_token=place if args["if_cls_token"] else "none",
+        class_at=place if args["if_cls_token"] else "none",
         norm="rms" if args["rms_norm"] else "layer",
         paired=args["if_bidirectional"],
         drop_path=args["drop_path_rate"],

@@ -1,8 +1,8 @@
 """Weights of VMamba: its mixer SS2D, its block and its backbone VSSM, in all releases whose scan is Mamba's.
 
-The authors' ``forward_type`` names a variant, such as "v05_noz". What it changes, in options of ``SelectiveScan``: "_noz" leaves
-out the gate and "_nozact" its activation; "_on..." replaces the norm of the summed scans and "_oact" puts a GELU after it; "v051d"
-and "v052d" take other routes. "v01" to "v05", "v2", "v3" and "_no32" differ in speed and in the rounding of 16-bit numbers only.
+The authors' ``forward_type`` names a variant, such as "v05_noz". What it changes, in options of ``SelectiveScan``: "_noz"
+leaves out the gate and "_nozact" its activation; "_on..." replaces the norm of the summed scans and "_oact" puts a GELU after it;
+"v051d" and "v052d" take other routes. "v01" to "v05", "v2", "v3" and "_no32" differ in speed and in 16-bit rounding only.
 """
 
 from collections.abc import Mapping
@@ -207,7 +207,7 @@ def build_vssm(arguments: Mapping[str, Any]) -> Pyramid:
             raise ValueError(f"VSSM: {name} is {args[name]!r}, known are {', '.join(known)}")
     dims, depths = args["dims"], args["depths"]
 
-    def mixer(dim: int, *, heads: int, axes: int, stage: int, index: int) -> nn.Module:  # noqa: ARG001
+    def mixer(dim: int, *, heads: int, axes: int, stage: int, index: int) -> nn.Module:
         return _mixer(dim, args)
 
     return vssm(
@@ -237,8 +237,8 @@ def vss_block_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def vssm_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the state dicts of our backbone and of the linear classifier behind the mean of its tokens."""
-    place = r"stem.0.\1" if "patch_embed.5.weight" in state else r"stem.\1"
-    stem = [(r"^patch_embed\.(0|proj)\.", place.replace(r"\1", "conv.")), (r"^patch_embed\.(2|norm)\.", place.replace(r"\1", "norm."))]
+    first = "stem.0" if "patch_embed.5.weight" in state else "stem"
+    stem = [(r"^patch_embed\.(0|proj)\.", f"{first}.conv."), (r"^patch_embed\.(2|norm)\.", f"{first}.norm.")]
     named = rename(state, [*stem, *_MODEL])
     blocks = rename({name: t for name, t in named.items() if name.startswith("layers.")}, _BLOCK)
     blocks = rename(blocks, [(r"^layers\.(\d+)\.blocks\.", r"stages.\1.")])

@@ -39,7 +39,7 @@ def mamba_block(case):
             for t in range(x.shape[1]):
                 y, state = module.step(x[:, t], state)
                 steps.append(y)
-        outputs |= {"step_y": torch.stack(steps, 1), "step_conv_state": state.conv_BDW, "step_ssm_state": state.ssm_BDN}
+        outputs |= {"step_y": torch.stack(steps, 1), "step_conv_state": state.conv, "step_ssm_state": state.ssm}
     return outputs
 
 
@@ -76,7 +76,7 @@ def vim_model(case):
     state, head = vim_state(case.state)
     module, image, pool = _loaded(build_vim(case.arguments), state), case.input["image"], case.arguments.get("final_pool_type")
     part = {"none": lambda image: module.sequence(image)[:, -1], "max": module.sequence, "all": module.sequence}
-    read = part.get(pool, module.pooled) if module.class_token == "none" else module.pooled
+    read = part.get(pool, module.pooled) if module.class_at == "none" else module.pooled
     features = functional_call(Call(module, read), {f"module.{name}": t for name, t in state.items()}, image)
     logits = F.linear(features, head["weight"], head["bias"])
     return {"features": features, "logits": logits.amax(1) if pool == "max" and features.ndim == 3 else logits}
