@@ -107,7 +107,7 @@ class Vim(nn.Module):
         elif self.class_at != "none":
             place = self._place(x_BLC.shape[1] - 1)
             x_BLC = torch.cat([x_BLC[:, :place], x_BLC[:, place + 1 :]], dim=1)
-        return x_BLC.unflatten(1, embedded.shape[1:-1])
+        return torch.unflatten(x_BLC, 1, embedded.shape[1:-1])
 
     def _place(self, patches: int) -> int:
         return patches // 2 if self.class_at == "middle" else 0
@@ -137,9 +137,10 @@ class Vim(nn.Module):
         for tensor in (self.class_tokens, self.position):
             if tensor is not None:
                 nn.init.trunc_normal_(tensor, std=0.02)
-        weight = self.embed.conv.weight
+        weight, bias = self.embed.conv.weight, self.embed.conv.bias
         nn.init.trunc_normal_(weight, std=weight[0].numel() ** -0.5)
-        nn.init.zeros_(self.embed.conv.bias)
+        if bias is not None:
+            nn.init.zeros_(bias)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 module.eps = 1e-5

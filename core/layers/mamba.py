@@ -193,6 +193,7 @@ class BiMamba(nn.Module):
             orders=scan_orders((u_BLD.shape[1],), (route,)).to(u_BLD.device),
             backend=self.backend,
         )
+        assert isinstance(y_BLD, Tensor)  # no state was asked for
         return y_BLD
 
 

@@ -102,8 +102,8 @@ class SelectiveScan(nn.Module):
             raise ValueError(f"SelectiveScan: x has shape {list(x.shape)}, expected (batch, {self.axes} axes, channels)")
         u, z = (self.in_proj(x), None) if self.gate == "none" else self.in_proj(x).chunk(2, dim=-1)
         u_BLD = self.act(self.conv(u)).flatten(1, -2)
-        projected_BLKP = F.linear(u_BLD, self.x_proj.flatten(0, 1)).unflatten(-1, self.x_proj.shape[:2])
-        dt_BLKR, B_BLKN, C_BLKN = projected_BLKP.split([self.rank, self.state, self.state], dim=-1)
+        projected_BLKP = torch.unflatten(F.linear(u_BLD, self.x_proj.flatten(0, 1)), -1, self.x_proj.shape[:2])
+        dt_BLKR, B_BLKN, C_BLKN = torch.split(projected_BLKP, [self.rank, self.state, self.state], dim=-1)
         y_BLD = selective_scan(
             u_BLD,
             torch.einsum("blkr,kdr->blkd", dt_BLKR, self.dt_proj),
@@ -116,7 +116,8 @@ class SelectiveScan(nn.Module):
             orders=scan_orders(size, self.routes).to(u_BLD.device),
             backend=self.backend,
         )
-        y = self.refine(y_BLD.unflatten(1, size))
+        assert isinstance(y_BLD, Tensor)  # no state was asked for
+        y = self.refine(torch.unflatten(y_BLD, 1, size))
         if z is not None:
             y = y * (self.act(z) if self.gate == "activated" else z)
         projected: Tensor = self.out_proj(y)

@@ -8,6 +8,7 @@ leaves out the gate and "_nozact" its activation; "_on..." replaces the norm of 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..backbones.hierarchical import Pyramid
@@ -252,7 +253,7 @@ def _routes_apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if name.endswith(("A_log", "D")):
             routes = state[name.removesuffix("A_log").removesuffix("D") + "dt_bias"].shape[0]
-            tensor = tensor.unflatten(0, (routes, -1))
+            tensor = torch.unflatten(tensor, 0, (routes, -1))
         elif name.endswith(("proj.weight", "fc1.weight", "fc2.weight")):
             tensor = tensor.flatten(1)
         ours[name] = tensor
