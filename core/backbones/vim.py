@@ -35,7 +35,7 @@ class Vim(nn.Module):
         patch: pixels on a side of a patch.
         stride: pixels from one patch to the next. Default: ``patch``; fewer let patches overlap.
         mixer: makes the mixer of a block from ``dim``, (B, L, C) to the same shape.
-        class_at: where the learned class token is put: in the "middle" of the patches, "first", one at each of the "ends", "none".
+        class_at: where the learned class token is: in the "middle" of the patches, "first", one at each of both "ends", "none".
         norm: kind of all norms, with epsilon 1e-5.
         paired: whether every second block reads the sequence backwards, and its output is added to that of the block before it,
             on the same input. The depth must be even then.
