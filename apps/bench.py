@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.device import resolve_device
 from ..core.native import native_status
-from ..core.ops.local_attention import local_attention
+from ..core.ops.local_attention import local_attention, windows
 from ..core.ops.swiglu import choose_backend, swiglu
 from .cli import console
 
@@ -164,7 +164,7 @@ def _attention_cases(device: torch.device, dtype: torch.dtype) -> Iterator[_Case
 
 
 def _attention(window: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
-    return local_attention(q, k, v, window=window, bias_table=table)
+    return local_attention(q, k, v, windows(window), bias_table=table)
 
 
 def _plain_attention(rows_NM: Tensor, window: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
@@ -177,8 +177,9 @@ def _plain_attention(rows_NM: Tensor, window: tuple[int, ...], q: Tensor, k: Ten
 
 def _reference_attention(window: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
     """Apply the reference to one window after the other, as its memory grows with the square of the image."""
-    parts = (_cut(t, window) for t in (q, k, v))
-    return _join(local_attention(*parts, window=window, bias_table=table, backend="reference"), q.shape)
+    shape = q.shape
+    q, k, v = (_cut(t, window) for t in (q, k, v))
+    return _join(local_attention(q, k, v, windows(window), bias_table=table, backend="reference"), shape)
 
 
 def _bias_rows(window: tuple[int, ...], device: torch.device) -> Tensor:

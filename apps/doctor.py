@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..core.device import available_devices, cpu_features, resolve_device
 from ..core.native import native_status
-from ..core.ops.local_attention import local_attention
+from ..core.ops.local_attention import choose_backend as choose_attention_backend
+from ..core.ops.local_attention import local_attention, windows
 from ..core.ops.swiglu import choose_backend, swiglu
 from ..core.precision import resolve_precision
 
@@ -78,10 +79,11 @@ def _backends() -> list[tuple[str, str]]:
     loaded, reason = native_status()
     device = resolve_device()
     chosen, why = choose_backend(device, torch.float32)
+    attention, attention_why = choose_attention_backend(device, torch.float32)
     return [
         ("compiled kernels", reason if loaded else f"[yellow]not in use[/]: {reason}"),
         (f"swiglu on {device.type}", f"{chosen}: {why}"),
-        (f"local_attention on {device.type}", "eager: it has no compiled form"),
+        (f"local_attention on {device.type}", f"{attention}: {attention_why}"),
     ]
 
 
@@ -124,7 +126,7 @@ def _self_test() -> tuple[list[str], list[tuple[str, str]]]:
         "swiglu": (swiglu, [gate, value]),
         "local_attention": (
             lambda q, k, v, table, backend: local_attention(
-                q, k, v, window=(4, 4), shift=(2, 1), bias_table=table, backend=backend
+                q, k, v, windows((4, 4), shift=(2, 1)), bias_table=table, backend=backend
             ),
             [q, k, v, table],
         ),

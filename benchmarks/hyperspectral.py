@@ -42,7 +42,7 @@ from geovit.apps.hyperspectral.splits import random_split
 from geovit.apps.hyperspectral.training import tiling
 from geovit.core.layers.attention import WindowAttention
 from geovit.core.layers.lora import GatedLoRALinear
-from geovit.core.ops.local_attention import local_attention
+from geovit.core.ops.local_attention import local_attention, windows
 from geovit.datasets import open_scene, read_labels
 
 HERE = Path(__file__).parent
@@ -272,7 +272,7 @@ class _FilledUp(nn.Module):
         layer, (height, width) = self.layer, x.shape[1:3]
         x = F.pad(x, (0, 0, 0, -width % layer.window[1], 0, -height % layer.window[0]))
         q, k, v = torch.unflatten(layer.qkv(x), -1, (3, layer.heads, -1)).unbind(-3)
-        out = local_attention(q, k, v, window=layer.window, bias_table=layer.bias_table)
+        out = local_attention(q, k, v, windows(layer.window), bias_table=layer.bias_table)
         y: Tensor = layer.proj(out.flatten(-2))
         return y[:, :height, :width]
 

@@ -1,5 +1,8 @@
 """What this machine can compute on. The only file that asks torch about accelerators and instruction sets."""
 
+import functools
+from pathlib import Path
+
 import torch
 
 
@@ -39,3 +42,13 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return False
+
+
+@functools.cache
+def cpu_vendor() -> str:
+    """Name the maker of this CPU as it does itself, such as GenuineIntel or AuthenticAMD; empty where that cannot be read."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return ""
+    lines = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == "vendor_id"), "")

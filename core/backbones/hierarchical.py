@@ -1,9 +1,9 @@
 """Backbones in stages, from fine to coarse, with any token mixer."""
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from ..blocks.metaformer import mlp_block
@@ -60,7 +60,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.dims = tuple(dims)
         self.stem = stem
-        self.stages = nn.ModuleList(nn.ModuleList(blocks) for blocks in stages)
+        self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
         self.downs = nn.ModuleList(downs)
         self.norm = nn.Identity() if norm is None else norm
         if not len(self.stages) == len(self.downs) + 1 == len(self.dims):
@@ -71,9 +71,7 @@ class Pyramid(nn.Module):
         """Map (batch, channels, *size) to the tokens of all stages, (batch, *size_i, dims[i]); the last are normed."""
         x, found = self.stem(x), []
         for i, blocks in enumerate(self.stages):
-            x = self.downs[i - 1](x) if i else x
-            for block in blocks:  # type: ignore[union-attr]  # an nn.ModuleList, which can be walked
-                x = block(x)
+            x = blocks(self.downs[i - 1](x) if i else x)
             found.append(x)
         return [*found[:-1], self.norm(x)]
 
@@ -93,7 +91,7 @@ def hierarchical(
     stem: ScaleFactory = patch_stem,
     block: BlockFactory = mlp_block,
     downsample: ScaleFactory = PatchMerging,
-    norm: NormKind = "layer",
+    norm: NormKind | None = "layer",
     drop_path: float = 0.0,
 ) -> Pyramid:
     """Build a pyramid of MetaFormer blocks (Yu et al. 2022) with any token mixer.
@@ -111,7 +109,7 @@ def hierarchical(
         stem: makes the stem.
         block: makes a block around a mixer.
         downsample: makes what lies between two stages.
-        norm: kind of the final norm.
+        norm: kind of the final norm; None for none.
         drop_path: probability to skip a branch in the last block; it rises linearly from 0 in the first one.
 
     Raises:
@@ -121,7 +119,8 @@ def hierarchical(
         raise ValueError(f"hierarchical: dims {dims}, depths {depths} and heads {heads}, expected one of each for a stage")
     names: Sequence[Mixer] = [mixer] if isinstance(mixer, str) or callable(mixer) else mixer
     makers = [MIXERS[name] if isinstance(name, str) else name for name in names]
-    rates = iter(torch.linspace(0, drop_path, sum(depths), dtype=torch.float64).tolist())
+    last = max(sum(depths) - 1, 1)
+    rates = (drop_path * i / last for i in itertools.count())
     stages = [
         [
             block(
@@ -134,5 +133,6 @@ def hierarchical(
         ]
         for stage, dim in enumerate(dims)
     ]
-    downs = [downsample(dim, out, axes=axes) for dim, out in zip(dims, dims[1:], strict=False)]
-    return Pyramid(stem(channels, dims[0], axes=axes), stages, downs=downs, dims=dims, norm=make_norm(norm, dims[-1]))
+    downs = [downsample(dim, out, axes=axes) for dim, out in itertools.pairwise(dims)]
+    final = None if norm is None else make_norm(norm, dims[-1])
+    return Pyramid(stem(channels, dims[0], axes=axes), stages, downs=downs, dims=dims, norm=final)

@@ -13,8 +13,8 @@ from ..layers.norm import NormKind, make_norm
 class MetaFormerBlock(nn.Module):
     """x + mixer(norm(x)), then x + channel_mixer(norm(x)).
 
-    Source: Yu et al. 2022 (MetaFormer), equations 2 and 3; layer scale: Touvron et al. 2021 (CaiT), equation 4; norm at the end of
-    the branch: Liu et al. 2022 (Swin V2), section 3.2.
+    Source: Yu et al. 2022 (MetaFormer), equations 2 and 3; layer scale: Touvron et al. 2021 (CaiT), equation 4; norm at the end
+    of the branch: Liu et al. 2022 (Swin V2), section 3.2.
 
     Args:
         dim: channels.
@@ -43,9 +43,11 @@ class MetaFormerBlock(nn.Module):
         if norm_position not in ("before", "after"):
             raise ValueError(f"MetaFormerBlock: norm_position is {norm_position!r}, expected 'before' or 'after'")
         self.norm_position = norm_position
-        self.position1, self.position2 = (None, None) if positions is None else positions
+        self.position1 = None if positions is None else positions[0]
+        self.position2 = None if positions is None else positions[1]
         self.norm1, self.mixer = make_norm(norm, dim), mixer
-        self.norm2, self.channel_mixer = (None if channel_mixer is None else make_norm(norm, dim)), channel_mixer
+        self.norm2 = None if channel_mixer is None else make_norm(norm, dim)
+        self.channel_mixer = channel_mixer
         self.drop_path = DropPath(drop_path)
         scales = [None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale)) for _ in range(2)]
         self.scale1, self.scale2 = scales[0], None if channel_mixer is None else scales[1]
@@ -54,7 +56,9 @@ class MetaFormerBlock(nn.Module):
         x = x if self.position1 is None else self.position1(x)
         x = self._add(x, self.norm1, self.mixer, self.scale1)
         x = x if self.position2 is None else self.position2(x)
-        return x if self.channel_mixer is None else self._add(x, self.norm2, self.channel_mixer, self.scale2)
+        if self.norm2 is None or self.channel_mixer is None:
+            return x
+        return self._add(x, self.norm2, self.channel_mixer, self.scale2)
 
     def _add(self, x: Tensor, norm: nn.Module, mixer: nn.Module, scale: Tensor | None) -> Tensor:
         y: Tensor = mixer(norm(x)) if self.norm_position == "before" else norm(mixer(x))
@@ -66,7 +70,7 @@ def mlp_block(
     dim: int,
     mixer: nn.Module,
     *,
-    axes: int = 2,  # noqa: ARG001 - for blocks that look around themselves
+    axes: int = 2,
     mlp_ratio: float = 4.0,
     norm: NormKind = "layer",
     norm_position: Literal["before", "after"] = "before",

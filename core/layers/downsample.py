@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .linear import Linear
 from .norm import NormKind, make_norm
 
 _CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -29,7 +30,7 @@ def merge_order(order: MergeOrder, axes: int) -> list[tuple[int, ...]]:
     if order not in ("first_fastest", "last_fastest", "monai", "monai_1_4"):
         raise ValueError(f"merge order is {order!r}, expected 'first_fastest', 'last_fastest', 'monai' or 'monai_1_4'")
     if order.startswith("monai") and axes == 3:
-        return [(int(a), int(b), int(c)) for a, b, c in (_MONAI if order == "monai" else _MONAI_1_4).split()]
+        return [tuple(map(int, offset)) for offset in (_MONAI if order == "monai" else _MONAI_1_4).split()]
     offsets = list(itertools.product(range(2), repeat=axes))
     return offsets if order == "last_fastest" else [offset[::-1] for offset in offsets]
 
@@ -62,7 +63,7 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.axes, self.order, self.norm_first = axes, merge_order(order, axes), norm_first
         self.norm = make_norm(norm, dim * 2**axes if norm_first else out)
-        self.proj = nn.Linear(dim * 2**axes, out, bias=False)
+        self.proj = Linear(dim * 2**axes, out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = _fill_up(x, (2,) * self.axes)

@@ -1,26 +1,27 @@
-"""Token mixers by name, for backbones."""
+"""Token mixers by name, for backbones.
+
+Every factory takes the same arguments, whether it has a use for them or not, and may have more options, all with defaults: they
+are fixed by ``functools.partial``.
+"""
 
 from typing import Protocol
 
 from torch import nn
 
+from ..ops.local_attention import grid as grid_pattern
 from ..registry import Registry
-from .attention import WindowAttention
+from .attention import LocalAttention, NeighborhoodAttention, WindowAttention
+from .channel_attention import ChannelAttention
+from .stripe import StripeAttention
 from .ss2d import Gate, SelectiveScan
 
 
 class MixerFactory(Protocol):
-    """Makes the mixer of one block, (batch, *size, dim) to the same shape.
-
-    A factory may have more options, all with defaults: they are fixed by ``functools.partial``.
-    """
+    """Makes the mixer of one block, (batch, *size, dim) to the same shape."""
 
     def __call__(self, dim: int, *, heads: int, axes: int, stage: int, index: int) -> nn.Module:
         """Make a mixer for block ``index`` of stage ``stage``, both counted from 0, on ``axes`` spatial axes."""
         ...
-
-
-# ruff: noqa: ARG001 - not every mixer has a use for where it stands
 
 
 def window(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0, size: int = 7) -> nn.Module:
@@ -29,8 +30,30 @@ def window(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 
 
 
 def shifted_window(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0, size: int = 7) -> nn.Module:
-    """As ``window``, with the grid of windows shifted by half a window."""
-    return WindowAttention(dim, heads=heads, window=(size,) * axes, shift=(size // 2,) * axes)
+    """As ``window``, with the grid of windows shifted by half a window on the axes that hold more than one."""
+    return WindowAttention(dim, heads=heads, window=(size,) * axes, shift=(size // 2,) * axes, shift_single=False)
+
+
+def grid(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0, size: int = 7) -> nn.Module:
+    """Attention between ``size`` tokens of each axis, spread evenly over it (Tu et al. 2022, MaxViT)."""
+    return LocalAttention(dim, heads=heads, pattern=grid_pattern((size,) * axes))
+
+
+def neighborhood(
+    dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0, kernel: int = 7, dilation: int = 1
+) -> nn.Module:
+    """Attention to the ``kernel`` nearest tokens on each axis."""
+    return NeighborhoodAttention(dim, heads=heads, kernel=(kernel,) * axes, dilation=(dilation,) * axes)
+
+
+def stripe(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0, split: int = 7) -> nn.Module:
+    """Attention in stripes of ``split`` tokens, some heads along each axis."""
+    return StripeAttention(dim, heads=heads, axes=axes, split=split)
+
+
+def channel(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0) -> nn.Module:
+    """Attention between channels."""
+    return ChannelAttention(dim, heads=heads)
 
 
 def scan(
@@ -49,4 +72,15 @@ def scan(
     return SelectiveScan(dim, axes=axes, state=state, expand=expand, gate=gate, conv_bias=conv_bias)
 
 
-MIXERS: Registry[MixerFactory] = Registry("mixer", {"window": window, "shifted_window": shifted_window, "scan": scan})
+MIXERS: Registry[MixerFactory] = Registry(
+    "mixer",
+    {
+        "window": window,
+        "shifted_window": shifted_window,
+        "grid": grid,
+        "neighborhood": neighborhood,
+        "stripe": stripe,
+        "channel": channel,
+        "scan": scan,
+    },
+)

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from ..ops.swiglu import swiglu
+from .linear import Linear
 
 
 class MLP(nn.Module):
@@ -10,10 +11,10 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, hidden: int, *, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden, bias=bias)
+        self.fc1 = Linear(dim, hidden, bias=bias)
         self.act = nn.GELU()
         self.drop = nn.Dropout(dropout)
-        self.fc2 = nn.Linear(hidden, dim, bias=bias)
+        self.fc2 = Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.fc2(self.drop(self.act(self.fc1(x))))
@@ -46,10 +47,10 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, hidden: int, *, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.w1 = nn.Linear(dim, hidden, bias=bias)
-        self.w2 = nn.Linear(dim, hidden, bias=bias)
+        self.w1 = Linear(dim, hidden, bias=bias)
+        self.w2 = Linear(dim, hidden, bias=bias)
         self.drop = nn.Dropout(dropout)
-        self.w3 = nn.Linear(hidden, dim, bias=bias)
+        self.w3 = Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.w3(self.drop(swiglu(self.w1(x), self.w2(x))))

@@ -6,6 +6,7 @@ import torch
 from geovit.apps import bench as module
 from geovit.apps.bench import bench, medians
 from geovit.core.native import native_status
+from geovit.core.ops.local_attention import windows
 
 NUMBER = r"\d+\.\d+(?:e[+-]\d+)?"
 
@@ -42,7 +43,9 @@ def test_every_backend_is_timed_with_its_error(capsys):
 def test_the_error_of_a_wrong_backend_shows(capsys, monkeypatch):
     right = module.local_attention
     monkeypatch.setattr(
-        module, "local_attention", lambda q, k, v, backend="auto", **kw: right(q, k, v if backend != "auto" else -v, **kw)
+        module,
+        "local_attention",
+        lambda q, k, v, pattern, backend="auto", **kw: right(q, k, v if backend != "auto" else -v, pattern, **kw),
     )
     bench(seconds=0.001, device="cpu")
     measured = rows(capsys.readouterr().out.partition("local_attention")[2])
@@ -90,6 +93,6 @@ def test_the_plain_attention_is_that_of_the_op(window):
     q, k, v = torch.randn(3, 2, *(2 * w for w in window), 3, 4)
     table = torch.randn(torch.Size(2 * w - 1 for w in window).numel(), 3)
     plain = module._plain_attention(module._bias_rows(window, q.device), window, q, k, v, table)
-    reference = module.local_attention(q, k, v, window=window, bias_table=table, backend="reference")
+    reference = module.local_attention(q, k, v, windows(window), bias_table=table, backend="reference")
     torch.testing.assert_close(plain, reference)
     torch.testing.assert_close(module._reference_attention(window, q, k, v, table), reference)

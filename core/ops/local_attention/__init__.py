@@ -1,72 +1,132 @@
-"""Attention inside the windows of a regular grid, for one, two or three spatial axes."""
+"""Attention to what is near, by a rule for each axis: windows, grids, neighbourhoods on one to three spatial axes."""
 
-from typing import Literal
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
-from . import eager, reference
+from ...native import native_status
+from . import eager, native, reference
+from .pattern import Axis, Grid, Neighborhood, Pattern, Window, grid, neighborhood, windows
+from .prepare import prepare
 
-__all__ = ["Backend", "local_attention"]
+__all__ = [
+    "Axis",
+    "Backend",
+    "Grid",
+    "Neighborhood",
+    "Pattern",
+    "Window",
+    "choose_backend",
+    "grid",
+    "local_attention",
+    "neighborhood",
+    "windows",
+]
 
-Backend = Literal["auto", "reference", "eager"]
-_BACKENDS = {"auto": eager.local_attention, "eager": eager.local_attention, "reference": reference.local_attention}
+Backend = Literal["auto", "reference", "eager", "native"]
+Activation = Literal["softmax", "sigmoid"]
+
+
+def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Literal["eager", "native"], str]:
+    """Return what ``backend="auto"`` means for tensors of this device and dtype, and the reason."""
+    loaded, reason = native_status()
+    if device.type != "cpu":
+        return "eager", f"the compiled kernel is for the CPU, not {device.type}"
+    if dtype not in native.DTYPES:
+        return "eager", f"the compiled kernel has no {dtype}"
+    return ("native", "the compiled kernel") if loaded else ("eager", f"the compiled kernels are not in use, {reason}")
 
 
 def local_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    pattern: Pattern,
     *,
-    window: tuple[int, ...],
-    shift: tuple[int, ...] | None = None,
     bias_table: Tensor | None = None,
-    scale: float | None = None,
+    scale: float | Tensor | None = None,
     padding: tuple[Tensor, Tensor] | None = None,
+    cosine: bool = False,
+    activation: Activation = "softmax",
     backend: Backend = "auto",
 ) -> Tensor:
-    """Attend from every position to the positions of its own window.
+    """Attend from every position to those that the pattern gives it.
 
-    Position x lies in window floor((x - shift) / window), on each axis. On sizes that the window divides this is the
-    shifted window attention of Swin (Liu et al. 2021, section 3.2), without its roll and without its mask: the two
-    windows that the roll joins at the border stay apart. On any other size the windows at the border hold fewer
-    positions.
+    A pattern is a rule for each spatial axis, made by ``windows``, ``grid`` or ``neighborhood``, or a tuple of ``Window``,
+    ``Grid`` and ``Neighborhood`` in any mixture. A query attends to a key if every axis' rule says so.
 
     Args:
         q, k, v: (batch, *size, heads, head_dim), floating, any strides. They may differ in nothing but values.
-        window: positions per window, one number for each spatial axis.
-        shift: offset of the window grid, ``0 <= shift < window`` on each axis. Default 0.
-        bias_table: (prod(2 * window - 1), heads), added to the scores by relative position. The row is the row-major
-            index of ``position of query - position of key + window - 1``, as in Swin.
-        scale: factor of the scores, default ``head_dim ** -0.5``.
-        padding: key and value, each (heads, head_dim), of the constant tokens that fill the image at the end of each
-            axis up to a multiple of the window. They are seen as keys and not masked, as in networks that pad before
-            the projection (Swin UNETR, LoLA-SpecViT). By default there are none.
-        backend: "reference" is readable and slow, "eager" runs anywhere; "auto" takes the best one.
+        pattern: one rule for each spatial axis.
+        bias_table: (product of the axes' rows, heads), added to the scores. The row of a pair is the row-major index of the
+            rows that the rules give it on their axes.
+        scale: factor of the scores, a number or a tensor (heads,). Default ``head_dim ** -0.5``.
+        padding: key and value, each (heads, head_dim), of every position outside the image that a rule reaches. They are
+            seen as keys and not masked, as in networks that pad with zeros before or after the projection. By default
+            there are none.
+        cosine: whether q and k (and the padding's key) are divided by their norms first (Swin V2, Liu et al. 2022,
+            section 3.2).
+        activation: "softmax" over the keys, or "sigmoid" of each score for itself.
+        backend: "reference" is readable and slow, "eager" runs anywhere, "native" is the compiled kernel for the CPU; "auto"
+            takes the best one. The result differs by rounding only; "native" cannot be differentiated twice.
 
     Returns:
         (batch, *size, heads, head_dim) in the dtype of ``q``. The softmax is taken in at least float32.
 
     Raises:
-        ValueError: if shapes, window or shift do not agree, or for an unknown backend.
+        ValueError: if shapes, dtypes, devices or the pattern do not agree, or for an unknown option.
     """
-    axes = q.ndim - 3
-    shift = (0,) * axes if shift is None else tuple(shift)
-    if not 1 <= axes <= 3 or q.shape != k.shape or q.shape != v.shape:
-        shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
-        raise ValueError(f"local_attention: q, k, v have shapes {shapes}, expected one (batch, 1 to 3 axes, heads, head_dim)")
-    if len(window) != axes or len(shift) != axes or not all(0 <= s < w for s, w in zip(shift, window, strict=True)):
-        raise ValueError(
-            f"local_attention: window {tuple(window)} and shift {shift}, expected {axes} of each, 0 <= shift < window"
-        )
-    heads, head_dim = q.shape[-2:]
+    _check(q, k, v, pattern, bias_table, scale, padding, activation, backend)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if q.numel() == 0:
+        return v.clone()
+    if backend == "reference":
+        return reference.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
+    if backend in ("auto", "native"):
+        chosen, reason = choose_backend(q.device, q.dtype)
+        if backend == "native" and chosen != "native":
+            raise ValueError(f"local_attention: backend 'native' cannot be used: {reason}")
+        backend = chosen
+    if backend == "native":
+        return native.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
+    problem = prepare(q, k, v, pattern, bias_table=bias_table, scale=scale, padding=padding, cosine=cosine, activation=activation)
+    return eager.attend(*problem)
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    bias_table: Tensor | None,
+    scale: float | Tensor | None,
+    padding: tuple[Tensor, Tensor] | None,
+    activation: str,
+    backend: str,
+) -> None:
+    given = [(tuple(x.shape), x.dtype, x.device.type) for x in (q, k, v)]
+    if not 4 <= q.ndim <= 6 or not q.is_floating_point() or any(other != given[0] for other in given[1:]):
+        told = ", ".join(f"{list(shape)} {dtype} on {device}" for shape, dtype, device in given)
+        raise ValueError(f"local_attention: q, k, v are {told}, expected one floating (batch, 1 to 3 axes, heads, head_dim)")
+    size, (heads, head_dim) = tuple(q.shape[1:-2]), tuple(q.shape[-2:])
+    if not isinstance(pattern, tuple) or len(pattern) != len(size) or not all(isinstance(axis, Axis) for axis in pattern):
+        raise ValueError(f"local_attention: pattern is {pattern}, expected a tuple of {len(size)} rules, one for each axis")
+    for axis, length in zip(pattern, size, strict=True):
+        axis.check(length)
     rows = 1
-    for w in window:
-        rows *= 2 * w - 1
-    if bias_table is not None and bias_table.shape != (rows, heads):
-        raise ValueError(f"local_attention: bias_table has shape {tuple(bias_table.shape)}, expected {(rows, heads)}")
-    if padding is not None and any(t.shape != (heads, head_dim) for t in padding):
-        raise ValueError(f"local_attention: padding has shapes {[tuple(t.shape) for t in padding]}, expected {(heads, head_dim)}")
-    if backend not in _BACKENDS:
-        raise ValueError(f"local_attention: backend is {backend!r}, expected one of {', '.join(_BACKENDS)}")
-    scale = head_dim**-0.5 if scale is None else scale
-    return _BACKENDS[backend](q, k, v, tuple(window), shift, bias_table, scale, padding)
+    for axis in pattern:
+        rows *= axis.rows
+    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {"bias_table": (bias_table, (rows, heads))}
+    if isinstance(scale, Tensor):
+        expected["scale"] = (scale, (heads,))
+    if padding is not None:
+        expected |= {"padding's key": (padding[0], (heads, head_dim)), "padding's value": (padding[1], (heads, head_dim))}
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and (tuple(tensor.shape) != shape or not tensor.is_floating_point() or tensor.device != q.device):
+            told = f"{list(tensor.shape)} {tensor.dtype} on {tensor.device}"
+            raise ValueError(f"local_attention: {name} is {told}, expected a floating {list(shape)} on {q.device}")
+    if activation not in get_args(Activation):
+        raise ValueError(f"local_attention: activation is {activation!r}, allowed are {', '.join(get_args(Activation))}")
+    if backend not in get_args(Backend):
+        raise ValueError(f"local_attention: backend is {backend!r}, allowed are {', '.join(get_args(Backend))}")

@@ -7,7 +7,7 @@ pixels are described by the tiles of their two axes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 UNSEEN = -1  # row of a pair that does not attend
 OUTSIDE = -1  # position of a key that lies outside the image
@@ -19,22 +19,6 @@ class Tile(NamedTuple):
     queries: tuple[int, ...]
     keys: tuple[int, ...]
     rows: tuple[tuple[int, ...], ...]
-
-
-class Axis(Protocol):
-    """The rule of one axis."""
-
-    @property
-    def rows(self) -> int:
-        """Rows of the axis' bias table."""
-        ...
-
-    def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:
-        """Cut an axis of ``size`` positions. Keys outside the image are listed if ``outside``, else left out."""
-        ...
-
-
-Pattern = tuple[Axis, ...]
 
 
 @dataclass(frozen=True)
@@ -63,13 +47,22 @@ class Window:
             raise ValueError(f"{self}: overlap allows no shift and no dilation")
 
     @property
+    def fields(self) -> tuple[int, ...]:
+        """What the constructor was given."""
+        return self.size, self.shift, self.dilation, self.overlap
+
+    @property
     def rows(self) -> int:
+        """Rows of the axis' bias table."""
         return 2 * (self.size + self.overlap) - 1
+
+    def check(self, size: int) -> None:
+        """Raise ValueError if an axis of ``size`` positions cannot have this rule."""
 
     def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:
         run = self.size * self.dilation
-        # Outside is what lies up to `overlap` before the image, and up to `overlap` behind its next multiple of the window. What a
-        # shifted window would hold beyond that is nothing: a roll brings the image's other end there, and the mask hides it.
+        # Outside is what lies up to `overlap` before the image, and up to `overlap` behind its next multiple of the window. Of a
+        # shifted window nothing lies beyond that: a roll brings the image's other end there, and Swin's mask hides it.
         low, high = -self.overlap, size + -size % run + self.overlap
         for start in range(self.shift - run if self.shift else 0, size, run):
             for residue in range(self.dilation):
@@ -102,8 +95,17 @@ class Grid:
             raise ValueError(f"{self}: expected size >= 1")
 
     @property
+    def fields(self) -> tuple[int, ...]:
+        """What the constructor was given."""
+        return (self.size,)
+
+    @property
     def rows(self) -> int:
+        """Rows of the axis' bias table."""
         return 2 * self.size - 1
+
+    def check(self, size: int) -> None:
+        """Raise ValueError if an axis of ``size`` positions cannot have this rule."""
 
     def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:
         stride = -(-size // self.size)
@@ -119,9 +121,9 @@ class Grid:
 class Neighborhood:
     """The ``kernel`` positions nearest to each query, every ``dilation``-th one.
 
-    Source: Hassani et al. 2023 (NAT), equations 1 to 3; Hassani and Shi 2022 (DiNAT). Near the border the neighbourhood is shifted
-    inward, so that every query has ``kernel`` keys. A causal axis looks back only, at the query and the kernel - 1 positions
-    before it, fewer at the start. Row of the bias table: (key - query) / dilation + kernel - 1; 2 kernel - 1 rows.
+    Source: Hassani et al. 2023 (NAT), equations 1 to 3; Hassani and Shi 2022 (DiNAT). Near the border the neighbourhood is
+    shifted inward, so that every query has ``kernel`` keys. A causal axis looks back only, at the query and the kernel - 1
+    positions before it, fewer at the start. Row of the bias table: (key - query) / dilation + kernel - 1; 2 kernel - 1 rows.
 
     Args:
         kernel: keys of a query; odd unless causal.
@@ -142,12 +144,23 @@ class Neighborhood:
             raise ValueError(f"{self}: expected an odd kernel")
 
     @property
+    def fields(self) -> tuple[int, ...]:
+        """What the constructor was given."""
+        return self.kernel, self.dilation, self.causal, self.tile
+
+    @property
     def rows(self) -> int:
+        """Rows of the axis' bias table."""
         return 2 * self.kernel - 1
 
-    def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:  # noqa: ARG002 - a neighbourhood never leaves the image
-        if size < self.kernel * self.dilation and not self.causal:
+    def check(self, size: int) -> None:
+        """Raise ValueError if an axis of ``size`` positions cannot have this rule."""
+        if 0 < size < self.kernel * self.dilation and not self.causal:
             raise ValueError(f"{self}: the axis has {size} positions, expected at least {self.kernel * self.dilation}")
+
+    def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:
+        del outside  # a neighbourhood never leaves the image
+        self.check(size)
         for residue in range(min(self.dilation, size)):
             length = len(range(residue, size, self.dilation))
             for start in range(0, length, self.tile):
@@ -169,6 +182,10 @@ class Neighborhood:
         return low, low + self.kernel
 
 
+Axis = Window | Grid | Neighborhood
+Pattern = tuple[Axis, ...]
+
+
 def windows(size: tuple[int, ...], *, shift: tuple[int, ...] | None = None, dilation: int = 1, overlap: int = 0) -> Pattern:
     """Windows on every axis: square, striped or axial, as ``size`` says; one as large as its axis spans it."""
     shift = (0,) * len(size) if shift is None else tuple(shift)
@@ -186,12 +203,17 @@ def neighborhood(
     kernel: tuple[int, ...], *, dilation: tuple[int, ...] | None = None, causal: tuple[bool, ...] | None = None
 ) -> Pattern:
     """``Neighborhood`` on every axis."""
-    dilation = (1,) * len(kernel) if dilation is None else dilation
-    causal = (False,) * len(kernel) if causal is None else causal
+    dilation = (1,) * len(kernel) if dilation is None else tuple(dilation)
+    causal = (False,) * len(kernel) if causal is None else tuple(causal)
+    if not len(kernel) == len(dilation) == len(causal):
+        raise ValueError(
+            f"neighborhood: kernel {tuple(kernel)}, dilation {dilation} and causal {causal}, expected one of each for an axis"
+        )
     return tuple(Neighborhood(k, d, c) for k, d, c in zip(kernel, dilation, causal, strict=True))
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True, eq=False)  # compared by identity: what is made of a block can be kept in a cache at no cost
+class Block:
     """Tiles that differ in nothing but their place: on each axis, those of one class.
 
     Shapes of each axis: T tiles, n queries, m keys. A block holds prod(T) tiles of N = prod(n) queries and M = prod(m) keys.
@@ -199,9 +221,7 @@ class Block(NamedTuple):
 
     queries: tuple[tuple[tuple[int, ...], ...], ...]  # axis, T, n: positions
     keys: tuple[tuple[tuple[int, ...], ...], ...]  # axis, T, m: positions of the keys in the image
-    rows: tuple[
-        tuple[tuple[int, ...], ...], ...
-    ]  # axis, n, m + e: bias rows, first of the m keys in the image, then of e outside
+    rows: tuple[tuple[tuple[int, ...], ...], ...]  # axis, n, m + e: bias rows of the m keys in the image, then of e outside
     masked: bool  # whether a row is UNSEEN
 
 

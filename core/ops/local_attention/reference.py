@@ -1,6 +1,7 @@
-"""Local attention written out: every position looks at all, and a mask keeps its own window.
+"""Local attention written out: every position looks at all, and a mask keeps those that its pattern gives it.
 
-Shapes: B batch, S positions of the image, P positions of the padded image, A axes, H heads, D head width.
+Shapes: B batch, S positions of the image, P positions of the image and around it, A axes, s and p positions of one axis, H heads,
+D head width.
 """
 
 import math
@@ -9,50 +10,85 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .pattern import Axis, Grid, Pattern, Window
+
 
 def local_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    window: tuple[int, ...],
-    shift: tuple[int, ...],
+    pattern: Pattern,
     bias_table: Tensor | None,
-    scale: float,
+    scale: float | Tensor,
     padding: tuple[Tensor, Tensor] | None,
+    cosine: bool,
+    activation: str,
 ) -> Tensor:
     """See ``geovit.core.ops.local_attention``. Memory grows with the square of the number of positions."""
-    size = q.shape[1:-2]
+    size, dtype = q.shape[1:-2], torch.promote_types(q.dtype, torch.float32)
+    reach = [(0, 0) if padding is None else _reach(axis, n) for axis, n in zip(pattern, size, strict=True)]
     if padding is not None:
-        k, v = (_pad_end(t, window, constant) for t, constant in zip((k, v), padding, strict=True))
-    dtype = torch.promote_types(q.dtype, torch.float32)
+        k, v = (_surround(t, reach, constant) for t, constant in zip((k, v), padding, strict=True))
     q_BSHD, k_BPHD, v_BPHD = (t.flatten(1, -3).to(dtype) for t in (q, k, v))
+    if cosine:
+        q_BSHD, k_BPHD = (F.normalize(t, dim=-1) for t in (q_BSHD, k_BPHD))
+    if isinstance(scale, Tensor):
+        q_BSHD, scale = q_BSHD * scale.to(dtype)[:, None], 1.0
 
-    query_SA, key_PA = _coordinates(size, q.device), _coordinates(k.shape[1:-2], q.device)
-    window_A, shift_A = torch.tensor(window, device=q.device), torch.tensor(shift, device=q.device)
-    region_SA, region_PA = (torch.div(x - shift_A, window_A, rounding_mode="floor") for x in (query_SA, key_PA))
-    together_SP = (region_SA[:, None] == region_PA).all(-1)
+    # On each axis: whether a pair attends, and its row of the axis' table. Both combine over the axes, row-major.
+    seen_SP = torch.ones(1, 1, dtype=torch.bool, device=q.device)
+    row_SP = torch.zeros(1, 1, dtype=torch.long, device=q.device)
+    for axis, n, (before, after) in zip(pattern, size, reach, strict=True):
+        query_s = torch.arange(n, device=q.device)
+        key_p = torch.arange(-before, n + after, device=q.device)
+        seen_sp, row_sp = _pairs(axis, n, query_s[:, None], key_p)
+        seen_SP = (seen_SP[:, None, :, None] & seen_sp[:, None]).flatten(2).flatten(0, 1)
+        row_SP = (row_SP[:, None, :, None] * axis.rows + row_sp[:, None]).flatten(2).flatten(0, 1)
 
     scores_BHSP = scale * torch.einsum("bshd,bphd->bhsp", q_BSHD, k_BPHD)
     if bias_table is not None:
-        offset_SPA = query_SA[:, None] - key_PA + window_A - 1
-        stride_A = torch.tensor(
-            [math.prod(2 * w - 1 for w in window[axis + 1 :]) for axis in range(len(window))], device=q.device
-        )
-        row_SP = (offset_SPA * stride_A).sum(-1).masked_fill(~together_SP, 0)
-        scores_BHSP = scores_BHSP + bias_table.to(dtype)[row_SP].permute(2, 0, 1)
-    weights_BHSP = scores_BHSP.masked_fill(~together_SP, -math.inf).softmax(-1)
+        scores_BHSP = scores_BHSP + bias_table.to(dtype)[row_SP.masked_fill(~seen_SP, 0)].permute(2, 0, 1)
+    scores_BHSP = scores_BHSP.masked_fill(~seen_SP, -math.inf)
+    weights_BHSP = scores_BHSP.softmax(-1) if activation == "softmax" else scores_BHSP.sigmoid()
     out_BSHD = torch.einsum("bhsp,bphd->bshd", weights_BHSP, v_BPHD)
     return out_BSHD.to(q.dtype).reshape(q.shape)
 
 
-def _coordinates(size: torch.Size, device: torch.device) -> Tensor:
-    axes = [torch.arange(n, device=device) for n in size]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+def _reach(axis: Axis, size: int) -> tuple[int, int]:
+    """Positions before and behind an axis of ``size`` that its rule reaches."""
+    if isinstance(axis, Window):
+        return axis.overlap, -size % (axis.size * axis.dilation) + axis.overlap
+    if isinstance(axis, Grid):
+        return 0, -(-size // axis.size) * axis.size - size
+    return 0, 0
 
 
-def _pad_end(x: Tensor, window: tuple[int, ...], constant: Tensor) -> Tensor:
-    """Extend every axis of (B, *size, H, D) at its end to a multiple of the window by a constant (H, D)."""
-    missing = [-n % w for n, w in zip(x.shape[1:-2], window, strict=True)]
-    pad = [0, 0, 0, 0] + [p for m in reversed(missing) for p in (0, m)]
+def _surround(x: Tensor, reach: list[tuple[int, int]], constant: Tensor) -> Tensor:
+    """Put constants (H, D) before and behind every axis of (B, *size, H, D)."""
+    pad = [0, 0, 0, 0] + [n for pair in reversed(reach) for n in pair]
     inside = F.pad(torch.ones_like(x, dtype=torch.bool), pad)
     return torch.where(inside, F.pad(x, pad), constant.to(x.dtype))
+
+
+def _pairs(axis: Axis, size: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether query x of an axis attends to key y, and the row of their bias."""
+    if isinstance(axis, Window):
+        run = axis.size * axis.dilation
+        start = _floor(x - axis.shift, run) * run + axis.shift + (x - axis.shift) % axis.dilation
+        place = y - start  # of the key, from the first position of the query's window
+        low, high = -axis.overlap * axis.dilation, (axis.size + axis.overlap) * axis.dilation
+        seen = (low <= place) & (place < high) & (place % axis.dilation == 0)
+        return seen, _floor(x - y, axis.dilation) + axis.size + axis.overlap - 1
+    if isinstance(axis, Grid):
+        stride = -(-size // axis.size)
+        return (x - y) % stride == 0, _floor(x - y, stride) + axis.size - 1
+    d = axis.dilation
+    same, i, j = (x - y) % d == 0, _floor(x, d), _floor(y, d)  # i and j count among the positions of equal residue
+    length = _floor(size - x % d + d - 1, d)
+    first = i - axis.kernel + 1 if axis.causal else torch.minimum((i - axis.kernel // 2).clamp(min=0), length - axis.kernel)
+    last = i if axis.causal else first + axis.kernel - 1
+    return same & (first <= j) & (j <= last), j - i + axis.kernel - 1
+
+
+def _floor(x: Tensor, divisor: int) -> Tensor:
+    return torch.div(x, divisor, rounding_mode="floor")

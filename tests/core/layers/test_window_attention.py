@@ -31,7 +31,7 @@ def test_border_zeros_equals_zero_tokens_before_the_projection():
 
 
 def test_options_without_parameters_have_none():
-    attention = WindowAttention(8, heads=2, window=(4, 4), qkv_bias=False, position_bias=False)
+    attention = WindowAttention(8, heads=2, window=(4, 4), qkv_bias=False, position_bias=None)
     assert {name for name, _ in attention.named_parameters()} == {"qkv.weight", "proj.weight", "proj.bias"}
     assert attention(torch.randn(1, 5, 5, 8)).shape == (1, 5, 5, 8)
 

@@ -1,0 +1,12 @@
+"""The linear layer."""
+
+from torch import Tensor, nn
+
+from ..ops.linear import linear
+
+
+class Linear(nn.Linear):
+    """PyTorch's linear layer, with its parameters and their names, computed by ``ops.linear``: (..., in) to (..., out)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)

@@ -1,0 +1,68 @@
+"""The affine map of a linear layer, x W^T + b, by the faster one of the products that PyTorch brings along."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ...device import cpu_vendor
+from . import eager, onednn, reference
+
+__all__ = ["Backend", "choose_backend", "linear"]
+
+Backend = Literal["auto", "reference", "eager", "onednn"]
+_SMALL = 1 << 22  # multiplications; below, the call itself takes longer than the product
+
+
+def _choose(vendor: str) -> tuple[Literal["eager", "onednn"], str]:
+    """Choose for large products of float32 on a CPU of this maker."""
+    if not onednn.AVAILABLE:
+        return "eager", "this PyTorch has no oneDNN"
+    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    if not has_mkl or vendor in ("GenuineIntel", ""):
+        return "eager", "PyTorch's own product has no known weakness on this CPU"
+    return "onednn", f"MKL, PyTorch's own product, takes a slow path on a CPU of {vendor}"
+
+
+_ON_CPU = _choose(cpu_vendor())
+
+
+def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Literal["eager", "onednn"], str]:
+    """Return what ``backend="auto"`` means for tensors of this device and dtype, if they are not very small, and the reason."""
+    if device.type != "cpu" or dtype not in onednn.DTYPES:
+        return "eager", f"PyTorch's own choice for {dtype} on {device.type}"
+    return _ON_CPU
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Backend = "auto") -> Tensor:
+    """Compute x W^T + b.
+
+    Args:
+        x: (..., in), floating, any strides.
+        weight: (out, in), of the same dtype and device, as is the bias.
+        bias: (out,), or None.
+        backend: ``auto`` takes oneDNN for float32 on CPUs on which MKL is slow. The result differs by rounding only. Under
+            autocast ``auto`` is ``eager``.
+
+    Returns:
+        (..., out) in the dtype of ``x``, or that of autocast.
+
+    Raises:
+        ValueError: if shapes do not match, or ``onednn`` is asked for and cannot serve the tensors.
+    """
+    out = weight.shape[0] if weight.ndim else None
+    if x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[1] or (bias is not None and tuple(bias.shape) != (out,)):
+        told = f"x {list(x.shape)}, weight {list(weight.shape)}" + ("" if bias is None else f", bias {list(bias.shape)}")
+        raise ValueError(f"linear: got {told}, expected (..., in), (out, in) and (out,)")
+    if backend not in get_args(Backend):
+        raise ValueError(f"linear: backend is {backend!r}, allowed are {', '.join(get_args(Backend))}")
+    plain = all(t is None or (t.device.type == "cpu" and t.dtype in onednn.DTYPES) for t in (x, weight, bias))
+    if backend == "onednn" and not (plain and onednn.AVAILABLE):
+        told = f"{x.dtype} on {x.device.type}" if onednn.AVAILABLE else "a PyTorch without it"
+        raise ValueError(f"linear: backend 'onednn' is for float32 on the CPU, got {told}")
+    if backend == "auto":
+        large = x.numel() * weight.shape[0] >= _SMALL
+        auto = plain and large and not torch.is_autocast_enabled("cpu")
+        backend = choose_backend(x.device, x.dtype)[0] if auto else "eager"
+    functions = {"reference": reference.linear, "eager": eager.linear, "onednn": onednn.linear}
+    return functions[backend](x, weight, bias)

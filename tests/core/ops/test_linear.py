@@ -1,0 +1,123 @@
+import pytest
+import torch
+
+from geovit.core.device import cpu_vendor
+from geovit.core.layers.linear import Linear
+from geovit.core.ops.linear import _choose, choose_backend, linear, onednn
+
+needs_onednn = pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch has no oneDNN")
+FAST = ["eager", pytest.param("onednn", marks=needs_onednn)]
+
+
+def inputs(rows, width, out, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(*shape, generator=generator).to(dtype) for shape in ((*rows, width), (out, width), (out,))]
+
+
+def results(backend, x, weight, bias, grad):
+    leaves = [t.detach().requires_grad_() for t in (x, weight, bias)]
+    y = linear(*leaves, backend=backend)
+    return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+
+
+def error(got, want):
+    return float((got.double() - want).abs().max() / want.abs().max())
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize(
+    ("rows", "width", "out"), [((1,), 1, 1), ((7,), 63, 65), ((2, 5, 64), 16, 48), ((3, 100), 48, 16), ((65,), 7, 130)]
+)
+def test_output_and_all_gradients_agree_with_the_reference(backend, rows, width, out):
+    x, weight, bias = inputs(rows, width, out)
+    grad = torch.randn(*rows, out, generator=torch.Generator().manual_seed(1))
+    want = results("reference", *(t.double() for t in (x, weight, bias, grad)))
+    got = results(backend, x, weight, bias, grad)
+    assert error(got[0], want[0]) <= 1e-5
+    assert all(error(g, w) <= 1e-4 for g, w in zip(got[1:], want[1:], strict=True))
+
+
+@needs_onednn
+def test_strided_inputs_and_gradients():
+    x, weight, bias = inputs((6, 5), 2 * 20, 30)
+    x, weight = x.transpose(0, 1)[..., ::2], weight[:, ::2]
+    grad = torch.randn(30, 6, 5).permute(2, 1, 0)
+    want = results("reference", *(t.double() for t in (x, weight, bias, grad)))
+    for got, expected in zip(results("onednn", x, weight, bias, grad), want, strict=True):
+        assert error(got, expected) <= 1e-5
+
+
+@needs_onednn
+def test_runs_are_equal_and_bias_is_optional():
+    x, weight, bias = inputs((200,), 96, 130)
+    assert torch.equal(linear(x, weight, bias, backend="onednn"), linear(x, weight, bias, backend="onednn"))
+    without = linear(x, weight, backend="onednn")
+    torch.testing.assert_close(without + bias, linear(x, weight, bias, backend="onednn"))
+
+
+@needs_onednn
+def test_second_derivatives_agree():
+    x, weight, _ = inputs((9,), 6, 4)
+    found = []
+    for backend in ("eager", "onednn"):
+        leaf = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(linear(leaf, weight, backend=backend).pow(3).sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4 * found[0].abs().max().item())
+
+
+@needs_onednn
+def test_compiles_whole():
+    x, weight, bias = inputs((1100,), 64, 64)
+    weight.requires_grad_()
+
+    def both(*tensors):
+        return linear(*tensors, backend="onednn") + linear(*tensors)
+
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    compiled(x, weight, bias).square().sum().backward()
+    got, weight.grad = weight.grad, None
+    both(x, weight, bias).square().sum().backward()
+    torch.testing.assert_close(got, weight.grad, rtol=1e-4, atol=1e-4)
+
+
+@needs_onednn
+@pytest.mark.parametrize("wrong", [torch.float64, torch.bfloat16])
+def test_onednn_says_what_it_cannot_serve(wrong):
+    with pytest.raises(ValueError, match="is for float32 on the CPU, got torch"):
+        linear(*inputs((3,), 4, 5, wrong), backend="onednn")
+
+
+def test_wrong_shapes_and_names_are_named():
+    x, weight, bias = inputs((3,), 4, 5)
+    with pytest.raises(ValueError, match=r"x \[3, 4\], weight \[4, 5\]"):
+        linear(x, weight.T)
+    with pytest.raises(ValueError, match=r"bias \[4\]"):
+        linear(x, weight, bias[1:])
+    with pytest.raises(ValueError, match="'mkl', allowed are auto"):
+        linear(x, weight, backend="mkl")
+
+
+def test_auto_is_eager_on_intel_and_for_other_dtypes():
+    assert choose_backend(torch.device("cpu"), torch.bfloat16)[0] == "eager"
+    assert _choose("GenuineIntel")[0] == _choose("")[0] == "eager"
+    expected = "onednn" if onednn.AVAILABLE and torch.backends.mkl.is_available() else "eager"
+    assert _choose("AuthenticAMD")[0] == expected
+
+
+def test_autocast_is_respected():
+    x, weight, bias = inputs((600,), 96, 96)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(x, weight, bias).dtype == torch.bfloat16
+
+
+def test_layer_has_the_names_of_pytorch_and_its_result():
+    torch.manual_seed(0)
+    ours, theirs = Linear(96, 260), torch.nn.Linear(96, 260)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(200, 96)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_vendor_is_a_word():
+    assert cpu_vendor() == cpu_vendor().strip()
