@@ -16,6 +16,7 @@ from .essa import ESSA
 from .global_attention import GlobalAttention
 from .ssd import VSSD
 from .stripe import StripeAttention
+from .ss2d import Gate, SelectiveScan
 
 
 class MixerFactory(Protocol):
@@ -87,6 +88,22 @@ def essa(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0)
     return ESSA(dim)
 
 
+def scan(
+    dim: int,
+    *,
+    heads: int,
+    axes: int = 2,
+    stage: int = 0,
+    index: int = 0,
+    state: int = 1,
+    expand: float = 1.0,
+    gate: Gate = "none",
+    conv_bias: bool = False,
+) -> nn.Module:
+    """Selective scan along four routes across an image or six through a volume; the defaults are those of VMamba-T."""
+    return SelectiveScan(dim, axes=axes, state=state, expand=expand, gate=gate, conv_bias=conv_bias)
+
+
 MIXERS: Registry[MixerFactory] = Registry(
     "mixer",
     {
@@ -99,5 +116,6 @@ MIXERS: Registry[MixerFactory] = Registry(
         "global": global_attention,
         "vssd": vssd,
         "essa": essa,
+        "scan": scan,
     },
 )
