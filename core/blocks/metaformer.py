@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.drop import DropPath
-from ..layers.norm import NormKind, make_norm
+from ..layers.norm import NormKind, make_norm, norm_residual
 
 
 class MetaFormerBlock(nn.Module):
@@ -39,9 +39,7 @@ class MetaFormerBlock(nn.Module):
         self.scale2 = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._branch(self.mixer(self.norm1(x)), self.scale1)
-        return x + self._branch(self.channel_mixer(self.norm2(x)), self.scale2)
-
-    def _branch(self, x: Tensor, scale: Tensor | None) -> Tensor:
-        dropped: Tensor = self.drop_path(x if scale is None else x * scale)
-        return dropped
+        """Map (batch, *size, dim) to the same shape."""
+        x, y = norm_residual(self.norm2, x, self.drop_path(self.mixer(self.norm1(x))), self.scale1)
+        branch: Tensor = self.drop_path(self.channel_mixer(y))
+        return x + (branch if self.scale2 is None else branch * self.scale2)
