@@ -12,8 +12,8 @@ from ..ops.local_attention import grid as grid_pattern
 from ..registry import Registry
 from .attention import LocalAttention, NeighborhoodAttention, WindowAttention
 from .channel_attention import ChannelAttention
-from .stripe import StripeAttention
 from .ss2d import Gate, SelectiveScan
+from .stripe import StripeAttention
 
 
 class MixerFactory(Protocol):

@@ -50,9 +50,14 @@ _BLOCK = [
     (r"\bmlp\.", "channel_mixer."),
     *_MIXER,
 ]
-_MODEL = [
+_PATCHES = [(r"^patch_embed\.(0|proj)\.", "stem.conv."), (r"^patch_embed\.(2|norm)\.", "stem.norm.")]
+_OVERLAPPING = [
+    (r"^patch_embed\.0\.", "stem.0.conv."),
+    (r"^patch_embed\.2\.", "stem.0.norm."),
     (r"^patch_embed\.5\.", "stem.2.conv."),
     (r"^patch_embed\.7\.", "stem.2.norm."),
+]
+_MODEL = [
     (r"^layers\.(\d+)\.downsample\.1\.", r"downs.\1.conv."),
     (r"^layers\.(\d+)\.downsample\.reduction\.", r"downs.\1.proj."),
     (r"^layers\.(\d+)\.downsample\.(3|norm)\.", r"downs.\1.norm."),
@@ -197,16 +202,18 @@ def build_vssm(arguments: Mapping[str, Any]) -> Pyramid:
             "patch_norm": True,
             "downsample_version": "v2",
             "patchembed_version": "v1",
+            "posembed": False,
+            "imgsize": 224,
             **_IN_BLOCK,
         },
-        only={"posembed": (False,), "norm_layer": ("ln", "LN", "ln2d", "LN2D"), **_IN_BLOCK_ONLY},
-        ignored=("num_classes", "ssm_init", "use_checkpoint", "imgsize"),
+        only={"norm_layer": ("ln", "LN", "ln2d", "LN2D"), **_IN_BLOCK_ONLY},
+        ignored=("num_classes", "ssm_init", "use_checkpoint"),
     )
     stems, downs = {"v1": "patches", "v2": "overlapping"}, {"v1": "merging", "v2": "patches", "v3": "overlapping"}
     for name, known in (("patchembed_version", stems), ("downsample_version", downs)):
         if args[name] not in known:
             raise ValueError(f"VSSM: {name} is {args[name]!r}, known are {', '.join(known)}")
-    dims, depths = args["dims"], args["depths"]
+    dims, depths, side = args["dims"], args["depths"], args["imgsize"] // args["patch_size"]
 
     def mixer(dim: int, *, heads: int, axes: int, stage: int, index: int) -> nn.Module:
         return _mixer(dim, args)
@@ -222,6 +229,7 @@ def build_vssm(arguments: Mapping[str, Any]) -> Pyramid:
         patch=args["patch_size"],
         patch_norm=args["patch_norm"],
         downsample=downs[args["downsample_version"]],  # type: ignore[arg-type]
+        position_size=(side, side) if args["posembed"] else None,
         drop_path=args["drop_path_rate"],
     )
 
@@ -238,9 +246,12 @@ def vss_block_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def vssm_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the state dicts of our backbone and of the linear classifier behind the mean of its tokens."""
-    first = "stem.0" if "patch_embed.5.weight" in state else "stem"
-    stem = [(r"^patch_embed\.(0|proj)\.", f"{first}.conv."), (r"^patch_embed\.(2|norm)\.", f"{first}.norm.")]
+    stem = _OVERLAPPING if "patch_embed.5.weight" in state else _PATCHES
+    if "pos_embed" in state:
+        stem = [*stem, (r"^stem\.", "stem.0."), (r"^pos_embed$", "stem.1.table")]
     named = rename(state, [*stem, *_MODEL])
+    if "pos_embed" in state:
+        named["stem.1.table"] = named["stem.1.table"].squeeze(0).movedim(0, -1)
     blocks = rename({name: t for name, t in named.items() if name.startswith("layers.")}, _BLOCK)
     blocks = rename(blocks, [(r"^layers\.(\d+)\.blocks\.", r"stages.\1.")])
     ours = _routes_apart(blocks | {name: t for name, t in named.items() if not name.startswith(("layers.", "head."))})
@@ -278,14 +289,18 @@ def vssm_arguments(state: Mapping[str, Tensor], *, forward_type: str) -> dict[st
             depths.append(next(i for i in range(len(ours)) if f"stages.{stage}.{i}.norm1.weight" not in ours))
         dims = [len(ours[f"stages.{i}.0.norm1.weight"]) for i in range(len(depths))]
         block = {name.removeprefix("stages.0.0."): t for name, t in ours.items() if name.startswith("stages.0.0.")}
-        overlapping = "stem.2.conv.weight" in ours
-        first = ours["stem.0.conv.weight" if overlapping else "stem.conv.weight"]
+        table = ours.get("stem.1.table")
+        stem = "stem" if table is None else "stem.0"
+        overlapping = f"{stem}.2.conv.weight" in ours
+        stem = f"{stem}.0" if overlapping else stem
+        first = ours[f"{stem}.conv.weight"]
+        patch = 2 * (first.shape[-1] - 1) if overlapping else first.shape[-1]
         inner, rank = block["mixer.dt_proj"].shape[1:]
         ranks = [ours[f"stages.{i}.0.mixer.dt_proj"].shape[2] for i in range(len(depths))]
         fc1, fc2 = block.get("channel_mixer.fc1.weight"), block.get("channel_mixer.fc2.weight")
         down = ours.get("downs.0.conv.weight")
         arguments = {
-            "patch_size": 2 * (first.shape[-1] - 1) if overlapping else first.shape[-1],
+            "patch_size": patch,
             "in_chans": first.shape[1],
             "depths": depths,
             "dims": dims,
@@ -296,9 +311,11 @@ def vssm_arguments(state: Mapping[str, Tensor], *, forward_type: str) -> dict[st
             "ssm_conv_bias": "mixer.conv.bias" in block,
             "mlp_ratio": 0.0 if fc2 is None else ratio(fc2.shape[1], dims[0]),
             "gmlp": fc1 is not None and fc2 is not None and len(fc1) == 2 * fc2.shape[1],
-            "patch_norm": ("stem.0.norm.weight" if overlapping else "stem.norm.weight") in ours,
+            "patch_norm": f"{stem}.norm.weight" in ours,
             "patchembed_version": "v2" if overlapping else "v1",
             "downsample_version": "v1" if down is None else "v2" if down.shape[-1] == 2 else "v3",
+            "posembed": table is not None,
+            "imgsize": 224 if table is None else len(table) * patch,
             "forward_type": forward_type,
         }
     except (KeyError, StopIteration, IndexError) as error:

@@ -88,7 +88,7 @@ def test_published_classifier_is_rebuilt_from_its_weights(golden):
 def test_shapes_tell_the_arguments(golden):
     arguments, state, _ = golden
     told = vssm_arguments(state, forward_type="v05_noz")
-    expected = {**arguments, "dims": [8, 16, 32, 64], "gmlp": False}
+    expected = {**arguments, "dims": [8, 16, 32, 64], "gmlp": False, "posembed": False, "imgsize": 224}
     assert told == {name: expected[name] for name in told}
 
 
@@ -102,6 +102,17 @@ def test_names_of_the_first_release_and_layers_stored_as_convolutions(golden):
     same, same_head, _ = load_vssm(old, forward_type="v05_noz")
     assert all(map(torch.equal, new.state_dict().values(), same.state_dict().values()))
     assert torch.equal(head.weight, same_head.weight)
+
+
+def test_learned_positions(golden):
+    _, state, tensors = golden
+    state = {**state, "pos_embed": torch.randn(1, 8, 8, 8)}
+    backbone, _, coverage = load_vssm(state, forward_type="v05_noz")
+    assert coverage.tensors == len(state)
+    image = tensors["input.image"]
+    torch.testing.assert_close(
+        backbone.stem(image), backbone.stem[0](image) + state["pos_embed"].permute(0, 2, 3, 1), rtol=0, atol=0
+    )
 
 
 def test_backbone_without_a_classifier(golden):
@@ -131,7 +142,6 @@ def test_missing_and_unexpected_weights_are_told(golden):
             {"hidden_dim": 8, "mlp_act_layer": "relu"},
             "VSSBlock: mlp_act_layer is 'relu', allowed here is 'gelu'",
         ),
-        (build_vssm, {"posembed": True}, "VSSM: posembed is True, allowed here is False"),
         (build_vssm, {"norm_layer": "bn"}, "VSSM: norm_layer is 'bn', allowed here is 'ln'"),
         (build_vssm, {"downsample_version": "v4"}, "VSSM: downsample_version is 'v4', known are v1, v2, v3"),
         (build_vssm, {"patchembed_version": "v3"}, "VSSM: patchembed_version is 'v3', known are v1, v2"),
