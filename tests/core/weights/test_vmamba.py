@@ -7,15 +7,8 @@ from torch.nn import functional as F
 from geovit.core.layers.ss2d import SelectiveScan
 from geovit.core.ops.selective_scan import CROSS_2D
 from geovit.core.weights import load_into, load_state
-from geovit.core.weights.vmamba import (
-    build_ss2d,
-    build_vss_block,
-    build_vssm,
-    forward_type_options,
-    load_vssm,
-    ss2d_state,
-    vssm_arguments,
-)
+from geovit.core.weights.vmamba import build_ss2d, build_vss_block, build_vssm, forward_type_options, load_vssm
+from geovit.core.weights.vmamba_state import ss2d_state, vssm_arguments
 
 PUBLISHED = {"x_proj": "x_proj_weight", "dt_proj": "dt_projs_weight", "dt_bias": "dt_projs_bias", "A_log": "A_logs", "D": "Ds"}
 
@@ -131,6 +124,10 @@ def test_missing_and_unexpected_weights_are_told(golden):
         load_vssm({n: t for n, t in state.items() if "patch_embed" not in n}, forward_type="v05_noz")
     with pytest.raises(ValueError, match="of another shape"):
         load_vssm(state, forward_type="v05")
+    with pytest.raises(ValueError, match="has no dt_projs_bias beside the weight that is stages.2.1.mixer"):
+        load_vssm({n: t for n, t in state.items() if n != "layers.2.blocks.1.op.dt_projs_bias"}, forward_type="v05_noz")
+    with pytest.raises(ValueError, match="VSSM: the state dict has no layers.0.blocks.0.norm.weight"):
+        load_vssm({}, forward_type="v05_noz")
 
 
 @pytest.mark.parametrize(
