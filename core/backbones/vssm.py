@@ -10,6 +10,7 @@ from ..blocks.metaformer import MetaFormerBlock
 from ..layers.downsample import PatchMerging, StridedConv
 from ..layers.mixers import MixerFactory, scan
 from ..layers.mlp import GEGLU, MLP
+from ..layers.position import AbsolutePosition
 from ..layers.ss2d import SelectiveScan
 from .hierarchical import Pyramid, ScaleFactory, hierarchical
 
@@ -38,6 +39,7 @@ def vssm(
     patch_norm: bool = True,
     downsample: Downsample = "overlapping",
     axes: int = 2,
+    position_size: tuple[int, ...] | None = None,
     drop_path: float = 0.2,
 ) -> Pyramid:
     """Build a VMamba for images or volumes: (batch, channels, *size) to tokens, or with ``features`` to those of all stages.
@@ -57,6 +59,8 @@ def vssm(
         patch_norm: whether the convolutions of the stem are normed.
         downsample: between stages: "merging" as in Swin, "patches" of 2 on a side, or "overlapping" ones of 3.
         axes: spatial axes, 2 or 3.
+        position_size: size of the first grid of tokens, for a learned vector for each of its positions, which fixes the size of
+            the images. Default: none.
         drop_path: probability to skip a branch in the last block; it rises linearly from 0 in the first one.
 
     Raises:
@@ -78,7 +82,7 @@ def vssm(
         heads=[1] * len(dims),
         mixer=mixer,
         axes=axes,
-        stem=partial(_stem, overlapping=stem == "overlapping", patch=patch, norm=patch_norm),
+        stem=partial(_stem, overlapping=stem == "overlapping", patch=patch, norm=patch_norm, position_size=position_size),
         block=partial(_block, mlp_ratio=mlp_ratio, channel_mixer=channel_mixer),
         downsample=_DOWNSAMPLES[downsample],
         drop_path=drop_path,
@@ -93,12 +97,17 @@ def vssm(
     return model
 
 
-def _stem(dim: int, out: int, *, axes: int, overlapping: bool, patch: int, norm: bool) -> nn.Module:
-    kind: Literal["layer"] | None = "layer" if norm else None
-    if not overlapping:
-        return StridedConv(dim, out, axes=axes, kernel=patch, stride=patch, norm=kind, image=True, fill_up=False)
-    conv = partial(StridedConv, axes=axes, kernel=patch // 2 + 1, stride=patch // 2, padding=1, norm=kind)
-    return nn.Sequential(conv(dim, out // 2, image=True), nn.GELU(), conv(out // 2, out))
+def _stem(
+    dim: int, out: int, *, axes: int, overlapping: bool, patch: int, norm: bool, position_size: tuple[int, ...] | None
+) -> nn.Module:
+    conv = partial(StridedConv, axes=axes, norm="layer" if norm else None)
+    patches: nn.Module
+    if overlapping:
+        conv = partial(conv, kernel=patch // 2 + 1, stride=patch // 2, padding=1)
+        patches = nn.Sequential(conv(dim, out // 2, image=True), nn.GELU(), conv(out // 2, out))
+    else:
+        patches = conv(dim, out, kernel=patch, stride=patch, image=True, fill_up=False)
+    return patches if position_size is None else nn.Sequential(patches, AbsolutePosition(out, size=position_size))
 
 
 def _block(

@@ -11,6 +11,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Sees = Literal["around", "before", "after"]
+Activation = Literal["none", "silu", "gelu", "relu", "sigmoid"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "none": nn.Identity,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def make_activation(kind: Activation) -> nn.Module:
+    """Return an elementwise function by its name."""
+    if kind not in _ACTIVATIONS:
+        raise ValueError(f"activation is {kind!r}, expected one of {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[kind]()
 
 
 class DepthwiseConv(nn.Module):
@@ -24,19 +40,28 @@ class DepthwiseConv(nn.Module):
         bias: whether there is one.
         sees: "around": the kernel, odd then, lies around each position; "before": it ends there, as a causal filter does on one
             axis; "after": it runs the other way, as "before" does on a sequence that is turned round and back again.
+        activation: what follows.
 
     Raises:
         ValueError: if a kernel that lies around has no middle, or for another number of axes than one to three.
     """
 
-    def __init__(self, dim: int, kernel: tuple[int, ...], *, bias: bool = True, sees: Sees = "around") -> None:
+    def __init__(
+        self,
+        dim: int,
+        kernel: tuple[int, ...],
+        *,
+        bias: bool = True,
+        sees: Sees = "around",
+        activation: Activation = "none",
+    ) -> None:
         super().__init__()
         if sees not in get_args(Sees):
             raise ValueError(f"DepthwiseConv: sees is {sees!r}, expected 'around', 'before' or 'after'")
         odd = all(k % 2 for k in kernel)
         if not 1 <= len(kernel) <= 3 or min(kernel) < 1 or (sees == "around" and not odd):
             raise ValueError(f"DepthwiseConv: kernel is {tuple(kernel)}, expected 1 to 3 sizes, odd if they lie around")
-        self.sees = sees
+        self.sees, self.act = sees, make_activation(activation)
         # Named, shaped and initialised as in nn.Conv1d to nn.Conv3d, whose weights therefore load as they are.
         bound = math.prod(kernel) ** -0.5
         self.weight = nn.Parameter(torch.empty(dim, 1, *kernel).uniform_(-bound, bound))
@@ -47,13 +72,17 @@ class DepthwiseConv(nn.Module):
         if x.ndim != len(kernel) + 2:
             raise ValueError(f"DepthwiseConv: x has shape {list(x.shape)}, expected (batch, {len(kernel)} axes, channels)")
         if self.sees == "around":
-            return _filter(x, self.weight, self.bias, [k // 2 for k in kernel])
+            return self._activated(_filter(x, self.weight, self.bias, [k // 2 for k in kernel]))
         # The same padding on both sides costs no copy of the input; what is too much is cut off the output.
         weight = self.weight if self.sees == "before" else self.weight.flip(list(range(2, x.ndim)))
         y = _filter(x, weight, self.bias, [k - 1 for k in kernel])
         for axis, (n, k) in enumerate(zip(x.shape[1:-1], kernel, strict=True), start=1):
             y = y.narrow(axis, 0 if self.sees == "before" else k - 1, n)
-        return y
+        return self._activated(y)
+
+    def _activated(self, y: Tensor) -> Tensor:
+        activated: Tensor = self.act(y)
+        return activated
 
 
 def _filter(x: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int]) -> Tensor:

@@ -62,7 +62,7 @@ class Mamba(nn.Module):
         inner, rank = int(expand * dim), default_rank(dim) if rank is None else rank
         self.backend = backend
         self.in_proj = nn.Linear(dim, 2 * inner, bias=bias)
-        self.conv1d = DepthwiseConv(inner, (kernel,), bias=conv_bias, sees="before")
+        self.conv1d = DepthwiseConv(inner, (kernel,), bias=conv_bias, sees="before", activation="silu")
         self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
         self.dt_proj = step_projection(rank, inner)
         self.A_log = initial_rates(inner, state)
@@ -100,7 +100,7 @@ class Mamba(nn.Module):
         return self.out_proj(y_BD * F.silu(z_BD)), MambaState(conv_BDW, ssm_BDN)
 
     def _scan(self, x_BLD: Tensor, z_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        u_BLD = F.silu(self.conv1d(x_BLD))
+        u_BLD = self.conv1d(x_BLD)
         dt_BLD, B_BLN, C_BLN = _steps(u_BLD, self.x_proj, self.dt_proj)
         y_BLD, h_BDN = selective_scan(
             u_BLD,
@@ -149,13 +149,13 @@ class BiMamba(nn.Module):
         inner, rank = int(expand * dim), default_rank(dim) if rank is None else rank
         self.tied, self.average, self.backend = tied, average, backend
         self.in_proj = nn.Linear(dim, 2 * inner, bias=bias)
-        self.conv1d = DepthwiseConv(inner, (kernel,), bias=conv_bias, sees="before")
+        self.conv1d = DepthwiseConv(inner, (kernel,), bias=conv_bias, sees="before", activation="silu")
         self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
         self.dt_proj = step_projection(rank, inner)
         self.A_log, self.A_b_log = initial_rates(inner, state), initial_rates(inner, state)
         self.D = nn.Parameter(torch.ones(inner))
         if not tied:
-            self.conv1d_b = DepthwiseConv(inner, (kernel,), bias=conv_bias, sees="after")
+            self.conv1d_b = DepthwiseConv(inner, (kernel,), bias=conv_bias, sees="after", activation="silu")
             self.x_proj_b = nn.Linear(inner, rank + 2 * state, bias=False)
             self.dt_proj_b = step_projection(rank, inner)
             self.D_b = nn.Parameter(torch.ones(inner))
@@ -164,13 +164,13 @@ class BiMamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, *S, C) to the same shape; several spatial axes are read in row-major order, forward and backward."""
         x_BLD, z_BLD = self.in_proj(x.flatten(1, -2)).chunk(2, dim=-1)
-        u_BLD = F.silu(self.conv1d(x_BLD))
+        u_BLD = self.conv1d(x_BLD)
         projected = _steps(u_BLD, self.x_proj, self.dt_proj)
         y_BLD = self._scan("raster", u_BLD, projected, self.A_log, self.D, self.dt_proj.bias)
         if self.tied:
             y_BLD = y_BLD + self._scan("reverse", u_BLD, projected, self.A_b_log, self.D, self.dt_proj.bias)
         else:
-            u_BLD = F.silu(self.conv1d_b(x_BLD))
+            u_BLD = self.conv1d_b(x_BLD)
             projected = _steps(u_BLD, self.x_proj_b, self.dt_proj_b)
             y_BLD = y_BLD + self._scan("reverse", u_BLD, projected, self.A_b_log, self.D_b, self.dt_proj_b.bias)
         y: Tensor = self.out_proj(swiglu(z_BLD, 0.5 * y_BLD if self.average else y_BLD))

@@ -13,14 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.selective_scan import CROSS_2D, CROSS_3D, Backend, scan_orders, selective_scan
-from .conv import DepthwiseConv
+from .conv import Activation, DepthwiseConv, make_activation
 from .ssm import decay, default_rank, initial_rates, step_projection
 
-Activation = Literal["silu", "gelu", "relu", "sigmoid"]
 Gate = Literal["activated", "linear", "none"]
 Refinement = Literal["layer", "conv", "softmax", "sigmoid", "gelu"]
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
 class SelectiveScan(nn.Module):
@@ -73,8 +70,6 @@ class SelectiveScan(nn.Module):
         super().__init__()
         if axes not in (2, 3):
             raise ValueError(f"SelectiveScan: axes is {axes}, expected 2 or 3")
-        if activation not in _ACTIVATIONS:
-            raise ValueError(f"SelectiveScan: activation is {activation!r}, expected one of {', '.join(_ACTIVATIONS)}")
         if gate not in get_args(Gate):
             raise ValueError(f"SelectiveScan: gate is {gate!r}, expected 'activated', 'linear' or 'none'")
         inner, rank = int(expand * dim), default_rank(dim) if rank is None else rank
@@ -82,8 +77,9 @@ class SelectiveScan(nn.Module):
         scan_orders((1,) * axes, self.routes)  # names of unknown routes are told here, not at the first image
         self.axes, self.rank, self.state, self.gate, self.backend = axes, rank, state, gate, backend
         self.in_proj = nn.Linear(dim, inner if gate == "none" else 2 * inner, bias=bias)
-        self.conv = DepthwiseConv(inner, (kernel,) * axes, bias=conv_bias) if kernel > 1 else nn.Identity()
-        self.act = _ACTIVATIONS[activation]()
+        self.act = make_activation(activation)
+        conv = kernel > 1
+        self.conv = DepthwiseConv(inner, (kernel,) * axes, bias=conv_bias, activation=activation) if conv else self.act
         # One stack for each kind, so that all routes are projected by one product.
         count = len(self.routes)
         dt_projs = [step_projection(rank, inner) for _ in range(count)]
@@ -101,7 +97,7 @@ class SelectiveScan(nn.Module):
         if len(size) != self.axes:
             raise ValueError(f"SelectiveScan: x has shape {list(x.shape)}, expected (batch, {self.axes} axes, channels)")
         u, z = (self.in_proj(x), None) if self.gate == "none" else self.in_proj(x).chunk(2, dim=-1)
-        u_BLD = self.act(self.conv(u)).flatten(1, -2)
+        u_BLD = self.conv(u).flatten(1, -2)
         projected_BLKP = torch.unflatten(F.linear(u_BLD, self.x_proj.flatten(0, 1)), -1, self.x_proj.shape[:2])
         dt_BLKR, B_BLKN, C_BLKN = torch.split(projected_BLKP, [self.rank, self.state, self.state], dim=-1)
         y_BLD = selective_scan(

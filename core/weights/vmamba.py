@@ -8,7 +8,6 @@ leaves out the gate and "_nozact" its activation; "_on..." replaces the norm of 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..backbones.hierarchical import Pyramid
@@ -19,8 +18,9 @@ from ..layers.ss2d import SelectiveScan
 from ..ops.selective_scan import CROSS_2D
 from .arguments import read_arguments
 from .head import load_with_head
-from .load import Coverage, rename
-from .mamba import INITIAL_VALUES, ratio
+from .load import Coverage
+from .mamba import INITIAL_VALUES
+from .vmamba_state import vssm_arguments, vssm_state
 
 _ROUTES = {
     **dict.fromkeys(("v01", "v02", "v03", "v04", "v05", "v2", "v3"), CROSS_2D),
@@ -34,30 +34,6 @@ _REFINEMENTS: dict[str, tuple[str, ...]] = {
     "_onsoftmax": ("softmax",),
     "_onsigmoid": ("sigmoid",),
 }
-_MIXER = [
-    (r"\bconv2d\.", "conv."),
-    (r"\bx_proj_weight$", "x_proj"),
-    (r"\bdt_projs_weight$", "dt_proj"),
-    (r"\bdt_projs_bias$", "dt_bias"),
-    (r"\bA_logs$", "A_log"),
-    (r"\bDs$", "D"),
-    (r"\bout_norm\.2\.", "refine.1."),  # what is missing between is a permutation
-    (r"\bout_norm\.([01]\.)?", "refine.0."),
-]
-_BLOCK = [
-    (r"\b(ln_1|norm)\.", "norm1."),
-    (r"\b(self_attention|op)\.", "mixer."),
-    (r"\bmlp\.", "channel_mixer."),
-    *_MIXER,
-]
-_MODEL = [
-    (r"^patch_embed\.5\.", "stem.2.conv."),
-    (r"^patch_embed\.7\.", "stem.2.norm."),
-    (r"^layers\.(\d+)\.downsample\.1\.", r"downs.\1.conv."),
-    (r"^layers\.(\d+)\.downsample\.reduction\.", r"downs.\1.proj."),
-    (r"^layers\.(\d+)\.downsample\.(3|norm)\.", r"downs.\1.norm."),
-    (r"^classifier\.", ""),
-]
 
 
 def forward_type_options(forward_type: str) -> dict[str, Any]:
@@ -197,16 +173,18 @@ def build_vssm(arguments: Mapping[str, Any]) -> Pyramid:
             "patch_norm": True,
             "downsample_version": "v2",
             "patchembed_version": "v1",
+            "posembed": False,
+            "imgsize": 224,
             **_IN_BLOCK,
         },
-        only={"posembed": (False,), "norm_layer": ("ln", "LN", "ln2d", "LN2D"), **_IN_BLOCK_ONLY},
-        ignored=("num_classes", "ssm_init", "use_checkpoint", "imgsize"),
+        only={"norm_layer": ("ln", "LN", "ln2d", "LN2D"), **_IN_BLOCK_ONLY},
+        ignored=("num_classes", "ssm_init", "use_checkpoint"),
     )
     stems, downs = {"v1": "patches", "v2": "overlapping"}, {"v1": "merging", "v2": "patches", "v3": "overlapping"}
     for name, known in (("patchembed_version", stems), ("downsample_version", downs)):
         if args[name] not in known:
             raise ValueError(f"VSSM: {name} is {args[name]!r}, known are {', '.join(known)}")
-    dims, depths = args["dims"], args["depths"]
+    dims, depths, side = args["dims"], args["depths"], args["imgsize"] // args["patch_size"]
 
     def mixer(dim: int, *, heads: int, axes: int, stage: int, index: int) -> nn.Module:
         return _mixer(dim, args)
@@ -222,88 +200,9 @@ def build_vssm(arguments: Mapping[str, Any]) -> Pyramid:
         patch=args["patch_size"],
         patch_norm=args["patch_norm"],
         downsample=downs[args["downsample_version"]],  # type: ignore[arg-type]
+        position_size=(side, side) if args["posembed"] else None,
         drop_path=args["drop_path_rate"],
     )
-
-
-def ss2d_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict of our mixer."""
-    return _routes_apart(rename(state, _MIXER))
-
-
-def vss_block_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict of our block."""
-    return _routes_apart(rename(state, _BLOCK))
-
-
-def vssm_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the state dicts of our backbone and of the linear classifier behind the mean of its tokens."""
-    first = "stem.0" if "patch_embed.5.weight" in state else "stem"
-    stem = [(r"^patch_embed\.(0|proj)\.", f"{first}.conv."), (r"^patch_embed\.(2|norm)\.", f"{first}.norm.")]
-    named = rename(state, [*stem, *_MODEL])
-    blocks = rename({name: t for name, t in named.items() if name.startswith("layers.")}, _BLOCK)
-    blocks = rename(blocks, [(r"^layers\.(\d+)\.blocks\.", r"stages.\1.")])
-    ours = _routes_apart(blocks | {name: t for name, t in named.items() if not name.startswith(("layers.", "head."))})
-    return ours, {name.removeprefix("head."): t for name, t in named.items() if name.startswith("head.")}
-
-
-def _routes_apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give what belongs to routes an axis of its own, and linear layers that were stored as convolutions their own shape."""
-    ours = {}
-    for name, tensor in state.items():
-        if name.endswith(("A_log", "D")):
-            routes = state[name.removesuffix("A_log").removesuffix("D") + "dt_bias"].shape[0]
-            tensor = torch.unflatten(tensor, 0, (routes, -1))
-        elif name.endswith(("proj.weight", "fc1.weight", "fc2.weight")):
-            tensor = tensor.flatten(1)
-        ours[name] = tensor
-    return ours
-
-
-def vssm_arguments(state: Mapping[str, Tensor], *, forward_type: str) -> dict[str, Any]:
-    """Return the constructor arguments that the shapes of a state dict tell.
-
-    Args:
-        state: under the authors' names.
-        forward_type: of the variant, which shapes do not tell.
-
-    Raises:
-        ValueError: if this is no state dict of a VSSM.
-    """
-    ours, _ = vssm_state(state)
-    try:
-        depths: list[int] = []
-        while f"stages.{len(depths)}.0.norm1.weight" in ours:
-            stage = len(depths)
-            depths.append(next(i for i in range(len(ours)) if f"stages.{stage}.{i}.norm1.weight" not in ours))
-        dims = [len(ours[f"stages.{i}.0.norm1.weight"]) for i in range(len(depths))]
-        block = {name.removeprefix("stages.0.0."): t for name, t in ours.items() if name.startswith("stages.0.0.")}
-        overlapping = "stem.2.conv.weight" in ours
-        first = ours["stem.0.conv.weight" if overlapping else "stem.conv.weight"]
-        inner, rank = block["mixer.dt_proj"].shape[1:]
-        ranks = [ours[f"stages.{i}.0.mixer.dt_proj"].shape[2] for i in range(len(depths))]
-        fc1, fc2 = block.get("channel_mixer.fc1.weight"), block.get("channel_mixer.fc2.weight")
-        down = ours.get("downs.0.conv.weight")
-        arguments = {
-            "patch_size": 2 * (first.shape[-1] - 1) if overlapping else first.shape[-1],
-            "in_chans": first.shape[1],
-            "depths": depths,
-            "dims": dims,
-            "ssm_d_state": block["mixer.A_log"].shape[-1],
-            "ssm_ratio": ratio(inner, dims[0]),
-            "ssm_dt_rank": rank if len(set(ranks)) == 1 else "auto",
-            "ssm_conv": block["mixer.conv.weight"].shape[-1] if "mixer.conv.weight" in block else 1,
-            "ssm_conv_bias": "mixer.conv.bias" in block,
-            "mlp_ratio": 0.0 if fc2 is None else ratio(fc2.shape[1], dims[0]),
-            "gmlp": fc1 is not None and fc2 is not None and len(fc1) == 2 * fc2.shape[1],
-            "patch_norm": ("stem.0.norm.weight" if overlapping else "stem.norm.weight") in ours,
-            "patchembed_version": "v2" if overlapping else "v1",
-            "downsample_version": "v1" if down is None else "v2" if down.shape[-1] == 2 else "v3",
-            "forward_type": forward_type,
-        }
-    except (KeyError, StopIteration, IndexError) as error:
-        raise ValueError(f"VSSM: the state dict has no {error}") from error
-    return arguments
 
 
 def load_vssm(state: Mapping[str, Tensor], *, forward_type: str) -> tuple[Pyramid, nn.Linear | None, Coverage]:

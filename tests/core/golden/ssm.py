@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from geovit.core.weights import load_into
 from geovit.core.weights.mamba import build_mamba, mamba_arguments, mamba_state
 from geovit.core.weights.vim import build_vim, vim_state
-from geovit.core.weights.vmamba import build_ss2d, build_vss_block, build_vssm, ss2d_state, vss_block_state, vssm_state
+from geovit.core.weights.vmamba import build_ss2d, build_vss_block, build_vssm
+from geovit.core.weights.vmamba_state import ss2d_state, vss_block_state, vssm_state
 
 
 def _loaded(module: nn.Module, state: dict) -> nn.Module:

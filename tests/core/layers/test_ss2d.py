@@ -196,7 +196,7 @@ def test_mixes_tokens_in_a_block_that_learns(axes):
     ("options", "told"),
     [
         ({"axes": 1}, "axes is 1, expected 2 or 3"),
-        ({"activation": "tanh"}, "activation is 'tanh', expected one of silu, gelu, relu, sigmoid"),
+        ({"activation": "tanh"}, "activation is 'tanh', expected one of none, silu, gelu, relu, sigmoid"),
         ({"gate": "open"}, "gate is 'open', expected 'activated', 'linear' or 'none'"),
         ({"refine": ("norm",)}, "refine has 'norm', allowed are layer, conv"),
         ({"routes": ("diagonal",)}, "route is 'diagonal'"),

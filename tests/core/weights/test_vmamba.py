@@ -7,15 +7,8 @@ from torch.nn import functional as F
 from geovit.core.layers.ss2d import SelectiveScan
 from geovit.core.ops.selective_scan import CROSS_2D
 from geovit.core.weights import load_into, load_state
-from geovit.core.weights.vmamba import (
-    build_ss2d,
-    build_vss_block,
-    build_vssm,
-    forward_type_options,
-    load_vssm,
-    ss2d_state,
-    vssm_arguments,
-)
+from geovit.core.weights.vmamba import build_ss2d, build_vss_block, build_vssm, forward_type_options, load_vssm
+from geovit.core.weights.vmamba_state import ss2d_state, vssm_arguments
 
 PUBLISHED = {"x_proj": "x_proj_weight", "dt_proj": "dt_projs_weight", "dt_bias": "dt_projs_bias", "A_log": "A_logs", "D": "Ds"}
 
@@ -88,7 +81,7 @@ def test_published_classifier_is_rebuilt_from_its_weights(golden):
 def test_shapes_tell_the_arguments(golden):
     arguments, state, _ = golden
     told = vssm_arguments(state, forward_type="v05_noz")
-    expected = {**arguments, "dims": [8, 16, 32, 64], "gmlp": False}
+    expected = {**arguments, "dims": [8, 16, 32, 64], "gmlp": False, "posembed": False, "imgsize": 224}
     assert told == {name: expected[name] for name in told}
 
 
@@ -102,6 +95,17 @@ def test_names_of_the_first_release_and_layers_stored_as_convolutions(golden):
     same, same_head, _ = load_vssm(old, forward_type="v05_noz")
     assert all(map(torch.equal, new.state_dict().values(), same.state_dict().values()))
     assert torch.equal(head.weight, same_head.weight)
+
+
+def test_learned_positions(golden):
+    _, state, tensors = golden
+    state = {**state, "pos_embed": torch.randn(1, 8, 8, 8)}
+    backbone, _, coverage = load_vssm(state, forward_type="v05_noz")
+    assert coverage.tensors == len(state)
+    image = tensors["input.image"]
+    torch.testing.assert_close(
+        backbone.stem(image), backbone.stem[0](image) + state["pos_embed"].permute(0, 2, 3, 1), rtol=0, atol=0
+    )
 
 
 def test_backbone_without_a_classifier(golden):
@@ -120,6 +124,10 @@ def test_missing_and_unexpected_weights_are_told(golden):
         load_vssm({n: t for n, t in state.items() if "patch_embed" not in n}, forward_type="v05_noz")
     with pytest.raises(ValueError, match="of another shape"):
         load_vssm(state, forward_type="v05")
+    with pytest.raises(ValueError, match="has no dt_projs_bias beside the weight that is stages.2.1.mixer"):
+        load_vssm({n: t for n, t in state.items() if n != "layers.2.blocks.1.op.dt_projs_bias"}, forward_type="v05_noz")
+    with pytest.raises(ValueError, match="VSSM: the state dict has no layers.0.blocks.0.norm.weight"):
+        load_vssm({}, forward_type="v05_noz")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +139,6 @@ def test_missing_and_unexpected_weights_are_told(golden):
             {"hidden_dim": 8, "mlp_act_layer": "relu"},
             "VSSBlock: mlp_act_layer is 'relu', allowed here is 'gelu'",
         ),
-        (build_vssm, {"posembed": True}, "VSSM: posembed is True, allowed here is False"),
         (build_vssm, {"norm_layer": "bn"}, "VSSM: norm_layer is 'bn', allowed here is 'ln'"),
         (build_vssm, {"downsample_version": "v4"}, "VSSM: downsample_version is 'v4', known are v1, v2, v3"),
         (build_vssm, {"patchembed_version": "v3"}, "VSSM: patchembed_version is 'v3', known are v1, v2"),
