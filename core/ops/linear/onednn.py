@@ -24,9 +24,9 @@ def _fake(x_RI: Tensor, weight_OI: Tensor, _bias_O: Tensor | None) -> Tensor:
 
 
 # An op of ours around it: torch.compile takes oneDNN's own for one with constant weights only, and fails on others.
-_LIBRARY = torch.library.Library("geovit", "FRAGMENT")
-_LIBRARY.define("linear_onednn(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-_LIBRARY.impl("linear_onednn", _product, "CPU")
+_LIBRARY = torch.library.Library("geovit", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define("linear_onednn(Tensor x, Tensor weight, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("linear_onednn", _product, "CPU")  # type: ignore[no-untyped-call]
 torch.library.register_fake("geovit::linear_onednn", _fake, lib=_LIBRARY)
 
 
