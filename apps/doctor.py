@@ -3,7 +3,6 @@
 import platform
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import rasterio
@@ -11,14 +10,11 @@ import torch
 from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from ..core.device import available_devices, cpu_features, resolve_device
 from ..core.native import native_status
-from ..core.ops.local_attention import choose_backend as choose_attention_backend
-from ..core.ops.local_attention import local_attention, windows
-from ..core.ops.swiglu import choose_backend, swiglu
 from ..core.precision import resolve_precision
+from .op_cases import OPS, answers, error
 
 # The instruction sets that decide which code runs, here or in torch; a CPU has dozens more.
 _TELLING_FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "sve", "bf16")
@@ -78,12 +74,10 @@ def _hardware() -> list[tuple[str, str]]:
 def _backends() -> list[tuple[str, str]]:
     loaded, reason = native_status()
     device = resolve_device()
-    chosen, why = choose_backend(device, torch.float32)
-    attention, attention_why = choose_attention_backend(device, torch.float32)
+    chosen = {name: op.choose_backend(device, torch.float32) for name, op in OPS.items()}
     return [
         ("compiled kernels", reason if loaded else f"[yellow]not in use[/]: {reason}"),
-        (f"swiglu on {device.type}", f"{chosen}: {why}"),
-        (f"local_attention on {device.type}", f"{attention}: {attention_why}"),
+        *((f"{name} on {device.type}", f"{backend}: {why}") for name, (backend, why) in chosen.items()),
     ]
 
 
@@ -118,36 +112,14 @@ def _lack(requirement: Requirement) -> str:
 
 def _self_test() -> tuple[list[str], list[tuple[str, str]]]:
     """Run each op on the preferred device in float32, forward and backward, against its reference in float64."""
-    generator = torch.Generator().manual_seed(0)
-    gate, value = (torch.randn(37, 129, generator=generator) for _ in range(2))
-    q, k, v = (torch.randn(2, 9, 10, 3, 16, generator=generator) for _ in range(3))
-    table = torch.randn(49, 3, generator=generator)
-    cases: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
-        "swiglu": (swiglu, [gate, value]),
-        "local_attention": (
-            lambda q, k, v, table, backend: local_attention(
-                q, k, v, windows((4, 4), shift=(2, 1)), bias_table=table, backend=backend
-            ),
-            [q, k, v, table],
-        ),
-    }
     device, failures, rows = resolve_device(), [], []
-    for name, (op, inputs) in cases.items():
+    for name, op in OPS.items():
         start = time.perf_counter()
-        error = _error(op, inputs, device)
+        want = answers(op.small, op.small.inputs(torch.device("cpu"), torch.float64), "reference")
+        off = error(answers(op.small, op.small.inputs(device, torch.float32), "auto"), want)
         took = time.perf_counter() - start
-        passed = error <= _TOLERANCE  # false for NaN
-        rows.append((name, f"{'[green]pass[/]' if passed else '[red]fail[/]'}, error {error:.1e}, {took:.2f} s"))
+        passed = off <= _TOLERANCE  # false for NaN
+        rows.append((name, f"{'[green]pass[/]' if passed else '[red]fail[/]'}, error {off:.1e}, {took:.2f} s"))
         if not passed:
-            failures.append(f"{name} on {device.type} is off by {error:.1e} of the largest entry, allowed is {_TOLERANCE:.0e}")
+            failures.append(f"{name} on {device.type} is off by {off:.1e} of the largest entry, allowed is {_TOLERANCE:.0e}")
     return failures, rows
-
-
-def _error(op: Callable[..., Tensor], inputs: list[Tensor], device: torch.device) -> float:
-    """Return the largest relative error over the result and all gradients."""
-    answers = []
-    for backend, where, dtype in (("reference", torch.device("cpu"), torch.float64), ("auto", device, torch.float32)):
-        leaves = [x.to(where, dtype).requires_grad_() for x in inputs]
-        out = op(*leaves, backend=backend)
-        answers.append([x.detach().cpu().double() for x in (out, *torch.autograd.grad(out.square().sum(), leaves))])
-    return max(float((got - want).abs().max() / want.abs().max()) for want, got in zip(*answers, strict=True))

@@ -1,9 +1,16 @@
 """What this machine can compute on. The only file that asks torch about accelerators and instruction sets."""
 
+import contextlib
 import functools
+import importlib.util
+import os
 from pathlib import Path
 
 import torch
+
+_TRITON = importlib.util.find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read by Triton too, when it is imported
+_TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def available_devices() -> list[str]:
@@ -42,6 +49,26 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return False
+
+
+def triton_status(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    """Whether Triton kernels serve tensors of this device and dtype, and one line that says why or why not.
+
+    With ``TRITON_INTERPRET=1`` in the environment from the start, Triton's interpreter runs them on the CPU: slow, for tests.
+    """
+    interpreted = device.type == "cpu" and _INTERPRETED
+    if device.type != "cuda" and not interpreted:
+        return False, f"the Triton kernel is for GPUs, not {device.type}"
+    if not _TRITON:
+        return False, "the package triton is not installed"
+    if dtype not in _TRITON_DTYPES:
+        return False, f"the Triton kernel has no {dtype}"
+    return True, "the Triton kernel, interpreted" if interpreted else "the Triton kernel"
+
+
+def launching_on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Make this GPU the current one: Triton launches on the current GPU, wherever the tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 @functools.cache

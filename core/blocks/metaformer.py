@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..layers.drop import DropPath
 from ..layers.mlp import MLP
-from ..layers.norm import NormKind, make_norm
+from ..layers.norm import NormKind, make_norm, norm_residual
 
 
 class MetaFormerBlock(nn.Module):
@@ -53,17 +53,23 @@ class MetaFormerBlock(nn.Module):
         self.scale1, self.scale2 = scales[0], None if channel_mixer is None else scales[1]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, *size, dim) to the same shape."""
         x = x if self.position1 is None else self.position1(x)
-        x = self._add(x, self.norm1, self.mixer, self.scale1)
-        x = x if self.position2 is None else self.position2(x)
         if self.norm2 is None or self.channel_mixer is None:
-            return x
-        return self._add(x, self.norm2, self.channel_mixer, self.scale2)
+            return x + self._branch(x, self.norm1, self.mixer, self.scale1)
+        if self.norm_position == "before" and self.position2 is None:
+            # The sum is normed where it is made: one pass over memory less.
+            x, y = norm_residual(self.norm2, x, self.drop_path(self.mixer(self.norm1(x))), self.scale1)
+            branch: Tensor = self.drop_path(self.channel_mixer(y))
+            return x + (branch if self.scale2 is None else branch * self.scale2)
+        x = x + self._branch(x, self.norm1, self.mixer, self.scale1)
+        x = x if self.position2 is None else self.position2(x)
+        return x + self._branch(x, self.norm2, self.channel_mixer, self.scale2)
 
-    def _add(self, x: Tensor, norm: nn.Module, mixer: nn.Module, scale: Tensor | None) -> Tensor:
+    def _branch(self, x: Tensor, norm: nn.Module, mixer: nn.Module, scale: Tensor | None) -> Tensor:
         y: Tensor = mixer(norm(x)) if self.norm_position == "before" else norm(mixer(x))
         dropped: Tensor = self.drop_path(y if scale is None else y * scale)
-        return x + dropped
+        return dropped
 
 
 def mlp_block(

@@ -48,6 +48,18 @@ GEOVIT_INLINE F without_first(F x, int64_t count) {
     return lane < static_cast<uint32_t>(count) ? F{} : x;
 }
 
+// Over the entries of a vector, by halves that stay in registers.
+template <class F>
+GEOVIT_INLINE float total_of(F x) {
+    if constexpr (width_of<F> == 1) {
+        return x[0];
+    } else {
+        Vec<width_of<F> / 2> halves[2];
+        std::memcpy(halves, &x, sizeof(x));
+        return total_of(halves[0] + halves[1]);
+    }
+}
+
 // Calls Body::at<F>(c, seen, args...) for vectors that start at channels c and together cover all channels, of which there are
 // at least one vector. Where the width does not divide them, the last vector reaches back over `seen` channels that were done
 // before: a body may store them again, but has to leave them out of sums (without_first).
@@ -59,13 +71,13 @@ GEOVIT_INLINE void over_channels(int64_t channels, Args... args) {
     if (c < channels) Body::template at<F>(channels - width, c - (channels - width), args...);
 }
 
-// Runs Kernel::on<F>(channels, args...) with the widest vector that the channels fill.
+// Runs Kernel::on<F>(channels, args...) with the widest vector that the channels fill: the instruction set's, four or one.
 template <class Kernel>
 struct ByChannels {
     template <int Width, class... Args>
     static GEOVIT_INLINE void run(int64_t channels, Args... args) {
         if constexpr (Width > 1)
-            if (channels < Width) return run<Width / 2>(channels, args...);
+            if (channels < Width) return run<(Width > 4 ? 4 : 1)>(channels, args...);
         Kernel::template on<Vec<Width>>(channels, args...);
     }
 };

@@ -13,13 +13,16 @@
 #include "channels.h"
 #include "memory.h"
 
+// Sums live in registers only where every index of theirs is a constant.
+#define GEOVIT_UNROLL _Pragma("GCC unroll 16")
+
 namespace geovit {
 namespace {
 
 constexpr const char* op = "geovit::depthwise_conv";
 constexpr int64_t segment = 128;         // outputs along the last axis that are one piece of work
 constexpr int64_t block_size = 1 << 15;  // multiplications of vectors in a task, about
-constexpr int64_t most_blocks = 64;      // of rows, each with its own sums for the gradient of the kernel
+constexpr int64_t most_blocks = 32;      // of rows, each with its own sums for the gradient of the kernel
 
 // Sizes of an image and of a kernel, and what lies before an output in each axis; axes that are missing have length 1.
 struct Geometry {
@@ -53,188 +56,169 @@ GEOVIT_INLINE Piece piece_of(const Geometry& g, int64_t index) {
             smallest_of(g.kernel_y, g.y + g.before_y - y)};
 }
 
-template <class F>
-GEOVIT_INLINE F activate_as(Activation kind, F x, float slope) {
-    switch (kind) {
-        case Activation::none:
-            return x;
-        case Activation::relu:
-            return activate<Activation::relu>(x, slope);
-        case Activation::leaky_relu:
-            return activate<Activation::leaky_relu>(x, slope);
-        case Activation::gelu:
-            return activate<Activation::gelu>(x, slope);
-        case Activation::silu:
-            return activate<Activation::silu>(x, slope);
-    }
-    return x;
-}
-
-template <class T>
-struct Outputs {
-    T *out, *before;  // before: what the activation is applied to, kept for the backward; null if it is not wanted
-    Activation activation;
-    float slope;
-};
-
-// Outputs column .. column + Columns - 1 of a row, for Vectors vectors of channels. At an Edge some of them, or some of the inputs
-// that they see, lie outside the row.
-template <class F, int Vectors, int Columns, bool Edge, class T>
-GEOVIT_INLINE void tile(const Geometry& g, const Piece& r, int64_t column, const T* image, const float* kernel, const float* bias,
-                        const Outputs<T>& outputs) {
+// Sums of columns column .. column + Columns - 1 of a piece, for Vectors vectors of channels and the taps first_x .. last_x - 1 of
+// every row of the kernel; all that they meet lies inside the image.
+template <class F, int Vectors, int Columns, class T>
+GEOVIT_INLINE void tile(const Geometry& g, const Piece& p, int64_t column, int64_t first_x, int64_t last_x, const T* image,
+                        const float* kernel, const float* bias, T* out) {
     constexpr int width = width_of<F>;
     F sum[Columns][Vectors];
+    GEOVIT_UNROLL
     for (int j = 0; j < Columns; ++j)
+        GEOVIT_UNROLL
         for (int v = 0; v < Vectors; ++v) sum[j][v] = load_vec<F>(bias + v * width);
-    for (int64_t kz = r.first_z; kz < r.last_z; ++kz)
-        for (int64_t ky = r.first_y; ky < r.last_y; ++ky) {
-            const int64_t from = ((r.z + kz - g.before_z) * g.y + r.y + ky - g.before_y) * g.x;
+    for (int64_t kz = p.first_z; kz < p.last_z; ++kz)
+        for (int64_t ky = p.first_y; ky < p.last_y; ++ky) {
+            const T* row = image + ((p.z + kz - g.before_z) * g.y + p.y + ky - g.before_y) * g.x * g.channels;
             const float* weight = kernel + (kz * g.kernel_y + ky) * g.kernel_x * g.channels;
-            for (int64_t kx = 0; kx < g.kernel_x; ++kx) {
-                const int64_t at = column + kx - g.before_x;
+            for (int64_t kx = first_x; kx < last_x; ++kx) {
+                const T* x = row + (column + kx - g.before_x) * g.channels;
                 F w[Vectors];
+                GEOVIT_UNROLL
                 for (int v = 0; v < Vectors; ++v) w[v] = load_vec<F>(weight + kx * g.channels + v * width);
-#pragma GCC unroll 16
-                for (int j = 0; j < Columns; ++j) {
-                    if (Edge && (at + j < 0 || at + j >= g.x)) continue;
-                    const T* x = image + (from + at + j) * g.channels;
-#pragma GCC unroll 4
-                    for (int v = 0; v < Vectors; ++v) sum[j][v] += w[v] * load_as<F>(x + v * width);
-                }
+                GEOVIT_UNROLL
+                for (int j = 0; j < Columns; ++j)
+                    GEOVIT_UNROLL
+                    for (int v = 0; v < Vectors; ++v) sum[j][v] += w[v] * load_as<F>(x + j * g.channels + v * width);
             }
         }
-    const int64_t to = ((r.z * g.y + r.y) * g.x + column) * g.channels;
-    for (int j = 0; j < Columns; ++j) {
-        if (Edge && column + j >= g.x) break;
-        for (int v = 0; v < Vectors; ++v) {
-            const int64_t i = to + j * g.channels + v * width;
-            if (outputs.before != nullptr) store_as(outputs.before + i, sum[j][v]);
-            store_as(outputs.out + i, activate_as(outputs.activation, sum[j][v], outputs.slope));
-        }
-    }
+    GEOVIT_UNROLL
+    for (int j = 0; j < Columns; ++j)
+        GEOVIT_UNROLL
+        for (int v = 0; v < Vectors; ++v) store_as(out + (column + j) * g.channels + v * width, sum[j][v]);
 }
 
-template <class F, int Vectors, class T>
-GEOVIT_INLINE void columns(const Geometry& g, const Piece& r, const T* image, const float* kernel,
-                           const float* bias, const Outputs<T>& outputs) {
-    // As many sums as half the registers: 32 of AVX-512, 16 of the others.
-    constexpr int most = width_of<F> == 16 ? 16 : 8;
-    constexpr int width = most / Vectors;
-    for (int64_t column = r.begin; column < r.end; column += width) {
+// All columns of a piece: tiles where the kernel lies inside the image, else one column and the taps that it sees.
+template <class F, int Vectors, int Columns, class T>
+GEOVIT_INLINE void convolve(const Geometry& g, const Piece& p, const T* image, const float* kernel, const float* bias, T* out) {
+    for (int64_t column = p.begin; column < p.end;) {
         const int64_t first = column - g.before_x;
-        if (first >= 0 && first + width + g.kernel_x - 1 <= g.x)
-            tile<F, Vectors, width, false>(g, r, column, image, kernel, bias, outputs);
-        else
-            tile<F, Vectors, width, true>(g, r, column, image, kernel, bias, outputs);
+        if (column + Columns <= p.end && first >= 0 && first + Columns + g.kernel_x - 1 <= g.x) {
+            tile<F, Vectors, Columns>(g, p, column, 0, g.kernel_x, image, kernel, bias, out);
+            column += Columns;
+        } else {
+            tile<F, Vectors, 1>(g, p, column, largest_of(0, -first), smallest_of(g.kernel_x, g.x - first), image, kernel, bias, out);
+            ++column;
+        }
     }
 }
 
 struct Forward {
+    // Three vectors and four columns are twelve sums and three weights: what the sixteen registers of AVX2 hold.
     template <class F, class T>
-    static GEOVIT_INLINE void on(int64_t channels, Geometry g, int64_t piece, const T* x, const float* kernel,
-                                 const float* bias, Outputs<T> outputs) {
+    static GEOVIT_INLINE void on(int64_t channels, Geometry g, Piece p, const T* x, const float* kernel, const float* bias, T* out) {
         constexpr int width = width_of<F>;
-        const Piece r = piece_of(g, piece);
-        const int64_t image = r.image * g.z * g.y * g.x * channels;
-        int64_t c = 0;
-        while (c < channels) {
-            const int64_t left = (channels - c) / width;  // whole vectors
-            const int64_t from = left > 0 ? c : channels - width;
-            const T* in = x + image + from;
-            Outputs<T> out = outputs;
-            out.out += image + from;
-            if (out.before != nullptr) out.before += image + from;
-            if (left >= 4) {
-                columns<F, 4>(g, r, in, kernel + from, bias + from, out);
-                c += 4 * width;
-            } else if (left >= 2) {
-                columns<F, 2>(g, r, in, kernel + from, bias + from, out);
-                c += 2 * width;
+        const int64_t image = p.image * g.z * g.y * g.x * channels, row = (p.z * g.y + p.y) * g.x * channels;
+        for (int64_t c = 0; c < channels;) {
+            if (c + 3 * width <= channels) {
+                convolve<F, 3, 4>(g, p, x + image + c, kernel + c, bias + c, out + image + row + c);
+                c += 3 * width;
             } else {
-                columns<F, 1>(g, r, in, kernel + from, bias + from, out);
-                c = from + width;
+                const int64_t at = smallest_of(c, channels - width);
+                convolve<F, 1, 8>(g, p, x + image + at, kernel + at, bias + at, out + image + row + at);
+                c = at + width;
             }
         }
     }
 };
 
-// sums[tap] += grad * x along a piece, for Taps neighbouring taps of one row of the kernel.
+// sums[tap] += grad * x over columns begin .. end - 1, for Taps neighbouring taps of a row of the kernel that all lie inside.
 template <class F, int Vectors, int Taps, class T>
-GEOVIT_INLINE void correlate(const Geometry& g, const Piece& r, int64_t first_tap, const T* grad, const T* x, int64_t seen, float* sums) {
+GEOVIT_INLINE void correlate(const Geometry& g, int64_t tap, int64_t begin, int64_t end, const T* grad, const T* x, int64_t seen,
+                             float* sums) {
     constexpr int width = width_of<F>;
     F sum[Taps][Vectors] = {};
-    const int64_t shift = first_tap - g.before_x;
-    // From `inner` to `outer` every tap sees an input.
-    const int64_t inner = smallest_of(r.end, largest_of(r.begin, -shift));
-    const int64_t outer = largest_of(inner, smallest_of(r.end, g.x - shift - Taps + 1));
-    const auto edge = [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-        for (int64_t column = begin; column < end; ++column)
-            for (int k = 0; k < Taps; ++k) {
-                const int64_t at = column + shift + k;
-                if (at < 0 || at >= g.x) continue;
-                for (int v = 0; v < Vectors; ++v)
-                    sum[k][v] += load_as<F>(grad + column * g.channels + v * width) * load_as<F>(x + at * g.channels + v * width);
-            }
-    };
-    edge(r.begin, inner);
-    for (int64_t column = inner; column < outer; ++column) {
+    for (int64_t column = begin; column < end; ++column) {
+        const T* from = x + (column + tap - g.before_x) * g.channels;
         F d[Vectors];
+        GEOVIT_UNROLL
         for (int v = 0; v < Vectors; ++v) d[v] = load_as<F>(grad + column * g.channels + v * width);
-        const T* from = x + (column + shift) * g.channels;
-#pragma GCC unroll 4
+        GEOVIT_UNROLL
         for (int k = 0; k < Taps; ++k)
-#pragma GCC unroll 4
+            GEOVIT_UNROLL
             for (int v = 0; v < Vectors; ++v) sum[k][v] += d[v] * load_as<F>(from + k * g.channels + v * width);
     }
-    edge(outer, r.end);
+    GEOVIT_UNROLL
     for (int k = 0; k < Taps; ++k)
+        GEOVIT_UNROLL
         for (int v = 0; v < Vectors; ++v) {
-            float* to = sums + (first_tap + k) * g.channels + v * width;
+            float* to = sums + (tap + k) * g.channels + v * width;
             store_vec(to, load_vec<F>(to) + without_first(sum[k][v], seen));
         }
 }
 
+// As above over a whole piece: together where all taps lie inside, one by one at the ends of the row.
+template <class F, int Vectors, int Taps, class T>
+GEOVIT_INLINE void correlate_piece(const Geometry& g, const Piece& p, int64_t tap, const T* grad, const T* x, int64_t seen,
+                                   float* sums) {
+    const int64_t shift = tap - g.before_x;  // the first tap sees column + shift
+    const int64_t begin = smallest_of(p.end, largest_of(p.begin, -shift));
+    const int64_t end = largest_of(begin, smallest_of(p.end, g.x - shift - Taps + 1));
+    if (begin < end) correlate<F, Vectors, Taps>(g, tap, begin, end, grad, x, seen, sums);
+    if (begin == p.begin && end == p.end) return;
+    for (int64_t k = 0; k < Taps; ++k) {
+        const int64_t first = largest_of(p.begin, -shift - k), last = smallest_of(p.end, g.x - shift - k);
+        if (first < begin) correlate<F, Vectors, 1>(g, tap + k, first, smallest_of(begin, last), grad, x, seen, sums);
+        if (end < last) correlate<F, Vectors, 1>(g, tap + k, largest_of(end, first), last, grad, x, seen, sums);
+    }
+}
+
 template <class F, int Vectors, class T>
-GEOVIT_INLINE void correlate_piece(const Geometry& g, const Piece& r, const T* grad, const T* x, int64_t seen, float* sums, float* bias) {
+GEOVIT_INLINE void correlate_all(const Geometry& g, const Piece& p, const T* grad, const T* x, int64_t seen, float* sums, float* bias) {
     constexpr int width = width_of<F>;
     F total[Vectors] = {};
-    for (int64_t column = r.begin; column < r.end; ++column)
+    for (int64_t column = p.begin; column < p.end; ++column)
+        GEOVIT_UNROLL
         for (int v = 0; v < Vectors; ++v) total[v] += load_as<F>(grad + column * g.channels + v * width);
+    GEOVIT_UNROLL
     for (int v = 0; v < Vectors; ++v) store_vec(bias + v * width, load_vec<F>(bias + v * width) + without_first(total[v], seen));
 
-    for (int64_t kz = r.first_z; kz < r.last_z; ++kz)
-        for (int64_t ky = r.first_y; ky < r.last_y; ++ky) {
-            const T* from = x + ((r.z + kz - g.before_z) * g.y + r.y + ky - g.before_y) * g.x * g.channels;
+    for (int64_t kz = p.first_z; kz < p.last_z; ++kz)
+        for (int64_t ky = p.first_y; ky < p.last_y; ++ky) {
+            const T* from = x + ((p.z + kz - g.before_z) * g.y + p.y + ky - g.before_y) * g.x * g.channels;
             float* to = sums + (kz * g.kernel_y + ky) * g.kernel_x * g.channels;
             int64_t kx = 0;
-            for (; kx + 4 <= g.kernel_x; kx += 4) correlate<F, Vectors, 4>(g, r, kx, grad, from, seen, to);
-            if (g.kernel_x - kx == 3) correlate<F, Vectors, 3>(g, r, kx, grad, from, seen, to);
-            if (g.kernel_x - kx == 2) correlate<F, Vectors, 2>(g, r, kx, grad, from, seen, to);
-            if (g.kernel_x - kx == 1) correlate<F, Vectors, 1>(g, r, kx, grad, from, seen, to);
+            for (; kx + 4 <= g.kernel_x; kx += 4) correlate_piece<F, Vectors, 4>(g, p, kx, grad, from, seen, to);
+            if (kx + 3 <= g.kernel_x) {
+                correlate_piece<F, Vectors, 3>(g, p, kx, grad, from, seen, to);
+                kx += 3;
+            }
+            for (; kx < g.kernel_x; ++kx) correlate_piece<F, Vectors, 1>(g, p, kx, grad, from, seen, to);
         }
 }
 
 // Adds the pieces' share of the gradients of kernel and bias to `sums` (taps, channels) and `bias` (channels).
 struct KernelGradient {
     template <class F, class T>
-    static GEOVIT_INLINE void on(int64_t channels, Geometry g, int64_t first, int64_t last, const T* grad, const T* x,
-                                 float* sums, float* bias) {
+    static GEOVIT_INLINE void on(int64_t channels, Geometry g, int64_t first, int64_t last, const T* grad, const T* x, float* sums,
+                                 float* bias) {
         constexpr int width = width_of<F>;
-        constexpr int vectors = width == 16 ? 4 : 2;
-        int64_t c = 0;
-        while (c < channels) {
-            const int64_t left = (channels - c) / width, from = left > 0 ? c : channels - width, seen = c - from;
+        for (int64_t c = 0; c < channels;) {
+            const bool several = c + 3 * width <= channels;
+            const int64_t at = several ? c : smallest_of(c, channels - width);
             for (int64_t piece = first; piece < last; ++piece) {
-                const Piece r = piece_of(g, piece);
-                const int64_t image = r.image * g.z * g.y * g.x * channels + from;
-                const T *d = grad + image + (r.z * g.y + r.y) * g.x * channels, *in = x + image;
-                if (left >= vectors)
-                    correlate_piece<F, vectors>(g, r, d, in, 0, sums + from, bias + from);
+                const Piece p = piece_of(g, piece);
+                const int64_t image = p.image * g.z * g.y * g.x * channels + at, row = (p.z * g.y + p.y) * g.x * channels;
+                if (several)
+                    correlate_all<F, 3>(g, p, grad + image + row, x + image, 0, sums + at, bias + at);
                 else
-                    correlate_piece<F, 1>(g, r, d, in, seen, sums + from, bias + from);
+                    correlate_all<F, 1>(g, p, grad + image + row, x + image, c - at, sums + at, bias + at);
             }
-            c = from + (left >= vectors ? vectors : 1) * width;
+            c = at + (several ? 3 : 1) * width;
         }
+    }
+};
+
+template <Activation kind>
+struct Activate {
+    template <class F, class T>
+    static GEOVIT_INLINE void at(int64_t i, int64_t, const T* x, T* out, float slope) {
+        store_as(out + i, activate<kind>(load_as<F>(x + i), slope));
+    }
+
+    template <class F, class T>
+    static GEOVIT_INLINE void on(int64_t size, const T* x, T* out, float slope) {
+        over_channels<F, Activate>(size, x, out, slope);
     }
 };
 
@@ -277,14 +261,24 @@ std::tuple<Tensor, Tensor> depthwise_conv(const Tensor& x_, const Tensor& kernel
     const Tensor kernel = checked(kernel_, {g.kernel_z, g.kernel_y, g.kernel_x, g.channels}, op, "kernel");
     const Tensor bias = checked(bias_, {g.channels}, op, "bias");
     const Tensor out = result_like(x), kept = keep ? result_like(x) : torch::stable::new_empty(x, {0});
-    STD_TORCH_CHECK(0 <= activation && activation <= static_cast<int64_t>(Activation::silu), op, ": unknown activation");
+    const Tensor& sums = keep ? kept : out;
     with_element_type(x, op, [&](auto element) {
         using T = decltype(element);
-        const Outputs<T> outputs{write<T>(out), keep ? write<T>(kept) : nullptr, static_cast<Activation>(activation),
-                                 static_cast<float>(slope)};
-        torch::stable::parallel_for(0, g.pieces(), grain(g), [&](int64_t begin, int64_t end) {
-            for (int64_t piece = begin; piece < end; ++piece)
-                dispatch<ByChannels<Forward>>(g.channels, g, piece, read<T>(x), read(kernel), read(bias), outputs);
+        with_activation(activation, op, [&](auto kind) {
+            const T* from = read<T>(x);
+            T *to = write<T>(sums), *result = write<T>(out);
+            const float *weights = read(kernel), *offset = read(bias);
+            torch::stable::parallel_for(0, g.pieces(), grain(g), [&](int64_t begin, int64_t end) {
+                for (int64_t index = begin; index < end; ++index) {
+                    const Piece p = piece_of(g, index);
+                    const int64_t row = ((p.image * g.z + p.z) * g.y + p.y) * g.x, at = (row + p.begin) * g.channels;
+                    dispatch<ByChannels<Forward>>(g.channels, g, p, from, weights, offset, to);
+                    if (decltype(kind)::value != Activation::none || keep)  // while the piece is in the cache
+                        dispatch<ByChannels<Activate<decltype(kind)::value>>>((p.end - p.begin) * g.channels,
+                                                                              static_cast<const T*>(to + at), result + at,
+                                                                              static_cast<float>(slope));
+                }
+            });
         });
     });
     return {out, kept};
@@ -328,12 +322,13 @@ std::tuple<Tensor, Tensor> depthwise_conv_kernel_gradient(const Tensor& grad_, c
             }
         });
     });
+    float* all = write(sums);
     for (int64_t block = 1; block < blocks.count(); ++block)
-        for (int64_t i = 0; i < numbers; ++i) write(sums)[i] += read(sums)[block * numbers + i];
+        for (int64_t i = 0; i < numbers; ++i) all[i] += all[block * numbers + i];
     const Tensor grad_kernel = torch::stable::new_empty(x, {g.kernel_z, g.kernel_y, g.kernel_x, g.channels}, ScalarType::Float);
     const Tensor grad_bias = torch::stable::new_empty(x, {g.channels}, ScalarType::Float);
-    std::copy_n(read(sums), g.taps() * g.channels, write(grad_kernel));
-    std::copy_n(read(sums) + g.taps() * g.channels, g.channels, write(grad_bias));
+    std::copy_n(all, g.taps() * g.channels, write(grad_kernel));
+    std::copy_n(all + g.taps() * g.channels, g.channels, write(grad_bias));
     return {grad_kernel, grad_bias};
 }
 

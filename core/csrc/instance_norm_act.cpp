@@ -164,7 +164,9 @@ Tensor floats(const Tensor& like, std::initializer_list<int64_t> shape) {
 Tensor factors(const Tensor& rstd, const Tensor& weight) {
     const int64_t images = rstd.size(0), channels = rstd.size(1);
     const Tensor out = floats(rstd, {images, channels});
-    for (int64_t i = 0; i < images * channels; ++i) write(out)[i] = read(rstd)[i] * read(weight)[i % channels];
+    const float *r = read(rstd), *w = read(weight);
+    float* to = write(out);
+    for (int64_t i = 0; i < images * channels; ++i) to[i] = r[i] * w[i % channels];
     return out;
 }
 
@@ -194,6 +196,25 @@ void for_each_block(Shape s, const Task& task) {
     });
 }
 
+// The mean of each image and channel, and 1 / sqrt(variance + eps), from those of the blocks (Chan et al. 1983).
+void join(Shape s, const float* means, const float* squares, double eps, float* mean, float* rstd) {
+    const Blocks blocks = s.blocks();
+    const int64_t count = blocks.count();
+    for (int64_t i = 0; i < s.images * s.channels; ++i) {
+        const int64_t first = i / s.channels * count * s.channels + i % s.channels;
+        double center = 0, spread = 0;
+        for (int64_t block = 0; block < count; ++block)
+            center += static_cast<double>(blocks.end(block) - blocks.begin(block)) * means[first + block * s.channels];
+        center /= static_cast<double>(s.tokens);
+        for (int64_t block = 0; block < count; ++block) {
+            const double apart = means[first + block * s.channels] - center;
+            spread += squares[first + block * s.channels] + static_cast<double>(blocks.end(block) - blocks.begin(block)) * apart * apart;
+        }
+        mean[i] = static_cast<float>(center);
+        rstd[i] = static_cast<float>(1 / std::sqrt(spread / static_cast<double>(s.tokens) + eps));
+    }
+}
+
 std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& x_, const Tensor& weight_, const Tensor& bias_,
                                                      const std::optional<Tensor>& residual_, double eps, int64_t activation,
                                                      double slope) {
@@ -217,23 +238,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_act(const Tensor& x_, const Ten
         });
     });
 
-    for (int64_t image = 0; image < s.images; ++image)
-        for (int64_t c = 0; c < channels; ++c) {
-            double center = 0, spread = 0;
-            for (int64_t block = 0; block < count; ++block) {
-                const double rows = static_cast<double>(s.blocks().end(block) - s.blocks().begin(block));
-                center += rows * read(means)[(image * count + block) * channels + c];
-            }
-            center /= static_cast<double>(s.tokens);
-            for (int64_t block = 0; block < count; ++block) {
-                const double rows = static_cast<double>(s.blocks().end(block) - s.blocks().begin(block));
-                const double apart = read(means)[(image * count + block) * channels + c] - center;
-                spread += read(squares)[(image * count + block) * channels + c] + rows * apart * apart;
-            }
-            write(mean)[image * channels + c] = static_cast<float>(center);
-            write(rstd)[image * channels + c] = static_cast<float>(1 / std::sqrt(spread / static_cast<double>(s.tokens) + eps));
-        }
-
+    join(s, read(means), read(squares), eps, write(mean), write(rstd));
     const Tensor factor = factors(rstd, weight);
     with_element_type(x, op, [&](auto element) {
         using T = decltype(element);
@@ -287,22 +292,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> instance_norm_act_backward(const Tens
 
     const Tensor grad_weight = floats(x, {channels}), grad_bias = floats(x, {channels});
     const Tensor mean_grad = floats(x, {s.images, channels}), along = floats(x, {s.images, channels});
+    const float *sum_of = read(sums), *sum_x_of = read(sums_x), *rstd_of = read(rstd);
+    float *to_weight = write(grad_weight), *to_bias = write(grad_bias), *to_mean = write(mean_grad), *to_along = write(along);
     for (int64_t c = 0; c < channels; ++c) {
         double of_weight = 0, of_bias = 0;
         for (int64_t image = 0; image < s.images; ++image) {
             double sum = 0, sum_x = 0;
             for (int64_t block = image * count; block < (image + 1) * count; ++block) {
-                sum += read(sums)[block * channels + c];
-                sum_x += read(sums_x)[block * channels + c];
+                sum += sum_of[block * channels + c];
+                sum_x += sum_x_of[block * channels + c];
             }
-            const double r = read(rstd)[image * channels + c], tokens = static_cast<double>(s.tokens);
+            const double r = rstd_of[image * channels + c], tokens = static_cast<double>(s.tokens);
             of_weight += sum_x * r;
             of_bias += sum;
-            write(mean_grad)[image * channels + c] = static_cast<float>(sum / tokens);
-            write(along)[image * channels + c] = static_cast<float>(sum_x * r * r / tokens);
+            to_mean[image * channels + c] = static_cast<float>(sum / tokens);
+            to_along[image * channels + c] = static_cast<float>(sum_x * r * r / tokens);
         }
-        write(grad_weight)[c] = static_cast<float>(of_weight);
-        write(grad_bias)[c] = static_cast<float>(of_bias);
+        to_weight[c] = static_cast<float>(of_weight);
+        to_bias[c] = static_cast<float>(of_bias);
     }
 
     // With a residual the first pass left g, so that nothing is applied again.

@@ -59,9 +59,9 @@ struct Forward {
             const int64_t i = row * channels;
             F total{}, squares{};
             over_channels<F, Add>(channels, x + i, branch + i, p.scale, s + i, &total);
-            mean[row] = p.center * sum(total) / count;
+            mean[row] = p.center * total_of(total) / count;
             over_channels<F, Squares>(channels, s + i, mean[row], &squares);
-            rstd[row] = 1.0f / std::sqrt(sum(squares) / count + p.eps);
+            rstd[row] = 1.0f / std::sqrt(total_of(squares) / count + p.eps);
             over_channels<F, Normalise>(channels, s + i, mean[row], rstd[row], p.weight, p.bias, y + i);
         }
     }
@@ -123,7 +123,7 @@ struct Backward {
                 F total{}, along{};
                 over_channels<F, Products>(channels, grad_y + i + r * channels, s + i + r * channels, mean[first + r], rstd[first + r],
                                            p.weight, &total, &along);
-                row[r] = {mean[first + r], rstd[first + r], p.center * sum(total) / count, sum(along) / count};
+                row[r] = {mean[first + r], rstd[first + r], p.center * total_of(total) / count, total_of(along) / count};
             }
             over_channels<F, Gradients>(channels, channels, some, grad_s + i, grad_y + i, s + i, branch + i, p,
                                         static_cast<const Row*>(row), grad_x + i, grad_branch + i, sums);
@@ -203,11 +203,13 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_residual_backward(const Tensor& gr
     });
 
     const Tensor total = torch::stable::new_empty(s, {3, channels}, ScalarType::Float);
+    const float* of_block = read(sums);
+    float* to = write(total);
     for (int64_t kind = 0; kind < 3; ++kind)
         for (int64_t c = 0; c < channels; ++c) {
             double of_all = 0;
-            for (int64_t block = 0; block < blocks.count(); ++block) of_all += read(sums)[kind * stride + block * channels + c];
-            write(total)[kind * channels + c] = static_cast<float>(of_all);
+            for (int64_t block = 0; block < blocks.count(); ++block) of_all += of_block[kind * stride + block * channels + c];
+            to[kind * channels + c] = static_cast<float>(of_all);
         }
     return {grad_x, grad_branch, total};
 }

@@ -65,6 +65,7 @@ inline Layout read_layout(const Tensor& packed, const Tensor& q, bool sigmoid) {
             axis.key = take(axis.tiles * axis.keys, 0, layout.size[a]);
             axis.row = take(axis.queries * axis.all, -1, axis.rows);
             block.tiles *= axis.tiles, block.queries *= axis.queries, block.inside *= axis.keys, all *= axis.all, rows *= axis.rows;
+            STD_TORCH_CHECK(rows < limit, "geovit::local_attention: the layout has more rows than are counted in 32 bits");
             // Every position is a query once. So if all tiles ask their own positions, each is a key once, too.
             layout.disjoint = layout.disjoint && axis.queries == axis.keys && std::equal(axis.query, axis.key, axis.key);
         }

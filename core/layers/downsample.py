@@ -85,6 +85,7 @@ class StridedConv(nn.Module):
         norm: kind of the norm, or None for none.
         norm_first: whether the norm comes before the convolution.
         image: whether the input is an image (batch, dim, *size).
+        fill_up: whether there is a last patch for what remains of a size, as above. Otherwise the remainder is left out.
     """
 
     def __init__(
@@ -99,12 +100,13 @@ class StridedConv(nn.Module):
         norm: NormKind | None = "layer",
         norm_first: bool = False,
         image: bool = False,
+        fill_up: bool = True,
     ) -> None:
         super().__init__()
         if axes not in _CONVS:
             raise ValueError(f"StridedConv: axes is {axes}, expected 1 to 3")
         self.stride, self.norm_first, self.image = stride, norm_first, image
-        self.patches = kernel == stride and padding == 0
+        self.patches = fill_up and kernel == stride and padding == 0
         self.conv = _CONVS[axes](dim, out, kernel, stride=stride, padding=padding)
         self.norm = nn.Identity() if norm is None else make_norm(norm, dim if norm_first else out)
 

@@ -12,7 +12,11 @@ from ..ops.local_attention import grid as grid_pattern
 from ..registry import Registry
 from .attention import LocalAttention, NeighborhoodAttention, WindowAttention
 from .channel_attention import ChannelAttention
+from .essa import ESSA
+from .global_attention import GlobalAttention
+from .ssd import VSSD
 from .stripe import StripeAttention
+from .ss2d import Gate, SelectiveScan
 
 
 class MixerFactory(Protocol):
@@ -55,6 +59,51 @@ def channel(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int =
     return ChannelAttention(dim, heads=heads)
 
 
+def global_attention(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0, qkv_bias: bool = True) -> nn.Module:
+    """Attention between all tokens."""
+    return GlobalAttention(dim, heads=heads, qkv_bias=qkv_bias)
+
+
+def vssd(
+    dim: int,
+    *,
+    heads: int,
+    axes: int = 2,
+    stage: int = 0,
+    index: int = 0,
+    states: int = 64,
+    expand: float = 2,
+    groups: int | None = 1,
+    positive: bool = True,
+) -> nn.Module:
+    """Non-causal state space duality, as many heads as asked for."""
+    inner = int(expand * dim)
+    if inner % heads:
+        raise ValueError(f"vssd: heads {heads} do not divide the {inner} channels inside (expand * dim)")
+    return VSSD(dim, axes=axes, states=states, expand=expand, head_dim=inner // heads, groups=groups, positive=positive)
+
+
+def essa(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0) -> nn.Module:
+    """Linear attention by spectral correlation; it has one head."""
+    return ESSA(dim)
+
+
+def scan(
+    dim: int,
+    *,
+    heads: int,
+    axes: int = 2,
+    stage: int = 0,
+    index: int = 0,
+    state: int = 1,
+    expand: float = 1.0,
+    gate: Gate = "none",
+    conv_bias: bool = False,
+) -> nn.Module:
+    """Selective scan along four routes across an image or six through a volume; the defaults are those of VMamba-T."""
+    return SelectiveScan(dim, axes=axes, state=state, expand=expand, gate=gate, conv_bias=conv_bias)
+
+
 MIXERS: Registry[MixerFactory] = Registry(
     "mixer",
     {
@@ -64,5 +113,9 @@ MIXERS: Registry[MixerFactory] = Registry(
         "neighborhood": neighborhood,
         "stripe": stripe,
         "channel": channel,
+        "global": global_attention,
+        "vssd": vssd,
+        "essa": essa,
+        "scan": scan,
     },
 )

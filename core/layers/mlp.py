@@ -21,6 +21,24 @@ class MLP(nn.Module):
         return y
 
 
+class GEGLU(nn.Module):
+    """Gated linear unit: value, gate = split(fc1 x), then fc2(value * gelu(gate)), (..., dim) to (..., dim).
+
+    Source: Shazeer 2020, equation 6.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 2 * hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.fc1(x).chunk(2, dim=-1)
+        y: Tensor = self.fc2(value * self.act(gate))
+        return y
+
+
 class SwiGLU(nn.Module):
     """Gated linear unit: w3(silu(w1 x) * w2 x), (..., dim) to (..., dim).
 

@@ -5,26 +5,26 @@ import torch
 
 from geovit.apps import bench as module
 from geovit.apps.bench import bench, medians
-from geovit.core.native import native_status
-from geovit.core.ops.local_attention import windows
+from geovit.apps.op_cases import OPS, Op
 
 NUMBER = r"\d+\.\d+(?:e[+-]\d+)?"
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(module, "_SWIGLU", ((5, 7),))
-    monkeypatch.setattr(module, "_ATTENTION", ((2, 8, 4, 2, 3), (3, 4, 2, 1, 5)))
+    few = {name: Op(op.choose_backend, op.small, [op.small]) for name, op in OPS.items() if name in ("swiglu", "ssd")}
+    monkeypatch.setattr(module, "OPS", few)
 
 
-def rows(text: str) -> dict[tuple[str, str], list[float]]:
-    """Numbers of each line by dtype and backend; of several sizes the last one counts."""
-    found, dtype = {}, ""
+def rows(text: str) -> dict[tuple[str, str, str], list[float]]:
+    """Numbers of each line by op, dtype and backend."""
+    found, op, dtype = {}, "", ""
     for line in text.splitlines():
+        op = line.partition(";")[0] if line.endswith("times in ms") else op
         dtype = next((name for name in ("float32", "bfloat16") if line.startswith(name)), dtype)
-        match = re.search(rf"\b(plain|eager|native)\s+({NUMBER}.*)", line)
+        match = re.search(rf"\b(eager|native)\s+({NUMBER}.*)", line)
         if match:
-            found[dtype, match[1]] = [float(number) for number in re.findall(NUMBER, match[2])]
+            found[op, dtype, match[1]] = [float(number) for number in re.findall(NUMBER, match[2])]
     return found
 
 
@@ -32,25 +32,33 @@ def test_every_backend_is_timed_with_its_error(capsys):
     assert bench(seconds=0.001, device="cpu") == 0
     told = capsys.readouterr().out
     assert f"torch {torch.__version__}" in told
-    backends = {"plain", "eager"} | ({"native"} if native_status()[0] else set())
     measured = rows(told)
-    assert measured.keys() == {(dtype, backend) for dtype in ("float32", "bfloat16") for backend in backends}
-    for (dtype, _), numbers in measured.items():
-        assert len(numbers) in (3, 5)  # the first backend has no ratios
+    dtypes = (torch.float32, torch.bfloat16)
+    chosen = {(name, dtype, op.choose_backend(torch.device("cpu"), dtype)[0]) for name, op in module.OPS.items() for dtype in dtypes}
+    expected = {(name, str(dtype)[6:], b) for name, dtype, backend in chosen for b in ("eager", backend)}
+    assert measured.keys() == expected
+    for (_, dtype, _), numbers in measured.items():
+        assert len(numbers) in (3, 5)  # the eager form has no ratios
         assert 0 < numbers[-1] < (1e-5 if dtype == "float32" else 0.05)
 
 
 def test_the_error_of_a_wrong_backend_shows(capsys, monkeypatch):
-    right = module.local_attention
-    monkeypatch.setattr(
-        module,
-        "local_attention",
-        lambda q, k, v, pattern, backend="auto", **kw: right(q, k, v if backend != "auto" else -v, pattern, **kw),
-    )
+    op = OPS["swiglu"]
+
+    class Wrong(type(op.small)):
+        def outputs(self, inputs, backend):
+            right = super().outputs(inputs, backend)
+            return [-x for x in right] if backend == "other" else right
+
+    wrong = Op(lambda device, dtype: ("other", ""), op.small, [Wrong(op.small.size, op.small.shapes, lambda g, v, backend: g * v)])
+    monkeypatch.setattr(module, "OPS", {"swiglu": wrong})
+    monkeypatch.setattr(module, "_DTYPES", (torch.float32,))
     bench(seconds=0.001, device="cpu")
-    measured = rows(capsys.readouterr().out.partition("local_attention")[2])
-    assert measured["float32", "plain"][-1] < 1e-5
-    assert measured["float32", "eager"][-1] > 0.1
+    told = capsys.readouterr().out
+    (eager,) = re.findall(rf"eager\s+{NUMBER}\s+{NUMBER}\s+({NUMBER})", told)
+    (other,) = re.findall(rf"other(?:\s+{NUMBER}){{4}}\s+({NUMBER})", told)
+    assert float(eager) < 1e-6
+    assert float(other) == pytest.approx(2)
 
 
 def test_threads_are_those_asked_for_and_then_as_before(capsys):
@@ -85,14 +93,3 @@ def test_calls_take_turns_a_few_times_at_least():
     assert len(order) >= 12
     assert len(taken) == 2
     assert min(taken) >= 0
-
-
-@pytest.mark.parametrize("window", [(3,), (2, 3), (2, 1, 3)])
-def test_the_plain_attention_is_that_of_the_op(window):
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 2, *(2 * w for w in window), 3, 4)
-    table = torch.randn(torch.Size(2 * w - 1 for w in window).numel(), 3)
-    plain = module._plain_attention(module._bias_rows(window, q.device), window, q, k, v, table)
-    reference = module.local_attention(q, k, v, windows(window), bias_table=table, backend="reference")
-    torch.testing.assert_close(plain, reference)
-    torch.testing.assert_close(module._reference_attention(window, q, k, v, table), reference)

@@ -5,6 +5,7 @@ import torch
 
 from geovit.apps import doctor as module
 from geovit.apps.doctor import doctor
+from geovit.apps.op_cases import OPS, Op, OpCase
 from geovit.core.native import native_status
 
 
@@ -18,7 +19,7 @@ def test_a_sound_installation_is_told_so(capsys):
     told = capsys.readouterr().out
     assert "All is well" in told
     assert native_status()[1] in told
-    for name in ("geovit", "torch", "GDAL", "swiglu", "local_attention", "hyperspectral", "restoration"):
+    for name in ("geovit", "torch", "GDAL", *OPS, "hyperspectral", "restoration"):
         assert name in told
 
 
@@ -26,7 +27,8 @@ def test_a_wrong_op_fails_the_check(capsys, monkeypatch):
     def wrong(gate, value, backend):
         return gate * value if backend == "auto" else torch.sigmoid(gate) * gate * value
 
-    monkeypatch.setattr(module, "swiglu", wrong)
+    op = OPS["swiglu"]
+    monkeypatch.setitem(module.OPS, "swiglu", Op(op.choose_backend, OpCase("5", [(5,), (5,)], wrong)))
     assert doctor() == 1
     assert "Problem: swiglu on cpu is off by" in capsys.readouterr().out
 

@@ -209,7 +209,8 @@ def neighborhood(
         raise ValueError(
             f"neighborhood: kernel {tuple(kernel)}, dilation {dilation} and causal {causal}, expected one of each for an axis"
         )
-    return tuple(Neighborhood(k, d, c) for k, d, c in zip(kernel, dilation, causal, strict=True))
+    tile = {1: 32, 2: 8}.get(len(kernel), 4)  # of 2, 4, 8, ... the fastest in eager mode: 32 to 64 queries together
+    return tuple(Neighborhood(k, d, c, tile) for k, d, c in zip(kernel, dilation, causal, strict=True))
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: what is made of a block can be kept in a cache at no cost

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import subprocess
 import sys
@@ -117,11 +118,12 @@ def test_second_derivative_through_native_is_refused_not_wrong():
         torch.autograd.grad(first.sum(), inputs[1])
 
 
-def test_auto_takes_native_for_what_it_serves_and_eager_else():
+def test_auto_takes_the_kernel_that_serves_and_eager_else():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert choose_backend(cpu, torch.float32)[0] == ("native" if LOADED else "eager")
     assert choose_backend(cpu, torch.float64) == ("eager", "the compiled kernel has no torch.float64")
-    assert choose_backend(cuda, torch.float32) == ("eager", "the compiled kernel is for the CPU, not cuda")
+    assert choose_backend(cuda, torch.float32)[0] == ("triton" if importlib.util.find_spec("triton") else "eager")
+    assert choose_backend(cuda, torch.float64)[0] == "eager"
     gate, value = (x.detach().double() for x in make(7))
     torch.testing.assert_close(swiglu(gate, value), swiglu(gate, value, backend="eager"), rtol=0, atol=0)
 
@@ -142,10 +144,12 @@ def test_tensors_that_do_not_match_are_described(value, told):
 def test_integers_and_wrong_backends_are_refused():
     with pytest.raises(ValueError, match=r"must be floating .* torch.int64"):
         swiglu(torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="backend is 'cuda', allowed are auto, reference, eager, native"):
+    with pytest.raises(ValueError, match="backend is 'cuda', allowed are auto, reference, eager, native, triton"):
         swiglu(torch.zeros(3), torch.zeros(3), backend="cuda")
     with pytest.raises(ValueError, match=r"backend 'native' cannot be used: the compiled kernel has no torch.float64"):
         swiglu(torch.zeros(3).double(), torch.zeros(3).double(), backend="native")
+    with pytest.raises(ValueError, match=r"backend 'triton' cannot be used: the Triton kernel is for GPUs, not cpu"):
+        swiglu(torch.zeros(3), torch.zeros(3), backend="triton")
 
 
 def in_fresh_process(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

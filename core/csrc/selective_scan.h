@@ -1,0 +1,258 @@
+// The kernels of selective_scan. Vector lanes are neighbouring channels, which lie side by side in memory in every scan order; the
+// states of a channel are an unrolled loop over registers. A task owns some channels of one image and runs its routes one after the
+// other, so nothing is shared between tasks and no result depends on the number of threads.
+//
+// Steps of a route are taken in chunks: first everything that does not depend on the state is read by position into a chunk (step
+// size, its product with the input), then the recurrence runs over the chunk for one group of states after the other.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "elementwise.h"
+
+namespace geovit::selective_scan {
+
+constexpr int64_t chunk_length = 32;  // its states, decays and gradients of B and C (64 kB at 8 states) stay close to the core
+constexpr int64_t block = 16;         // channels of a task come in multiples of this: the widest vector
+
+constexpr float log2e = 1.44269504088896341f;
+constexpr float ln2 = 0.693147180559945309f;
+
+// A tensor (batch, position, route, group, contiguous axis), of any strides but the last.
+struct Rows {
+    const float* data;
+    int64_t batch_stride, position_stride, route_stride, group_stride;
+
+    GEOVIT_INLINE const float* at(int64_t batch, int64_t position, int64_t route = 0, int64_t group = 0) const {
+        return data + batch * batch_stride + position * position_stride + route * route_stride + group * group_stride;
+    }
+};
+
+// Null pointers stand for what the caller left out.
+struct Problem {
+    int64_t batch, length, routes, dim, groups, states;
+    Rows u, dt, B, C, z;
+    const float *A, *D, *dt_bias;
+    const int64_t* orders;
+    bool softplus, shared_input;  // shared: all routes read one u
+
+    int64_t blocks_per_task;
+
+    int64_t chunks() const { return (length + chunk_length - 1) / chunk_length; }
+    int64_t blocks() const { return (dim / groups + block - 1) / block; }  // of a group
+    int64_t parts() const { return (blocks() + blocks_per_task - 1) / blocks_per_task; }  // tasks for a group of an image
+    GEOVIT_INLINE int64_t channel(int64_t batch_, int64_t route) const { return (batch_ * routes + route) * dim; }
+};
+
+// The channels begin..end of one group in one image.
+struct Task {
+    int64_t batch, group, part, begin, end;
+};
+
+GEOVIT_INLINE Task task_of(const Problem& p, int64_t index) {
+    const int64_t parts = p.parts(), share = p.dim / p.groups;
+    const int64_t part = index % parts, group = index / parts % p.groups;
+    const int64_t begin = part * p.blocks_per_task * block, end = begin + p.blocks_per_task * block;
+    return {index / parts / p.groups, group, part, group * share + begin, group * share + (end < share ? end : share)};
+}
+
+template <int Width>
+struct SignedTypes {
+    typedef int32_t Int __attribute__((vector_size(4 * Width)));
+};
+
+// exp(dt A) from dt and A log2(e): 2^n times the polynomial of r, with n the nearest integer and |r| <= 1/2. The polynomial is the
+// minimax one for (2^r - 1) / r, so that decays close to one keep their relative distance from one, which a long scan sees. The
+// exponent is clamped as an integer, which is one instruction: below 2^-126 and above 2^127 the result stays about there. The
+// product must be finite: see `Forward::run`.
+template <class F>
+GEOVIT_INLINE F decay(F dt, F rate) {
+    using Int = typename SignedTypes<width_of<F>>::Int;
+    constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    constexpr int32_t magic_bits = 0x4b400000;
+    const F x = dt * rate;
+    const F shifted = x + round_magic;
+    const F r = x - (shifted - round_magic);
+    F p = fill<F>(1.326466545e-3f);
+    p = p * r + 9.671512611e-3f;
+    p = p * r + 5.550733893e-2f;
+    p = p * r + 2.402224209e-1f;
+    p = p * r + 6.931469775e-1f;
+    p = p * r + 1.0f;
+    const Int least = Int{} + (magic_bits - 126), most = Int{} + (magic_bits + 127);
+    Int n = bit_cast<Int>(shifted);
+    n = n > least ? n : least;
+    n = n > most ? most : n;
+    using Bits = VecInt<width_of<F>>;  // unsigned, so that shifting the magic number out is defined
+    return bit_cast<F>(bit_cast<Bits>(p) + (bit_cast<Bits>(n) << 23));
+}
+
+// softplus and its derivative, from e = exp(-|x|): max(x, 0) + log(1 + e), the logarithm as 2 atanh(e / (2 + e)) by a minimax polynomial.
+template <class F>
+GEOVIT_INLINE F softplus(F x, F& slope) {
+    const F e = exp(x < 0.0f ? x : -x);
+    const F s = e / (2.0f + e), w = s * s;
+    F p = fill<F>(2.801195065e-1f);
+    p = p * w + 2.800181195e-1f;
+    p = p * w + 4.002152691e-1f;
+    p = p * w + 6.666641629e-1f;
+    p = p * w + 2.0f;
+    slope = (x < 0.0f ? e : fill<F>(1.0f)) / (1.0f + e);
+    return (x > 0.0f ? x : F{}) + p * s;
+}
+
+// Calls Kernel::run<count>(first state, args...) for groups of at most `Most` states.
+template <class Kernel, int Most, class... Args>
+GEOVIT_INLINE void in_groups(int64_t first, int64_t states, Args... args) {
+    for (; first + Most <= states; first += Most) Kernel::template run<Most>(first, args...);
+    if constexpr (Most > 1) in_groups<Kernel, Most / 2>(first, states, args...);
+}
+
+// What the recurrence needs of some steps of one route, for one vector of channels.
+template <class F>
+struct Chunk {
+    int64_t steps;
+    int64_t position[chunk_length];
+    const float *B[chunk_length], *C[chunk_length];
+    F dt[chunk_length], input[chunk_length];  // the step size, and its product with u
+    F u[chunk_length], slope[chunk_length];   // slope: derivative of the step size by its argument
+};
+
+// Reads the steps from `first` on, and asks memory for those from `next` on, which come after them: where a route jumps, no
+// processor foresees it.
+template <class F>
+GEOVIT_INLINE void read_chunk(const Problem& p, const Task& task, int64_t route, int64_t first, int64_t next, int64_t channel,
+                              int64_t count, Chunk<F>& c) {
+    // Copies, which the compiler knows that the writes to the chunk leave alone.
+    const float *u = p.u.at(task.batch, 0, route) + channel, *dt = p.dt.at(task.batch, 0, route) + channel;
+    const float *B = p.B.at(task.batch, 0, route, task.group), *C = p.C.at(task.batch, 0, route, task.group);
+    const int64_t u_stride = p.u.position_stride, dt_stride = p.dt.position_stride;
+    const int64_t B_stride = p.B.position_stride, C_stride = p.C.position_stride, length = p.length;
+    const int64_t* order = p.orders ? p.orders + route * length : nullptr;
+    const F bias = p.dt_bias ? load_first<F>(p.dt_bias + route * p.dim + channel, count) : F{};
+    const int64_t steps = length - first < chunk_length ? length - first : chunk_length;
+    for (int64_t t = 0; t < steps; ++t) {
+        const int64_t position = order ? order[first + t] : first + t;
+        c.position[t] = position;
+        c.B[t] = B + position * B_stride;
+        c.C[t] = C + position * C_stride;
+        c.u[t] = load_first<F>(u + position * u_stride, count);
+        c.dt[t] = load_first<F>(dt + position * dt_stride, count) + bias;
+        if (next + t >= 0 && next + t < length) {
+            const int64_t soon = order ? order[next + t] : next + t;
+            __builtin_prefetch(u + soon * u_stride);
+            __builtin_prefetch(dt + soon * dt_stride);
+        }
+    }
+    c.steps = steps;
+    if (p.softplus) {
+        for (int64_t t = 0; t < steps; ++t) c.dt[t] = softplus(c.dt[t], c.slope[t]);
+    } else {
+        for (int64_t t = 0; t < steps; ++t) c.slope[t] = fill<F>(1.0f);
+    }
+    for (int64_t t = 0; t < steps; ++t) c.input[t] = c.dt[t] * c.u[t];
+}
+
+// A log2(e) of some channels, transposed to a vector per state; zero in lanes beyond the last channel, which keeps them finite.
+template <class F>
+GEOVIT_INLINE void read_rates(const Problem& p, int64_t route, int64_t channel, int64_t count, float* rate) {
+    for (int64_t n = 0; n < p.states; ++n)
+        for (int64_t i = 0; i < width_of<F>; ++i)
+            rate[n * width_of<F> + i] = i < count ? p.A[(route * p.dim + channel + i) * p.states + n] * log2e : 0.0f;
+}
+
+struct Forward {
+    struct Output {
+        float *y, *state;
+        float *ungated, *borders;  // null if no gradient is wanted: y before the gate, and the state before each chunk
+    };
+
+    static int64_t scratch(const Problem& p) { return 2 * p.blocks_per_task * block * p.states; }
+
+    struct Recurrence {
+        template <int Count, class F>
+        static GEOVIT_INLINE void run(int64_t n0, const Chunk<F>* c, const float* rate, float* state, F* y) {
+            constexpr int W = width_of<F>;
+            F h[Count];
+#pragma GCC unroll 16
+            for (int n = 0; n < Count; ++n) h[n] = load_vec<F>(state + (n0 + n) * W);
+            for (int64_t t = 0; t < c->steps; ++t) {
+                const float *B = c->B[t] + n0, *C = c->C[t] + n0;
+                const F dt = c->dt[t], input = c->input[t];
+                F even = y[t], odd{};
+#pragma GCC unroll 16
+                for (int n = 0; n < Count; ++n) {
+                    const F kept = decay(dt, load_vec<F>(rate + (n0 + n) * W)) * h[n];
+                    h[n] = kept + input * B[n];
+                    (n % 2 ? odd : even) += h[n] * C[n];
+                }
+                y[t] = even + odd;
+            }
+#pragma GCC unroll 16
+            for (int n = 0; n < Count; ++n) store_vec(state + (n0 + n) * W, h[n]);
+        }
+    };
+
+    template <class F>
+    static GEOVIT_INLINE void write_chunk(const Problem& p, const Output& o, const Task& task, int64_t route, int64_t channel,
+                                          int64_t count, const Chunk<F>& c, const F* y) {
+        const int64_t offset = task.batch * p.length * p.dim + channel, dim = p.dim;
+        const bool first = route == 0, gated = p.z.data && route + 1 == p.routes;
+        float *out = o.y + offset, *total = o.ungated ? o.ungated + offset : out;
+        const float* gate = p.z.at(task.batch, 0) + channel;
+        for (int64_t t = 0; t < c.steps; ++t) {
+            const int64_t at = c.position[t] * dim;
+            const F sum = first ? y[t] : y[t] + load_first<F>(total + at, count);
+            if (!gated || out != total) store_first(total + at, sum, count);
+            if (gated) {
+                const F z = load_first<F>(gate + c.position[t] * p.z.position_stride, count);
+                store_first(out + at, sum * z * sigmoid(z), count);
+            }
+        }
+    }
+
+    template <int W>
+    static GEOVIT_INLINE void run(const Problem* problem, const Output* output, float* scratch, int64_t first_task, int64_t last_task) {
+        using F = Vec<W>;
+        const Problem& p = *problem;
+        const Output& o = *output;
+        const int64_t size = p.states * W;
+        float *rates = scratch, *states = scratch + p.blocks_per_task * block * p.states;
+        Chunk<F> c;
+        F y[chunk_length];
+        for (int64_t index = first_task; index < last_task; ++index) {
+            const Task task = task_of(p, index);
+            for (int64_t route = 0; route < p.routes; ++route) {
+                for (int64_t channel = task.begin, i = 0; channel < task.end; channel += W, ++i) {
+                    read_rates<F>(p, route, channel, task.end - channel, rates + i * size);
+                    for (int64_t n = i * size; n < (i + 1) * size; ++n) states[n] = rates[n] * 0.0f;  // NaN if a rate is not finite
+                }
+                for (int64_t chunk = 0; chunk < p.chunks(); ++chunk) {
+                    float* border = o.borders + ((task.batch * p.routes + route) * p.chunks() + chunk) * p.states * p.dim;
+                    const int64_t first = chunk * chunk_length;
+                    for (int64_t channel = task.begin, i = 0; channel < task.end; channel += W, ++i) {
+                        const int64_t count = task.end - channel;
+                        const float* rate = rates + i * size;
+                        float* state = states + i * size;
+                        if (o.borders)
+                            for (int64_t n = 0; n < p.states; ++n)
+                                store_first(border + n * p.dim + channel, load_vec<F>(state + n * W), count);
+                        read_chunk(p, task, route, first, first + chunk_length, channel, count, c);
+                        const F skip = p.D ? load_first<F>(p.D + route * p.dim + channel, count) : F{};
+                        for (int64_t t = 0; t < c.steps; ++t) y[t] = skip * c.u[t];
+                        in_groups<Recurrence, W == 16 ? 16 : 8>(0, p.states, &c, rate, state, y);
+                        write_chunk(p, o, task, route, channel, count, c, y);
+                    }
+                }
+                for (int64_t channel = task.begin; channel < task.end; ++channel) {
+                    const int64_t i = (channel - task.begin) / W, lane = (channel - task.begin) % W;
+                    for (int64_t n = 0; n < p.states; ++n)
+                        o.state[(p.channel(task.batch, route) + channel) * p.states + n] = states[i * size + n * W + lane];
+                }
+            }
+        }
+    }
+};
+
+}  // namespace geovit::selective_scan

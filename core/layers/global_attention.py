@@ -1,0 +1,36 @@
+"""Softmax attention between all tokens."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .linear import Linear
+
+
+class GlobalAttention(nn.Module):
+    """Multi-head self-attention over all positions: (batch, *size, dim) to the same shape.
+
+    Source: Vaswani et al. 2017, section 3.2, by PyTorch's fused kernel. The cost is quadratic in the number of positions.
+
+    Args:
+        dim: channels in and out.
+        heads: attention heads, a divisor of ``dim``.
+        qkv_bias: whether the projection to query, key and value has a bias.
+
+    Raises:
+        ValueError: if ``heads`` does not divide ``dim``.
+    """
+
+    def __init__(self, dim: int, *, heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"GlobalAttention: dim {dim} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = torch.unflatten(self.qkv(x.flatten(1, -2)), -1, (3, self.heads, -1))
+        q, k, v = qkv.transpose(1, 3).unbind(2)
+        y: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return y.reshape(x.shape)

@@ -1,0 +1,3 @@
+"""Names in the authors' checkpoints of ESSAformer, and ours: rules for ``rename``."""
+
+ESSA_NAMES: list[tuple[str, str | None]] = [(r"\blnqkv\.", "qkv."), (r"\bln\.", "proj.")]

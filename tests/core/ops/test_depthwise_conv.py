@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from geovit.core.native import native_status
+from geovit.core.ops.depthwise_conv import depthwise_conv
+
+needs_native = pytest.mark.skipif(not native_status()[0], reason=native_status()[1])
+
+
+@pytest.mark.parametrize("kernel", [(3,), (5, 3), (3, 5, 7)])
+def test_is_torchs_convolution_with_a_group_for_each_channel(kernel):
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
+    x, weight, bias = torch.randn(2, 6, *(9, 8, 7)[: len(kernel)]), torch.randn(6, 1, *kernel), torch.randn(6)
+    want = convolve(x, weight, bias, padding=[k // 2 for k in kernel], groups=6)
+    got = depthwise_conv(x.movedim(1, -1), weight, bias).movedim(-1, 1)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager", pytest.param("native", marks=needs_native)])
+def test_causal_outputs_do_not_see_the_future(backend):
+    x, weight = torch.randn(1, 40, 20), torch.randn(20, 1, 4)
+    later = x.clone()
+    later[:, 25:] += 1
+    before, after = (depthwise_conv(z, weight, causal=True, activation="silu", backend=backend) for z in (x, later))
+    torch.testing.assert_close(after[:, :25], before[:, :25], rtol=0, atol=1e-6)
+    assert (after[:, 25] != before[:, 25]).all()
+
+
+@needs_native
+@pytest.mark.parametrize("length", [1, 7, 63, 64, 65, 127, 128, 129, 257])
+@pytest.mark.parametrize("kernel", [1, 2, 4, 9])
+def test_every_length_around_the_pieces_and_every_kernel(length, kernel):
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, length, 17), torch.randn(17, 1, kernel)
+    results = []
+    for dtype, backend in ((torch.float32, "native"), (torch.float64, "reference")):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, weight)]
+        y = depthwise_conv(*leaves, causal=True, backend=backend)
+        weights = torch.sin(torch.arange(y.numel(), dtype=torch.float32)).view(y.shape).to(dtype)
+        results.append([t.double() for t in (y, *torch.autograd.grad(y, leaves, weights))])
+    for got, want in zip(*results, strict=True):
+        assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+
+
+@needs_native
+def test_frozen_kernel_or_input_gets_no_gradient():
+    x, weight = torch.randn(1, 5, 5, 8), torch.randn(8, 1, 3, 3)
+    for free in (0, 1):
+        leaves = [t.clone().requires_grad_(i == free) for i, t in enumerate((x, weight))]
+        depthwise_conv(*leaves, activation="gelu", backend="native").sum().backward()
+        assert [leaf.grad is not None for leaf in leaves] == [free == 0, free == 1]
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "causal", "told"),
+    [
+        ((1, 5, 4), (4, 1, 2), False, r"kernel sizes must be odd, got \[2\]"),
+        ((1, 5, 5, 4), (4, 1, 3, 3), True, r"causal is for one axis, x has 2"),
+        ((1, 5, 5, 4), (4, 1, 3), False, r"weight must be .* shape \[4, 1, 'kernel', 'kernel'\] on cpu, got \[4, 1, 3\]"),
+        ((1, 5, 4), (3, 1, 3), False, r"weight must be .* shape \[4, 1, 3\] on cpu, got \[3, 1, 3\]"),
+        ((1, 2, 2, 2, 2, 4), (4, 1, 1, 1, 1, 1), False, r"1 to 3 axes, channels\) with channels, got \[1, 2, 2, 2, 2, 4\]"),
+    ],
+)
+def test_mistakes_are_described(x, weight, causal, told):
+    with pytest.raises(ValueError, match=told):
+        depthwise_conv(torch.zeros(x), torch.zeros(weight), causal=causal)
