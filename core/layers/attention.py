@@ -1,7 +1,6 @@
 """Multi-head self-attention to what is near."""
 
 import math
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -175,13 +174,14 @@ class WindowAttention(LocalAttention):
             backend=backend,
         )
         self.window, self.shift_single = tuple(window), shift_single
+        self._unshifted = windows(self.window)
         self.shift = (0,) * len(self.window) if shift is None else tuple(shift)
 
     def pattern_for(self, size: tuple[int, ...]) -> Pattern:
         if self.shift_single:
             return self.pattern
-        single = [n <= w for n, w in zip(size, self.window, strict=True)]
-        return tuple(replace(a, shift=0) if s and isinstance(a, Window) else a for a, s in zip(self.pattern, single, strict=True))
+        fits = [n <= w for n, w in zip(size, self.window, strict=True)]
+        return tuple(plain if fit else axis for plain, axis, fit in zip(self._unshifted, self.pattern, fits, strict=True))
 
 
 class NeighborhoodAttention(LocalAttention):

@@ -1,7 +1,6 @@
 """From a finer to a coarser grid of tokens."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -125,4 +124,4 @@ class StridedConv(nn.Module):
 def _fill_up(x: Tensor, multiple: Sequence[int]) -> Tensor:
     """Extend (batch, *size, dim) with zeros at the end of each axis to a multiple."""
     missing = [-n % m for n, m in zip(x.shape[1:-1], multiple, strict=True)]
-    return F.pad(x, [0, 0, *(p for m in reversed(missing) for p in (0, m))]) if math.prod(m + 1 for m in missing) > 1 else x
+    return F.pad(x, [0, 0, *(p for m in reversed(missing) for p in (0, m))]) if any(missing) else x

@@ -14,10 +14,26 @@ _NAME = "_linear_pointwise"  # what torch.compile makes of a linear layer on the
 AVAILABLE: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, _NAME)  # type: ignore[no-untyped-call]
 
 
+def _product(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    out: Tensor = getattr(torch.ops.mkldnn, _NAME)(x_RI, weight_OI, bias_O, "none", [], "")
+    return out
+
+
+def _fake(x_RI: Tensor, weight_OI: Tensor, _bias_O: Tensor | None) -> Tensor:
+    return x_RI.new_empty(x_RI.shape[0], weight_OI.shape[0])
+
+
+# An op of ours around it: torch.compile takes oneDNN's own for one with constant weights only, and fails on others.
+_LIBRARY = torch.library.Library("geovit", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define("linear_onednn(Tensor x, Tensor weight, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("linear_onednn", _product, "CPU")  # type: ignore[no-untyped-call]
+torch.library.register_fake("geovit::linear_onednn", _fake, lib=_LIBRARY)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        out: Tensor = getattr(torch.ops.mkldnn, _NAME)(x_RI, weight_OI, bias_O, "none", [], "")
+        out: Tensor = torch.ops.geovit.linear_onednn(x_RI, weight_OI, bias_O)
         return out
 
     @staticmethod

@@ -7,6 +7,7 @@ from geovit.core.backbones.hierarchical import hierarchical
 from geovit.core.backbones.swin import SwinSize, swin
 
 SMALL = SwinSize(8, (2, 1), (2, 4))
+PLAIN = {"dims": (8, 16), "depths": (2, 1), "heads": (2, 4)}
 
 
 def test_published_sizes_have_the_published_number_of_parameters():
@@ -61,7 +62,7 @@ def test_wrong_settings_are_named():
 
 @pytest.mark.parametrize("mixer", ["grid", "neighborhood", "stripe", "channel", ("window", "grid")])
 def test_any_mixer_fits(mixer):
-    model = hierarchical(3, dims=(8, 16), depths=(2, 1), heads=(2, 4), mixer=mixer)
+    model = hierarchical(3, **PLAIN, mixer=mixer)
     y = model(torch.randn(1, 3, 61, 67))
     assert y.shape == (1, 8, 9, 16)
     assert y.isfinite().all()
@@ -72,3 +73,12 @@ def test_cswin_and_davit_take_any_image():
     assert cswin(3, dim=8, split=(2, None), **shared)(torch.randn(1, 3, 50, 37)).shape == (1, 6, 5, 16)
     assert davit(3, dims=(8, 16), window=3, **shared)(torch.randn(1, 3, 50, 37)).shape == (1, 7, 5, 16)
     assert davit(2, dims=(8, 16), window=3, axes=3, **shared)(torch.randn(1, 2, 17, 8, 9)).shape == (1, 3, 1, 2, 16)
+
+
+@pytest.mark.parametrize("kind", ["swin", "stripe"])
+def test_compiles_whole(kind):
+    torch.manual_seed(0)
+    model = swin(SMALL, version=2, window=3) if kind == "swin" else hierarchical(3, **PLAIN, mixer=kind)
+    image = torch.randn(1, 3, 40, 36)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image), model(image))

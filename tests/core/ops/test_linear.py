@@ -67,14 +67,22 @@ def test_second_derivatives_agree():
 
 
 @needs_onednn
-def test_compiles_whole():
+def test_op_is_registered_as_torch_wants_it():
+    x, weight, bias = inputs((5,), 6, 7)
+    for arguments in ((x, weight, bias), (x.t().contiguous().t(), weight, None)):
+        torch.library.opcheck(torch.ops.geovit.linear_onednn.default, arguments)
+
+
+@needs_onednn
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_compiles_whole(compiler):
     x, weight, bias = inputs((1100,), 64, 64)
     weight.requires_grad_()
 
     def both(*tensors):
         return linear(*tensors, backend="onednn") + linear(*tensors)
 
-    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(both, fullgraph=True, backend=compiler)
     compiled(x, weight, bias).square().sum().backward()
     got, weight.grad = weight.grad, None
     both(x, weight, bias).square().sum().backward()
