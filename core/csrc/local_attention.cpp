@@ -49,7 +49,6 @@ int64_t rows_at_once(int64_t stride) { return std::max<int64_t>(12, 8192 / strid
 // Scratch of one thread for a tile of one block; `widest` is what the largest block takes.
 struct Scratch {
     int64_t keys, dim, stride, rows;  // M and D padded; floats between rows of M; queries at once
-    int64_t *query, *key;             // positions
     float *q, *k, *v, *grad, *kt, *vt, *scores, *slopes, *result, *top, *inverse, *grad_k, *grad_v;
     int64_t size;
 
@@ -66,8 +65,6 @@ struct Scratch {
             next += padded(count, 16);
             return start;
         };
-        query = reinterpret_cast<int64_t*>(take(2 * block.queries));
-        key = reinterpret_cast<int64_t*>(take(2 * block.keys));
         q = take(queries * dim);
         k = take(keys * dim);
         v = take(keys * dim);
@@ -91,6 +88,59 @@ Buffer scratch_memory(const Layout& layout, int64_t head_dim, int64_t width, boo
     int64_t size = 0;
     for (const Block& block : layout.blocks) size = std::max(size, Scratch(block, head_dim, width, backward, nullptr).size);
     return Buffer(size);
+}
+
+// A tile of a part, and the positions of its queries and keys.
+struct Place {
+    const Part* part;
+    const Block* block;
+    int64_t tile, batch;
+    std::vector<int64_t> query, key;
+
+    explicit Place(const Layout& layout) {
+        size_t queries = 0, keys = 0;
+        for (const Block& each : layout.blocks) {
+            queries = std::max(queries, static_cast<size_t>(each.queries));
+            keys = std::max(keys, static_cast<size_t>(each.inside));
+        }
+        query.resize(queries);
+        key.resize(keys);
+    }
+
+    void move_to(const Layout& layout, const Part* new_part, int64_t new_tile) {
+        part = new_part, tile = new_tile;
+        block = &layout.blocks[static_cast<size_t>(part->block)];
+        batch = tile / block->tiles;
+        tile_positions(layout, *block, tile % block->tiles, false, query.data());
+        tile_positions(layout, *block, tile % block->tiles, true, key.data());
+    }
+};
+
+// Works on the tiles of parts one by one. Kernel::tile is told the next tile as well, and asks for its memory ahead of time: rows
+// of a tile lie too far apart for the processor to guess.
+template <int Width, class Kernel>
+GEOVIT_INLINE void run_tiles(const Problem& p, const Part* part, const Part* end) {
+    const Layout& layout = *p.layout;
+    const Buffer memory = scratch_memory(layout, p.dim, Width, Kernel::backward);
+    Place now(layout), next(layout);
+    next.move_to(layout, part, part->begin);
+    while (part < end) {
+        std::swap(now, next);
+        int64_t tile = now.tile + 1;
+        if (tile == part->end && ++part < end) tile = part->begin;
+        if (part < end) next.move_to(layout, part, tile);
+        Kernel::template tile<Width>(p, now, part < end ? &next : nullptr, memory.data());
+    }
+}
+
+GEOVIT_INLINE void prefetch(const Rows<const float>& rows, const Place& place, const std::vector<int64_t>& positions, int64_t count,
+                            int64_t dim) {
+    const float* const from = rows.at(place.batch, place.part->head);
+    for (int64_t i = 0; i < count; ++i) {
+        const float* const row = from + positions[static_cast<size_t>(i)] * rows.position;
+        for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d, 0, 2);
+        __builtin_prefetch(row + dim - 1, 0, 2);
+    }
 }
 
 // to = factor * from, `dim` floats. The last vector may overlap the one before.
@@ -124,9 +174,11 @@ GEOVIT_INLINE void gather(const float* from, int64_t from_row, const int64_t* po
 
 // Gathers the keys or values of a tile; the constant one follows, and zeros.
 template <int Width>
-GEOVIT_INLINE void gather_keys(const Problem& p, const Block& block, const Scratch& s, const float* from, int64_t from_row,
-                               const float* constant, int64_t head, float* to) {
-    gather<Width>(from, from_row, s.key, block.inside, p.dim, 1.0f, to, s.dim);
+GEOVIT_INLINE void gather_keys(const Problem& p, const Place& place, const Scratch& s, const Rows<const float>& from,
+                               const float* constant, float* to) {
+    const Block& block = *place.block;
+    const int64_t head = place.part->head;
+    gather<Width>(from.at(place.batch, head), from.position, place.key.data(), block.inside, p.dim, 1.0f, to, s.dim);
     for (int64_t i = block.inside; i < block.keys; ++i)
         pack_row<Width>(constant + head * p.dim, p.dim, s.dim, 1.0f, to + i * s.dim);
     for (int64_t i = block.keys * s.dim; i < s.keys * s.dim; i += Width) store_vec(to + i, Vec<Width>{});
@@ -166,25 +218,28 @@ GEOVIT_INLINE void sigmoids(float* scores, int64_t stride, int64_t keys, int64_t
 }
 
 struct Forward {
+    static constexpr bool backward = false;
+
     template <int Width>
     static GEOVIT_INLINE void run(const Problem* problem, const Part* part, const Part* end) {
-        const Problem& p = *problem;
-        const Buffer memory = scratch_memory(*p.layout, p.dim, Width, false);
-        for (; part < end; ++part) {
-            const Block& block = p.layout->blocks[static_cast<size_t>(part->block)];
-            const Scratch s(block, p.dim, Width, false, memory.data());
-            for (int64_t tile = part->begin; tile < part->end; ++tile) attend<Width>(p, *part, block, s, tile);
-        }
+        run_tiles<Width, Forward>(*problem, part, end);
     }
 
     template <int Width>
-    static GEOVIT_INLINE void attend(const Problem& p, const Part& part, const Block& block, const Scratch& s, int64_t tile) {
-        const int64_t batch = tile / block.tiles, head = part.head;
-        tile_positions(*p.layout, block, tile % block.tiles, false, s.query);
-        tile_positions(*p.layout, block, tile % block.tiles, true, s.key);
-        gather<Width>(p.q.at(batch, head), p.q.position, s.query, block.queries, p.dim, p.scale * log2e, s.q, s.dim);
-        gather_keys<Width>(p, block, s, p.k.at(batch, head), p.k.position, p.pad_k, head, s.k);
-        gather_keys<Width>(p, block, s, p.v.at(batch, head), p.v.position, p.pad_v, head, s.v);
+    static GEOVIT_INLINE void tile(const Problem& p, const Place& place, const Place* next, float* memory) {
+        const Block& block = *place.block;
+        const Part& part = *place.part;
+        const Scratch s(block, p.dim, Width, false, memory);
+        const int64_t batch = place.batch, head = part.head;
+        const int64_t* const query = place.query.data();
+        gather<Width>(p.q.at(batch, head), p.q.position, query, block.queries, p.dim, p.scale * log2e, s.q, s.dim);
+        gather_keys<Width>(p, place, s, p.k, p.pad_k, s.k);
+        gather_keys<Width>(p, place, s, p.v, p.pad_v, s.v);
+        if (next != nullptr) {
+            prefetch(p.q, *next, next->query, next->block->queries, p.dim);
+            prefetch(p.k, *next, next->key, next->block->inside, p.dim);
+            prefetch(p.v, *next, next->key, next->block->inside, p.dim);
+        }
         transpose<Width>(s.k, s.dim, s.keys, s.dim, s.kt, s.stride);
         const BlockBias& bias = p.biases[part.block];
         float* const out = p.out.at(batch, head);
@@ -199,13 +254,13 @@ struct Forward {
                 softmax<Width>(s.scores, s.stride, s.keys, count, top, inverse);
             multiply<Width>({count, s.dim / Width, block.keys, s.scores, s.stride, 1, s.v, s.dim, nullptr, 0, s.result, s.dim});
             for (int64_t i = 0; i < count; ++i)
-                copy_row<Width>(s.result + i * s.dim, p.dim, inverse[i], out + s.query[row + i] * p.out.position);
+                copy_row<Width>(s.result + i * s.dim, p.dim, inverse[i], out + query[row + i] * p.out.position);
         }
         if (p.sigmoid) return;
         float* const rows = p.rows + 2 * (batch * p.layout->positions * p.heads + head);
         for (int64_t i = 0; i < block.queries; ++i) {
-            rows[2 * s.query[i] * p.heads] = s.top[i];
-            rows[2 * s.query[i] * p.heads + 1] = s.inverse[i];
+            rows[2 * query[i] * p.heads] = s.top[i];
+            rows[2 * query[i] * p.heads + 1] = s.inverse[i];
         }
     }
 };
@@ -243,37 +298,39 @@ GEOVIT_INLINE void sigmoid_backward(const Scratch& s, int64_t count) {
 }
 
 struct Backward {
+    static constexpr bool backward = true;
+
     template <int Width>
     static GEOVIT_INLINE void run(const Problem* problem, const Part* part, const Part* end) {
-        const Problem& p = *problem;
-        const Buffer memory = scratch_memory(*p.layout, p.dim, Width, true);
-        for (; part < end; ++part) {
-            const Block& block = p.layout->blocks[static_cast<size_t>(part->block)];
-            const Scratch s(block, p.dim, Width, true, memory.data());
-            float* const grad_pad = p.grad_pad + (part - p.parts) * 2 * s.dim;
-            for (int64_t i = 0; i < 2 * s.dim; ++i) grad_pad[i] = 0.0f;
-            for (int64_t tile = part->begin; tile < part->end; ++tile) differentiate<Width>(p, *part, block, s, tile, grad_pad);
-        }
+        run_tiles<Width, Backward>(*problem, part, end);
     }
 
     template <int Width>
-    static GEOVIT_INLINE void differentiate(const Problem& p, const Part& part, const Block& block, const Scratch& s, int64_t tile,
-                                            float* grad_pad) {
+    static GEOVIT_INLINE void tile(const Problem& p, const Place& place, const Place* next, float* memory) {
         using F = Vec<Width>;
-        const int64_t batch = tile / block.tiles, head = part.head, vectors = s.keys / Width, dims = s.dim / Width;
-        tile_positions(*p.layout, block, tile % block.tiles, false, s.query);
-        tile_positions(*p.layout, block, tile % block.tiles, true, s.key);
-        gather<Width>(p.q.at(batch, head), p.q.position, s.query, block.queries, p.dim, p.scale * log2e, s.q, s.dim);
-        gather<Width>(p.grad.at(batch, head), p.grad.position, s.query, block.queries, p.dim, 1.0f, s.grad, s.dim);
-        gather_keys<Width>(p, block, s, p.k.at(batch, head), p.k.position, p.pad_k, head, s.k);
-        gather_keys<Width>(p, block, s, p.v.at(batch, head), p.v.position, p.pad_v, head, s.v);
+        const Block& block = *place.block;
+        const Part& part = *place.part;
+        const Scratch s(block, p.dim, Width, true, memory);
+        const int64_t batch = place.batch, head = part.head, vectors = s.keys / Width, dims = s.dim / Width;
+        const int64_t* const query = place.query.data();
+        const bool first = place.tile == part.begin;
+        gather<Width>(p.q.at(batch, head), p.q.position, query, block.queries, p.dim, p.scale * log2e, s.q, s.dim);
+        gather<Width>(p.grad.at(batch, head), p.grad.position, query, block.queries, p.dim, 1.0f, s.grad, s.dim);
+        gather_keys<Width>(p, place, s, p.k, p.pad_k, s.k);
+        gather_keys<Width>(p, place, s, p.v, p.pad_v, s.v);
+        if (next != nullptr) {
+            prefetch(p.q, *next, next->query, next->block->queries, p.dim);
+            prefetch(p.grad, *next, next->query, next->block->queries, p.dim);
+            prefetch(p.k, *next, next->key, next->block->inside, p.dim);
+            prefetch(p.v, *next, next->key, next->block->inside, p.dim);
+        }
         transpose<Width>(s.k, s.dim, s.keys, s.dim, s.kt, s.stride);
         transpose<Width>(s.v, s.dim, s.keys, s.dim, s.vt, s.stride);
         if (!p.sigmoid) {
             const float* rows = p.rows + 2 * (batch * p.layout->positions * p.heads + head);
             for (int64_t i = 0; i < block.queries; ++i) {
-                s.top[i] = rows[2 * s.query[i] * p.heads];
-                s.inverse[i] = rows[2 * s.query[i] * p.heads + 1];
+                s.top[i] = rows[2 * query[i] * p.heads];
+                s.inverse[i] = rows[2 * query[i] * p.heads + 1];
             }
         }
         const BlockBias& bias = p.biases[part.block];
@@ -294,7 +351,7 @@ struct Backward {
                 for (int64_t i = 0; i < count; ++i) {
                     const float* slopes = s.slopes + i * s.stride;
                     float* to = grad_bias + (row + i) * s.keys;
-                    if (tile == part.begin)
+                    if (first)
                         for (int64_t j = 0; j < s.keys; j += Width) store_vec(to + j, load_vec<F>(slopes + j));
                     else
                         for (int64_t j = 0; j < s.keys; j += Width) store_vec(to + j, load_vec<F>(to + j) + load_vec<F>(slopes + j));
@@ -302,25 +359,30 @@ struct Backward {
             }
             multiply<Width>({count, dims, block.keys, s.slopes, s.stride, 1, s.k, s.dim, nullptr, 0, s.result, s.dim});
             for (int64_t i = 0; i < count; ++i)
-                copy_row<Width>(s.result + i * s.dim, p.dim, p.scale, grad_q + s.query[row + i] * p.grad_q.position);
+                copy_row<Width>(s.result + i * s.dim, p.dim, p.scale, grad_q + query[row + i] * p.grad_q.position);
             multiply<Width>({block.keys, dims, count, s.slopes, 1, s.stride, q, s.dim, row ? s.grad_k : nullptr, s.dim, s.grad_k, s.dim});
             multiply<Width>({block.keys, dims, count, s.scores, 1, s.stride, grad, s.dim, row ? s.grad_v : nullptr, s.dim, s.grad_v, s.dim});
         }
-        scatter<Width>(p, block, s, s.grad_k, ln2, p.grad_k.at(batch, head), p.grad_k.position, grad_pad);
-        scatter<Width>(p, block, s, s.grad_v, 1.0f, p.grad_v.at(batch, head), p.grad_v.position, grad_pad + s.dim);
+        float* const constant = p.grad_pad + (place.part - p.parts) * 2 * s.dim;
+        scatter<Width>(p, place, s, s.grad_k, ln2, p.grad_k, constant, first);
+        scatter<Width>(p, place, s, s.grad_v, 1.0f, p.grad_v, constant + s.dim, first);
     }
 
-    // Gradients of keys or values: stored, or added where a position is a key in several tiles. Those of constant keys are summed.
+    // Gradients of keys or values: stored, or added where a position is a key in several tiles. Those of constant keys are summed
+    // over the tiles of a part.
     template <int Width>
-    static GEOVIT_INLINE void scatter(const Problem& p, const Block& block, const Scratch& s, const float* from, float factor, float* to,
-                                      int64_t to_row, float* constant) {
+    static GEOVIT_INLINE void scatter(const Problem& p, const Place& place, const Scratch& s, const float* from, float factor,
+                                      const Rows<float>& to, float* constant, bool first) {
+        const Block& block = *place.block;
+        float* const start = to.at(place.batch, place.part->head);
         for (int64_t i = 0; i < block.inside; ++i) {
-            float* const row = to + s.key[i] * to_row;
+            float* const row = start + place.key[static_cast<size_t>(i)] * to.position;
             if (p.layout->disjoint)
                 copy_row<Width>(from + i * s.dim, p.dim, factor, row);
             else
                 for (int64_t d = 0; d < p.dim; ++d) row[d] += factor * from[i * s.dim + d];
         }
+        for (int64_t d = 0; first && d < s.dim; ++d) constant[d] = 0.0f;
         for (int64_t i = block.inside; i < block.keys; ++i)
             for (int64_t d = 0; d < s.dim; ++d) constant[d] += factor * from[i * s.dim + d];
     }

@@ -142,7 +142,7 @@ def _layout(size: tuple[int, ...], rules: Rules, outside: bool) -> list[int]:
     return packed
 
 
-_constant_layout = torch.compiler.assume_constant_result(_layout)  # traces nothing of it, but runs it once
+_constant_layout = torch.compiler.assume_constant_result(_layout)  # type: ignore[no-untyped-call]  # traces nothing of it, but runs it once
 
 
 @functools.lru_cache(maxsize=64)
