@@ -37,7 +37,10 @@ def remembered(results: int) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
     """Keep a function's last results, so many, except under ``torch.compile``, which traces the function instead."""
 
     def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
-        cached = lru_cache(maxsize=results)(function)
+        @lru_cache(maxsize=results)
+        @torch.inference_mode(False)  # a tensor made in inference mode is refused where a gradient is asked for
+        def cached(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            return function(*args, **kwargs)
 
         @wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -297,6 +297,15 @@ def test_runs_are_equal_to_the_last_bit(backend):
     assert_same(run_with_gradients(inputs, pattern, **options), run_with_gradients(inputs, pattern, **options), tolerance=0)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_inference_leaves_in_caches_serves_training(backend):
+    pattern = windows((3, 5), shift=(1, 4))  # of no other test
+    inputs = make((6, 11), pattern, dtype=torch.float32)
+    with torch.inference_mode():
+        run(inputs, pattern, backend=backend)
+    assert_near(inputs, pattern, backend=backend)
+
+
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_no_scores_are_kept_for_the_backward_pass(activation):
     pattern = windows((16, 16), shift=(8, 8))
