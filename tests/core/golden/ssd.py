@@ -3,12 +3,12 @@
 from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from geovit.core.backbones.vssd import vssd_backbone, vssd_block
-from geovit.core.layers.mixers import global_attention, vssd
+from geovit.core.layers.global_attention import GlobalAttention
 from geovit.core.layers.ssd import VSSD, Mamba2
 from geovit.core.ops.ssd import ssd
 from geovit.core.weights import rename
@@ -50,34 +50,40 @@ def mamba2_simple(case: SimpleNamespace) -> dict[str, Tensor]:
 
 
 def vssd_nc_ssd(case: SimpleNamespace) -> dict[str, Tensor]:
-    args, x = case.arguments, case.input["x"]
-    layer = VSSD(
-        args["d_model"],
+    args = case.arguments
+    expand, groups = args.get("expand", 2), args.get("ngroups", 1)
+    layer = _mixer(args["d_model"], args, head_dim=args.get("headdim", 64), expand=expand, groups=groups)
+    return {"y": _on_image(layer, case)}
+
+
+def vssd_block_(case: SimpleNamespace) -> dict[str, Tensor]:
+    args = case.arguments
+    dim, heads, expand = args["dim"], args["num_heads"], args.get("ssd_expansion", 2)
+    if args.get("attn_type", "mamba2") == "standard":
+        mixer = GlobalAttention(dim, heads=heads, qkv_bias=False)
+    else:
+        mixer = _mixer(dim, args, head_dim=int(dim * expand) // heads, expand=expand, groups=args.get("ssd_ngroups", 1))
+    return {"y": _on_image(vssd_block(dim, mixer, mlp_ratio=args.get("mlp_ratio", 4.0)), case)}
+
+
+def _mixer(dim: int, args: dict[str, Any], *, head_dim: int, expand: float, groups: int) -> VSSD:
+    return VSSD(
+        dim,
         states=args.get("d_state", 64),
         kernel=args.get("d_conv", 3),
-        expand=args.get("expand", 2),
-        head_dim=args.get("headdim", 64),
-        groups=_groups(args.get("ngroups", 1)),
+        expand=expand,
+        head_dim=head_dim,
+        groups=_groups(groups),
         bias=args.get("bias", False),
         conv_bias=args.get("conv_bias", True),
         positive=args.get("ssd_positve_dA", True),
     )
-    image = x.unflatten(1, (case.constructor["H"], case.constructor["W"]))
-    y = functional_call(layer, rename(case.state, VSSD_NAMES), (image,), strict=True)
-    return {"y": y.flatten(1, 2)}
 
 
-def vssd_block_(case: SimpleNamespace) -> dict[str, Tensor]:
-    args, x = case.arguments, case.input["x"]
-    dim, heads = args["dim"], args["num_heads"]
-    if args.get("attn_type", "mamba2") == "standard":
-        mixer = global_attention(dim, heads=heads, qkv_bias=False)
-    else:
-        mixer = vssd(dim, heads=heads, **_mixer_options(args))
-    block = vssd_block(dim, mixer, mlp_ratio=args.get("mlp_ratio", 4.0))
-    image = x.unflatten(1, (case.constructor["H"], case.constructor["W"]))
-    y = functional_call(block, rename(case.state, VSSD_NAMES), (image,), strict=True)
-    return {"y": y.flatten(1, 2)}
+def _on_image(layer: nn.Module, case: SimpleNamespace) -> Tensor:
+    """Call a layer on the tokens as an image, with the official weights."""
+    image = case.input["x"].unflatten(1, (case.constructor["H"], case.constructor["W"]))
+    return functional_call(layer, rename(case.state, VSSD_NAMES), (image,), strict=True).flatten(1, 2)
 
 
 def vssd_model(case: SimpleNamespace) -> dict[str, Tensor]:
@@ -92,7 +98,10 @@ def vssd_model(case: SimpleNamespace) -> dict[str, Tensor]:
         mlp_ratio=args.get("mlp_ratio", 4.0),
         simple=(args.get("simple_patch_embed", False), args.get("simple_downsample", False)),
         drop_path=args.get("drop_path_rate", 0.2),
-        **_mixer_options(args),
+        states=args.get("d_state", 64),
+        expand=args.get("ssd_expansion", 2),
+        groups=_groups(args.get("ssd_ngroups", 1)),
+        positive=args.get("ssd_positve_dA", True),
     ).eval()
     state = {name: t.detach() if ".running_" in name else t for name, t in rename(case.state, VSSD_NAMES).items()}
     tokens = functional_call(backbone, state, (case.input["image"],), strict=True)
@@ -104,15 +113,6 @@ _KINDS = {"mamba2": "ssd", "standard": "attention"}
 
 def _groups(number: int) -> int | None:
     return None if number == -1 else number
-
-
-def _mixer_options(args: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "states": args.get("d_state", 64),
-        "expand": args.get("ssd_expansion", 2),
-        "groups": _groups(args.get("ssd_ngroups", 1)),
-        "positive": args.get("ssd_positve_dA", True),
-    }
 
 
 ADAPTERS = {
