@@ -8,8 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.ops import depthwise_conv, instance_norm_act, layer_norm_residual, linear, linear_attention
-from ..core.ops import local_attention, selective_scan, ssd, swiglu
+from ..core.ops import (
+    depthwise_conv,
+    instance_norm_act,
+    layer_norm_residual,
+    linear,
+    linear_attention,
+    local_attention,
+    selective_scan,
+    ssd,
+    swiglu,
+)
 from ..core.ops.local_attention import neighborhood, windows
 from ..core.ops.selective_scan import CROSS_2D, scan_orders
 
@@ -141,7 +150,9 @@ OPS: dict[str, Op] = {
     "instance_norm_act": Op(
         instance_norm_act.choose_backend, _normed(2, 5, 6, 7, 19), [_normed(1, 128, 128, 64), _normed(1, 48, 48, 48, 48)]
     ),
-    "layer_norm_residual": Op(layer_norm_residual.choose_backend, _residual(5, 7, 33), [_residual(3136, 96), _residual(784, 384)]),
+    "layer_norm_residual": Op(
+        layer_norm_residual.choose_backend, _residual(5, 7, 33), [_residual(3136, 96), _residual(784, 384)]
+    ),
     "depthwise_conv": Op(
         depthwise_conv.choose_backend,
         _convolved((6, 7), 19, 3),

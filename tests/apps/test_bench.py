@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import pytest
@@ -34,7 +35,9 @@ def test_every_backend_is_timed_with_its_error(capsys):
     assert f"torch {torch.__version__}" in told
     measured = rows(told)
     dtypes = (torch.float32, torch.bfloat16)
-    chosen = {(name, dtype, op.choose_backend(torch.device("cpu"), dtype)[0]) for name, op in module.OPS.items() for dtype in dtypes}
+    chosen = {
+        (name, dtype, op.choose_backend(torch.device("cpu"), dtype)[0]) for name, op in module.OPS.items() for dtype in dtypes
+    }
     expected = {(name, str(dtype)[6:], b) for name, dtype, backend in chosen for b in ("eager", backend)}
     assert measured.keys() == expected
     for (_, dtype, _), numbers in measured.items():
@@ -50,7 +53,9 @@ def test_the_error_of_a_wrong_backend_shows(capsys, monkeypatch):
             right = super().outputs(inputs, backend)
             return [-x for x in right] if backend == "other" else right
 
-    wrong = Op(lambda device, dtype: ("other", ""), op.small, [Wrong(op.small.size, op.small.shapes, lambda g, v, backend: g * v)])
+    wrong = Op(
+        lambda device, dtype: ("other", ""), op.small, [Wrong(op.small.size, op.small.shapes, lambda g, v, backend: g * v)]
+    )
     monkeypatch.setattr(module, "OPS", {"swiglu": wrong})
     monkeypatch.setattr(module, "_DTYPES", (torch.float32,))
     bench(seconds=0.001, device="cpu")
