@@ -24,6 +24,8 @@ BIAS = 13  # start of this block's bias, -1 if it has none
 QUERY_LISTS, KEY_LISTS = 14, 17  # start of the list of positions of each axis
 COLUMNS = 20
 
+PROGRAMS = 512  # over tiles, for the bias' gradient: they fill a large GPU, and their partial sums, one for each, stay small
+
 
 class Launch(NamedTuple):
     """Consecutive rows of a table that one launch of a kernel works on, and its programs for each head of each image."""
@@ -88,8 +90,7 @@ def tables(
         coloured += more
         launches.append(part)
 
-    # Enough programs to fill a large GPU, few enough that the partial sums stay small.
-    groups = min(-(-512 // (heads * launch.pairs)), images * max(tiles for tiles, _, _ in sizes))
+    groups = min(-(-PROGRAMS // (heads * launch.pairs)), images * max(tiles for tiles, _, _ in sizes))
     with torch.inference_mode(False):  # what is kept in a cache must serve training too
         return Tables(
             torch.tensor(rows, device=device),
