@@ -31,7 +31,7 @@ class Launch(NamedTuple):
     """Consecutive rows of a table that one launch of a kernel works on, and its programs for each head of each image."""
 
     first: int
-    count: int
+    blocks: int
     queries: int
     keys: int
     pairs: int
@@ -84,7 +84,8 @@ def tables(
     positions: list[int] = []
     whole = list(zip(blocks, starts, extra, strict=True))
     rows, launch = _rows(whole, size, tile, positions, 0)
-    coloured, launches = [], []
+    coloured: list[list[int]] = []
+    launches = []
     for colour in _colours(whole):
         more, part = _rows(colour, size, tile, positions, len(coloured))
         coloured += more
@@ -146,7 +147,7 @@ def _rows(
 def _inner(axes: tuple[tuple[tuple[int, ...], ...], ...], what: int) -> list[int]:
     """Tiles (0) or points of a tile (1) on the last two of three axes."""
     counts = [len(axis) if what == 0 else len(axis[0]) for axis in axes]
-    return ([1, 1, 1] + counts)[-2:]
+    return [1, 1, 1, *counts][-2:]
 
 
 def _colours(blocks: Sequence[tuple[Block, int, int]]) -> list[list[tuple[Block, int, int]]]:

@@ -367,7 +367,7 @@ def _run_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad = grad.contiguous()
     q, k, v = _unit(q), _unit(k), _unit(v)
-    images, size, heads, width = q.shape
+    images, size, heads, _ = q.shape
     constant_k, constant_v = (q, q) if constants is None else constants.contiguous().unbind()
     inputs = (q, k, v, q if bias is None else bias)
     whole, *colours = [launches[i : i + 5] for i in range(0, len(launches), 5)]
@@ -458,6 +458,7 @@ class _LocalAttention(torch.autograd.Function):
         scale: float,
         softmax: bool,
     ) -> Tensor:
+        out: Tensor
         out, lse = torch.ops.geovit.local_attention_triton(
             q, k, v, bias, constants, blocks, positions, launches[:5], tile, scale, softmax
         )

@@ -164,7 +164,9 @@ def selective_scan(
     if orders is not None:
         _check_orders(orders, tensors["A"].shape[0], tensors["dt"].shape[1], u.device)
         if return_state:
-            raise ValueError("selective_scan: return_state is True, allowed with orders is False: each route ends in its own state")
+            raise ValueError(
+                "selective_scan: return_state is True, allowed with orders is False: each route ends in its own state"
+            )
     if backend not in get_args(Backend):
         raise ValueError(f"selective_scan: backend is {backend!r}, allowed are {', '.join(get_args(Backend))}")
     if backend == "auto":

@@ -52,7 +52,7 @@ def _forward_kernel(
     ROUTES: tl.constexpr, STATES: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
     SKIP: tl.constexpr, BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, ORDERED: tl.constexpr, SAVED: tl.constexpr,
 ):  # fmt: skip
-    image, group, part, parts, c, there = _channels(dim, groups, CHANNELS)
+    image, group, _, _, c, there = _channels(dim, groups, CHANNELS)
     n = tl.arange(0, WIDTH)
     kept = n < STATES
     chunks = tl.cdiv(length, CHUNK)
@@ -198,16 +198,16 @@ def _arguments(
 ) -> tuple[list[Tensor], list[int], dict[str, Any], int]:
     """Tensors, numbers and switches that both kernels take, and the number of programs. Absent tensors are stood in for by u."""
     u, dt, B, C = (_unit(x) for x in (u, dt, B, C))
-    batch, length, routes, dim = dt.shape
+    batch, _, routes, _ = dt.shape
     groups, states = B.shape[3:]
     width = triton.next_power_of_2(states)
     channels = max(8, min(32, 512 // width))  # for one warp: at most 16 states of the block in a thread
     small = [u if x is None else x.contiguous() for x in (D, dt_bias, orders)]
     uk = 0 if u.shape[2] == 1 else u.stride(2)
-    numbers = [u.stride(0), u.stride(1), uk, *dt.stride()[:3], *B.stride()[:4], *C.stride()[:4], length, dim, groups]
+    numbers = [u.stride(0), u.stride(1), uk, *dt.stride()[:3], *B.stride()[:4], *C.stride()[:4], *dt.shape[1::2], groups]
     switches = {"SKIP": D is not None, "BIAS": dt_bias is not None, "ORDERED": orders is not None, "num_warps": 1}
     sizes = {"ROUTES": routes, "STATES": states, "CHANNELS": channels, "WIDTH": width, "CHUNK": CHUNK}
-    programs = batch * groups * triton.cdiv(dim // groups, channels)
+    programs = batch * groups * triton.cdiv(dt.shape[3] // groups, channels)
     return [u, dt, A.contiguous(), B, C, *small], numbers, switches | sizes, programs
 
 
@@ -265,16 +265,19 @@ def _run_backward(
     softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors, numbers, options, programs = _arguments(u, dt, A, B, C, D, dt_bias, orders)
-    batch, length, routes, dim = dt.shape
+    batch, length, routes, _ = dt.shape
     groups, width = B.shape[3:]
-    wide = {"dtype": torch.float32, "device": u.device}
+
+    def wide(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=u.device)
+
     shared = u.shape[2] == 1 and routes > 1
-    scratch = torch.empty(programs, CHUNK, options["CHANNELS"], options["WIDTH"], **wide)
+    scratch = wide(programs, CHUNK, options["CHANNELS"], options["WIDTH"])
     grad_u = torch.empty(u.shape, dtype=torch.float32 if shared else u.dtype, device=u.device)
     grad_dt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
-    grad_A = torch.empty(batch, *A.shape, **wide)
-    inner = [torch.empty(batch, length, routes, groups, programs // (batch * groups), width, **wide) for _ in range(2)]
-    small = [torch.empty((0,) if x is None else (batch, *x.shape), **wide) for x in (D, dt_bias)]
+    grad_A = wide(batch, *A.shape)
+    inner = [wide(batch, length, routes, groups, programs // (batch * groups), width) for _ in range(2)]
+    small = [wide(0) if x is None else wide(batch, *x.shape) for x in (D, dt_bias)]
     with launching_on(u.device):
         _backward_kernel[(programs,)](
             *(grad_y.contiguous(), grad_last.contiguous(), *tensors, states, scratch, grad_u, grad_dt, grad_A, *inner, *small),
@@ -284,7 +287,9 @@ def _run_backward(
             SHARED=shared,
         )
     grad_B, grad_C = (partial.sum(4).to(x.dtype) for partial, x in zip(inner, (B, C), strict=True))
-    grad_D, grad_bias = (partial.sum(0).to(dt.dtype if x is None else x.dtype) for partial, x in zip(small, (D, dt_bias), strict=True))
+    grad_D, grad_bias = (
+        partial.sum(0).to(dt.dtype if x is None else x.dtype) for partial, x in zip(small, (D, dt_bias), strict=True)
+    )
     return grad_u.to(u.dtype), grad_dt, grad_A.sum(0).to(A.dtype), grad_B, grad_C, grad_D, grad_bias
 
 
@@ -361,7 +366,7 @@ def selective_scan(
     orders_KL: Tensor | None,
     softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See ``reference.selective_scan``; here tensors may differ in dtype. Arithmetic, y before the gate and states are float32."""
+    """See ``reference.selective_scan``; here tensors may differ in dtype; states, and y without a gate, are float32."""
     given = (u_BLKD, dt_BLKD, A_KDN, B_BLKGN, C_BLKGN, D_KD, dt_bias_KD)
     saved = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     y_BLD, last_BKDN = _SelectiveScan.apply(*given, orders_KL, softplus, saved)

@@ -69,7 +69,9 @@ def test_channels_around_the_width_of_a_block(dim):
     assert_agrees(make(3, dim, 2), softplus=True)
 
 
-@pytest.mark.parametrize(("optional", "softplus"), [((), False), (("D",), False), (("z",), False), (("dt_bias",), False), ((), True)])
+@pytest.mark.parametrize(
+    ("optional", "softplus"), [((), False), (("D",), False), (("z",), False), (("dt_bias",), False), ((), True)]
+)
 def test_options_one_by_one(optional, softplus):
     assert_agrees(make(3, 3, 2, optional=optional), softplus=softplus)
 
