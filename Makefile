@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ROOTS := apps configs core datasets
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench sanitize clean
 
 demo: .venv/ready
 	$(BIN)/geovit demo
@@ -24,6 +24,16 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/ops.py
+
+# The C++ kernels under ASan and UBSan. Python itself has no sanitizer, so its library comes first by LD_PRELOAD; what Python and
+# torch never free is no leak of ours. Capture by Python alone lets their reports through.
+sanitize: .venv/ready
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	    -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DGEOVIT_SANITIZE=ON
+	$(BIN)/cmake --build build/sanitize
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 GEOVIT_NATIVE=$(CURDIR)/build/sanitize/_native.so \
+	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	    $(BIN)/pytest --capture=sys tests/core/ops
 
 clean:
 	rm -rf .venv build

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..core.device import resolve_device
 from ..core.native import native_status
-from ..core.ops.local_attention import local_attention, windows
+from ..core.ops.local_attention import Backend, local_attention, windows
+from ..core.ops.local_attention import choose_backend as choose_attention_backend
 from ..core.ops.swiglu import choose_backend, swiglu
 from .cli import console
 
@@ -157,14 +158,17 @@ def _attention_cases(device: torch.device, dtype: torch.dtype) -> Iterator[_Case
         shapes = [(1, *(side,) * axes, heads, width)] * 3 + [((2 * w - 1) ** axes, heads)]
         backends: dict[str, Callable[..., Tensor]] = {
             "plain": partial(_plain_attention, _bias_rows(window, device), window),
-            "eager": partial(_attention, window),
+            "eager": partial(_attention, "eager", window),
         }
+        best = choose_attention_backend(device, dtype, width)[0]
+        if best != "eager":
+            backends[best] = partial(_attention, best, window)
         size = f"{side}^{axes}/{w}^{axes}, {heads}x{width}"
         yield _Case(size, _inputs(shapes, device, dtype), backends, partial(_reference_attention, window))
 
 
-def _attention(window: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
-    return local_attention(q, k, v, windows(window), bias_table=table)
+def _attention(backend: Backend, window: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
+    return local_attention(q, k, v, windows(window), bias_table=table, backend=backend)
 
 
 def _plain_attention(rows_NM: Tensor, window: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 The library is optional. It is missing where the package was built without a C++ compiler or without torch's headers, and then
 every op runs its eager form. Environment variables, read at that first import:
 
-- ``GEOVIT_NATIVE=0`` leaves the library alone;
+- ``GEOVIT_NATIVE=0`` leaves the library alone; a path loads that library instead, such as one built with sanitizers;
 - ``GEOVIT_ISA=baseline|avx2|avx512`` asks for a lower instruction set than the CPU has.
 """
 
@@ -29,9 +29,12 @@ def _load() -> tuple[bool, str]:
     asked = os.environ.get("GEOVIT_ISA")
     if asked is not None and asked not in _ISAS:
         raise ValueError(f"GEOVIT_ISA is {asked!r}, allowed are {', '.join(_ISAS)}")
-    if os.environ.get("GEOVIT_NATIVE", "1") == "0":
+    other = os.environ.get("GEOVIT_NATIVE")
+    if other == "0":
         return False, "disabled by GEOVIT_NATIVE=0"
-    path = _find()
+    if other is not None and not Path(other).is_file():
+        raise ValueError(f"GEOVIT_NATIVE is {other!r}, allowed are 0 and the path of a library")
+    path = _find() if other is None else Path(other)
     if path is None:
         return False, f"this installation was built without it: {_HOW}"
     try:

@@ -18,6 +18,14 @@ enum class Isa { baseline, avx2, avx512 };
 // The level in use: the best that this CPU has, or a lower one named by the environment variable GEOVIT_ISA.
 Isa isa();
 
+// Floats in a register at that level.
+inline int64_t width() { return isa() == Isa::avx512 ? 16 : isa() == Isa::avx2 ? 8 : 4; }
+
+template <class Kernel, class... Args>
+void run_baseline(Args... args) {
+    Kernel::template run<4>(args...);
+}
+
 #if defined(__x86_64__)
 template <class Kernel, class... Args>
 __attribute__((target("avx2,fma"))) void run_avx2(Args... args) {
@@ -29,6 +37,19 @@ __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))) void run_
     Kernel::template run<16>(args...);
 }
 #endif
+
+// From within a kernel: another one of the same width, as a function of its own.
+template <int Width, class Kernel, class... Args>
+GEOVIT_INLINE void call(Args... args) {
+#if defined(__x86_64__)
+    if constexpr (Width == 16)
+        run_avx512<Kernel>(args...);
+    else if constexpr (Width == 8)
+        run_avx2<Kernel>(args...);
+    else
+#endif
+        run_baseline<Kernel>(args...);
+}
 
 template <class Kernel, class... Args>
 void dispatch(Args... args) {
@@ -42,7 +63,7 @@ void dispatch(Args... args) {
             break;
     }
 #endif
-    Kernel::template run<4>(args...);
+    run_baseline<Kernel>(args...);
 }
 
 }  // namespace geovit

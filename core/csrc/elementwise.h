@@ -23,12 +23,12 @@ GEOVIT_INLINE void store(BFloat16& to, float x) {
 }
 
 // 2^x for a float or a vector. x = n + r with |r| <= 1/2; 2^r by its Taylor polynomial of degree 6 (exact to 2e-8 relative), 2^n by
-// adding n to the exponent. Constant below -126; overflows to garbage above 127: clamp where that can happen.
+// adding n to the exponent. Exactly 0 below -127, NaN stays NaN; garbage above 127: clamp where that can happen.
 template <class F>
 GEOVIT_INLINE F exp2(F x) {
     using Int = std::conditional_t<std::is_same_v<F, float>, uint32_t, VecInt<width_of<F>>>;
     constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-    x = maximum(x, fill<F>(-126.0f));
+    x = maximum(fill<F>(-127.0f), x);
     const F shifted = x + round_magic;
     const F r = x - (shifted - round_magic);
     F p = fill<F>(1.5403530393381609954e-4f);

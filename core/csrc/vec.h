@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "dispatch.h"
 
@@ -82,23 +83,39 @@ GEOVIT_INLINE F minimum(F a, F b) {
     return a < b ? a : b;
 }
 
-// Over the entries of a vector, by halves, so that the order of additions depends on the width alone.
-template <class F>
-GEOVIT_INLINE float sum(F x) {
-    float part[width_of<F>];
-    store_vec(part, x);
-    for (int half = width_of<F> / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) part[i] += part[i + half];
-    return part[0];
+// Entries of a and, counted on, of b.
+template <int... I, class F>
+GEOVIT_INLINE F shuffle(F a, F b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, I...);
+#else
+    return __builtin_shuffle(a, b, VecInt<width_of<F>>{I...});
+#endif
 }
 
-template <class F>
+// Every entry joined with the one `Half` on, around a ring.
+template <int Half, class F, int... I>
+GEOVIT_INLINE F rotate(F x, std::integer_sequence<int, I...>) {
+    return shuffle<((I + Half) % width_of<F>)...>(x, x);
+}
+
+// Over the entries of a vector, by halves, so that the order of additions depends on the width alone.
+template <class F, int Half = width_of<F> / 2>
+GEOVIT_INLINE float sum(F x) {
+    x += rotate<Half>(x, std::make_integer_sequence<int, width_of<F>>());
+    if constexpr (Half > 1)
+        return sum<F, Half / 2>(x);
+    else
+        return x[0];
+}
+
+template <class F, int Half = width_of<F> / 2>
 GEOVIT_INLINE float largest(F x) {
-    float part[width_of<F>];
-    store_vec(part, x);
-    for (int half = width_of<F> / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) part[i] = maximum(part[i], part[i + half]);
-    return part[0];
+    x = maximum(x, rotate<Half>(x, std::make_integer_sequence<int, width_of<F>>()));
+    if constexpr (Half > 1)
+        return largest<F, Half / 2>(x);
+    else
+        return x[0];
 }
 
 }  // namespace geovit

@@ -45,7 +45,7 @@ def test_the_error_of_a_wrong_backend_shows(capsys, monkeypatch):
     monkeypatch.setattr(
         module,
         "local_attention",
-        lambda q, k, v, pattern, backend="auto", **kw: right(q, k, v if backend != "auto" else -v, pattern, **kw),
+        lambda q, k, v, pattern, backend, **kw: right(q, k, -v if backend == "eager" else v, pattern, backend=backend, **kw),
     )
     bench(seconds=0.001, device="cpu")
     measured = rows(capsys.readouterr().out.partition("local_attention")[2])

@@ -1,12 +1,13 @@
 """Attention to what is near, by a rule for each axis: windows, grids, neighbourhoods on one to three spatial axes."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ...device import triton_status
-from . import eager, reference
+from ...native import native_status
+from . import eager, native, reference
 from .pattern import Axis, Grid, Neighborhood, Pattern, Window, grid, neighborhood, windows
 from .prepare import prepare
 
@@ -24,19 +25,30 @@ __all__ = [
     "windows",
 ]
 
-Backend = Literal["auto", "reference", "eager", "triton"]
+Backend = Literal["auto", "reference", "eager", "native", "triton"]
 Activation = Literal["softmax", "sigmoid"]
-
 
 _TRITON_HEAD_DIM = 256  # the shared memory of a GPU holds no more of the rows that a program works on
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int = 64) -> tuple[Literal["eager", "triton"], str]:
+def choose_backend(
+    device: torch.device, dtype: torch.dtype, head_dim: int = 64
+) -> tuple[Literal["eager", "native", "triton"], str]:
     """Return what ``backend="auto"`` means for tensors of this device, dtype and head width, and the reason."""
     if device.type == "cpu":
-        return "eager", f"there is no compiled form for {dtype} on {device.type}"
+        served, reason = _serves_native(device, dtype)
+        return ("native" if served else "eager"), reason
     served, reason = _serves_triton(device, dtype, head_dim)
     return ("triton" if served else "eager"), reason
+
+
+def _serves_native(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    loaded, reason = native_status()
+    if device.type != "cpu":
+        return False, f"the compiled kernel is for the CPU, not {device.type}"
+    if dtype not in native.DTYPES:
+        return False, f"the compiled kernel has no {dtype}"
+    return loaded, "the compiled kernel" if loaded else f"the compiled kernels are not in use, {reason}"
 
 
 def _serves_triton(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[bool, str]:
@@ -76,11 +88,12 @@ def local_attention(
         cosine: whether q and k (and the padding's key) are divided by their norms first (Swin V2, Liu et al. 2022,
             section 3.2).
         activation: "softmax" over the keys, or "sigmoid" of each score for itself.
-        backend: "reference" is readable and slow, "eager" runs anywhere, "triton" on GPUs; "auto" takes the best one. The result
-            differs by rounding only.
+        backend: "reference" is readable and slow, "eager" runs anywhere, "native" is the compiled kernel for the CPU,
+            "triton" runs on GPUs; "auto" takes the best one. The result differs by rounding only.
 
     Returns:
         (batch, *size, heads, head_dim) in the dtype of ``q``. The softmax is taken in at least float32.
+        "native" and "triton" cannot be differentiated twice.
 
     Raises:
         ValueError: if shapes, dtypes, devices or the pattern do not agree, or for an unknown option.
@@ -89,19 +102,21 @@ def local_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if q.numel() == 0:
         return v.clone()
-    if backend == "reference":
-        return reference.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
     if backend == "auto":
         backend, _ = choose_backend(q.device, q.dtype, q.shape[-1])
-    elif backend == "triton":
-        served, reason = _serves_triton(q.device, q.dtype, q.shape[-1])
+    elif backend in ("native", "triton"):
+        served, reason = (
+            _serves_native(q.device, q.dtype) if backend == "native" else _serves_triton(q.device, q.dtype, q.shape[-1])
+        )
         if not served:
-            raise ValueError(f"local_attention: backend 'triton' cannot be used: {reason}")
+            raise ValueError(f"local_attention: backend {backend!r} cannot be used: {reason}")
+    if backend == "reference":
+        return reference.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
+    if backend == "native":
+        return native.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
     problem = prepare(q, k, v, pattern, bias_table=bias_table, scale=scale, padding=padding, cosine=cosine, activation=activation)
-    return {"eager": eager.attend, "triton": _triton}[backend](*problem)
-
-
-def _triton(*problem: Any) -> Tensor:
+    if backend == "eager":
+        return eager.attend(*problem)
     from . import triton
 
     return triton.attend(*problem)

@@ -17,7 +17,7 @@ from .pattern import UNSEEN, Axis, Block, Pattern, plan
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_Rules = tuple[tuple[type[Axis], tuple[Any, ...]], ...]  # of each axis: its class, and what its constructor takes
+Rules = tuple[tuple[type[Axis], tuple[Any, ...]], ...]  # of each axis: its class, and what its constructor takes
 
 
 class Problem(NamedTuple):
@@ -69,6 +69,18 @@ def prepare(
     Cosine scores and a tensor as scale are folded into q, k and the padding's key. A bias is (H, N, M + E), in float32 or
     better, -inf for a pair that does not attend; it may be expanded over heads. It is None where it would be zero.
     """
+    q, k, v, padding, scale = fold(q, k, v, scale=scale, padding=padding, cosine=cosine)
+    blocks: list[Block] = _constant_blocks(*constants(tuple(q.shape[1:-2]), pattern), padding is not None)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        biases = [_bias(block, pattern, bias_table, q.shape[-2], activation, wide, q.device) for block in blocks]
+    return Problem(q, k, v, blocks, biases, padding, scale, activation)
+
+
+def fold(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | Tensor, padding: tuple[Tensor, Tensor] | None, cosine: bool
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None, float]:
+    """Fold cosine scores and a tensor as scale into q, k and the padding's key: (q, k, v, padding, scale)."""
     wide = torch.promote_types(q.dtype, torch.float32)
     if padding is not None:
         padding = padding[0].to(q.dtype), padding[1].to(q.dtype)
@@ -79,28 +91,23 @@ def prepare(
             padding = None if padding is None else (F.normalize(padding[0].to(wide), dim=-1).to(q.dtype), padding[1])
         if isinstance(scale, Tensor):
             q, scale = (q.to(wide) * scale.to(wide)[:, None]).to(q.dtype), 1.0
-        blocks = _blocks(tuple(q.shape[1:-2]), pattern, padding is not None)
-        heads = q.shape[-2]
-        biases = [_bias(block, pattern, bias_table, heads, activation, wide, q.device) for block in blocks]
-    return Problem(q, k, v, blocks, biases, padding, scale, activation)
+    return q, k, v, padding, scale
 
 
-def _blocks(size: tuple[int, ...], pattern: Pattern, outside: bool) -> list[Block]:
-    # What torch.compile takes for constants are plain values and classes, not objects: the rules are taken apart for it.
-    # operator.index makes a number of what it might hold for variable.
-    index = operator.index
-    rules = tuple((type(axis), tuple(index(field) for field in axis.fields)) for axis in pattern)
-    blocks: list[Block] = _constant_blocks(tuple(index(n) for n in size), rules, outside)
-    return blocks
+def constants(size: tuple[int, ...], pattern: Pattern) -> tuple[tuple[int, ...], Rules]:
+    """Take size and pattern apart into what torch.compile takes for constants: plain values and classes, not objects."""
+    index = operator.index  # makes a number of what the compiler might hold for variable
+    return tuple(index(n) for n in size), tuple((type(axis), tuple(index(field) for field in axis.fields)) for axis in pattern)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # traces nothing of it, but runs it once
-def _constant_blocks(size: tuple[int, ...], rules: _Rules, outside: bool) -> list[Block]:
-    return _cached_blocks(size, rules, outside)
+def _constant_blocks(size: tuple[int, ...], rules: Rules, outside: bool) -> list[Block]:
+    return cached_blocks(size, rules, outside)
 
 
 @lru_cache(maxsize=64)
-def _cached_blocks(size: tuple[int, ...], rules: _Rules, outside: bool) -> list[Block]:
+def cached_blocks(size: tuple[int, ...], rules: Rules, outside: bool) -> list[Block]:
+    """See ``plan``; for what ``constants`` gives."""
     return plan(size, tuple(rule(*fields) for rule, fields in rules), outside=outside)
 
 
