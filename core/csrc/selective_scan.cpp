@@ -15,8 +15,8 @@ namespace geovit::selective_scan {
 namespace {
 
 constexpr const char* name = "geovit::selective_scan";
-constexpr int64_t grain = 1 << 16;     // states to step through in a task: some ten microseconds
-constexpr int64_t backward_tasks = 8;  // each but the first of an image costs an own copy of the gradients of B and C
+constexpr int64_t grain = 1 << 16;   // states to step through in a task: some ten microseconds
+constexpr int64_t tasks_wanted = 8;  // the more, the fewer channels lie side by side in a task, and each has an own gradient of B and C
 
 using Optional = std::optional<Tensor>;
 
@@ -78,17 +78,19 @@ Inputs inputs_of(const Tensor& u, const Tensor& dt, const Tensor& A, const Tenso
     in.problem = {batch, length, routes, dim, groups, states,
                   rows_of(in.u), rows_of(in.dt), rows_of(in.B), rows_of(in.C), in.z ? rows_of(*in.z) : Rows{},
                   read(in.A), in.D ? read(*in.D) : nullptr, in.dt_bias ? read(*in.dt_bias) : nullptr,
-                  in.orders ? read<int64_t>(*in.orders) : nullptr, softplus, shared};
+                  in.orders ? read<int64_t>(*in.orders) : nullptr, softplus, shared, 1};
+    const int64_t blocks = in.problem.blocks(), images = std::max<int64_t>(1, batch * groups);
+    in.problem.blocks_per_task = ceil_div(blocks, std::min(blocks, ceil_div(tasks_wanted, images)));
     if (in.orders) check_orders(in.problem.orders, routes, length);
     return in;
 }
 
-// Runs the tasks, each thread with a scratch of `size` floats. It starts as zeros, so that nothing is read before it is written.
+// Runs the tasks, each thread with an own scratch. It starts as zeros, so that nothing is read before it is written.
 template <class Kernel, class Rest>
-void run_tasks(const Problem& problem, const Rest& rest, int64_t tasks, int64_t blocks_per_task, int64_t size) {
-    const int64_t work = problem.length * problem.routes * problem.states * blocks_per_task * block;
-    const int64_t tasks_per_thread = std::max<int64_t>(1, grain / work);
-    torch::stable::parallel_for(0, tasks, tasks_per_thread, [&](int64_t begin, int64_t end) {
+void run_tasks(const Problem& problem, const Rest& rest) {
+    const int64_t tasks = problem.batch * problem.groups * problem.parts(), size = Kernel::scratch(problem);
+    const int64_t work = problem.length * problem.routes * problem.states * problem.blocks_per_task * block;
+    torch::stable::parallel_for(0, tasks, std::max<int64_t>(1, grain / work), [&](int64_t begin, int64_t end) {
         std::vector<float> scratch(static_cast<size_t>(size + block));
         const auto past = reinterpret_cast<uintptr_t>(scratch.data()) % (block * sizeof(float)) / sizeof(float);
         dispatch<Kernel>(&problem, &rest, scratch.data() + (block - past), begin, end);
@@ -122,7 +124,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& u, const Tensor
     const Tensor ungated = torch::stable::new_empty(dt, {keep_ungated ? p.batch : 0, p.length, p.dim});
     const Tensor borders = torch::stable::new_empty(dt, {keep ? p.batch : 0, p.routes, p.chunks(), p.states, p.dim});
     const Forward::Output out{write(y), write(state), keep_ungated ? write(ungated) : nullptr, keep ? write(borders) : nullptr};
-    run_tasks<Forward>(p, out, p.batch * p.groups * p.blocks(), 1, Forward::scratch(p));
+    run_tasks<Forward>(p, out);
     return {y, state, ungated, borders};
 }
 
@@ -137,21 +139,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
     const Tensor ungated = checked(ungated_, {z ? p.batch : 0, p.length, p.dim}, name, "ungated");
     const Tensor borders = checked(borders_, {p.batch, p.routes, p.chunks(), p.states, p.dim}, name, "borders");
 
-    const int64_t groups = std::max<int64_t>(1, p.batch * p.groups), blocks = p.blocks();
-    const int64_t blocks_per_task = ceil_div(blocks, std::min(blocks, ceil_div(backward_tasks, groups)));
-    const int64_t parts = ceil_div(blocks, blocks_per_task);
-
     const auto empty = [&](std::initializer_list<int64_t> shape) { return torch::stable::new_empty(dt, shape); };
     const Tensor grad_u = empty({p.batch, p.length, u.size(2), p.dim}), grad_dt = empty({p.batch, p.length, p.routes, p.dim});
     const Tensor grad_z = empty({z ? p.batch : 0, p.length, p.dim});
     const Tensor grad_A = empty({p.batch, p.routes, p.dim, p.states});
     const Tensor grad_D = empty({p.batch, D ? p.routes : 0, p.dim}), grad_bias = empty({p.batch, dt_bias ? p.routes : 0, p.dim});
-    const Tensor grad_B = empty({parts, p.batch, p.length, p.routes, p.groups, p.states});
-    const Tensor grad_C = empty({parts, p.batch, p.length, p.routes, p.groups, p.states});
-    const Backward::Gradients gradients{rows_of(grad_y), read(grad_state), read(ungated), read(borders), blocks_per_task, parts,
+    const Tensor grad_B = empty({p.parts(), p.batch, p.length, p.routes, p.groups, p.states});
+    const Tensor grad_C = empty({p.parts(), p.batch, p.length, p.routes, p.groups, p.states});
+    const Backward::Gradients gradients{rows_of(grad_y), read(grad_state), read(ungated), read(borders),
                                         write(grad_u), write(grad_dt), write(grad_z), write(grad_A),
                                         D ? write(grad_D) : nullptr, dt_bias ? write(grad_bias) : nullptr, write(grad_B), write(grad_C)};
-    run_tasks<Backward>(p, gradients, p.batch * p.groups * parts, blocks_per_task, Backward::scratch(p, gradients));
+    run_tasks<Backward>(p, gradients);
     const std::vector<int64_t> rows{p.batch, p.length, p.routes, p.groups, p.states};
     return {grad_u,
             grad_dt,

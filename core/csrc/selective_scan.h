@@ -37,8 +37,11 @@ struct Problem {
     const int64_t* orders;
     bool softplus, shared_input;  // shared: all routes read one u
 
+    int64_t blocks_per_task;
+
     int64_t chunks() const { return (length + chunk_length - 1) / chunk_length; }
     int64_t blocks() const { return (dim / groups + block - 1) / block; }  // of a group
+    int64_t parts() const { return (blocks() + blocks_per_task - 1) / blocks_per_task; }  // tasks for a group of an image
     GEOVIT_INLINE int64_t channel(int64_t batch_, int64_t route) const { return (batch_ * routes + route) * dim; }
 };
 
@@ -47,20 +50,28 @@ struct Task {
     int64_t batch, group, part, begin, end;
 };
 
-GEOVIT_INLINE Task task_of(const Problem& p, int64_t index, int64_t blocks_per_task) {
-    const int64_t parts = (p.blocks() + blocks_per_task - 1) / blocks_per_task, share = p.dim / p.groups;
+GEOVIT_INLINE Task task_of(const Problem& p, int64_t index) {
+    const int64_t parts = p.parts(), share = p.dim / p.groups;
     const int64_t part = index % parts, group = index / parts % p.groups;
-    const int64_t begin = part * blocks_per_task * block, end = begin + blocks_per_task * block;
+    const int64_t begin = part * p.blocks_per_task * block, end = begin + p.blocks_per_task * block;
     return {index / parts / p.groups, group, part, group * share + begin, group * share + (end < share ? end : share)};
 }
 
-// exp(dt A) from dt and A log2(e). The polynomial is the minimax one for (2^r - 1) / r, so that decays close to one keep their
-// relative distance from one, which a long scan sees. Constant below 2^-126 and above 2^127; NaN stays NaN.
+template <int Width>
+struct SignedTypes {
+    typedef int32_t Int __attribute__((vector_size(4 * Width)));
+};
+
+// exp(dt A) from dt and A log2(e): 2^n times the polynomial of r, with n the nearest integer and |r| <= 1/2. The polynomial is the
+// minimax one for (2^r - 1) / r, so that decays close to one keep their relative distance from one, which a long scan sees. The
+// exponent is clamped as an integer, which is one instruction: below 2^-126 and above 2^127 the result stays about there. The
+// product must be finite: see `Forward::run`.
 template <class F>
 GEOVIT_INLINE F decay(F dt, F rate) {
-    using Int = VecInt<width_of<F>>;
+    using Int = typename SignedTypes<width_of<F>>::Int;
     constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-    const F x = minimum(fill<F>(127.0f), maximum(fill<F>(-126.0f), dt * rate));
+    constexpr int32_t magic_bits = 0x4b400000;
+    const F x = dt * rate;
     const F shifted = x + round_magic;
     const F r = x - (shifted - round_magic);
     F p = fill<F>(1.326466545e-3f);
@@ -69,7 +80,12 @@ GEOVIT_INLINE F decay(F dt, F rate) {
     p = p * r + 2.402224209e-1f;
     p = p * r + 6.931469775e-1f;
     p = p * r + 1.0f;
-    return bit_cast<F>(bit_cast<Int>(p) + (bit_cast<Int>(shifted) << 23));
+    const Int least = Int{} + (magic_bits - 126), most = Int{} + (magic_bits + 127);
+    Int n = bit_cast<Int>(shifted);
+    n = n > least ? n : least;
+    n = n > most ? most : n;
+    using Bits = VecInt<width_of<F>>;  // unsigned, so that shifting the magic number out is defined
+    return bit_cast<F>(bit_cast<Bits>(p) + (bit_cast<Bits>(n) << 23));
 }
 
 // softplus and its derivative, from e = exp(-|x|): max(x, 0) + log(1 + e), the logarithm as 2 atanh(e / (2 + e)) by a minimax polynomial.
@@ -103,23 +119,39 @@ struct Chunk {
     F u[chunk_length], slope[chunk_length];   // slope: derivative of the step size by its argument
 };
 
+// Reads the steps from `first` on, and asks memory for those from `next` on, which come after them: where a route jumps, no
+// processor foresees it.
 template <class F>
-GEOVIT_INLINE void read_chunk(const Problem& p, const Task& task, int64_t route, int64_t first, int64_t channel, int64_t count, Chunk<F>& c) {
-    c.steps = p.length - first < chunk_length ? p.length - first : chunk_length;
+GEOVIT_INLINE void read_chunk(const Problem& p, const Task& task, int64_t route, int64_t first, int64_t next, int64_t channel,
+                              int64_t count, Chunk<F>& c) {
+    // Copies, which the compiler knows that the writes to the chunk leave alone.
+    const float *u = p.u.at(task.batch, 0, route) + channel, *dt = p.dt.at(task.batch, 0, route) + channel;
+    const float *B = p.B.at(task.batch, 0, route, task.group), *C = p.C.at(task.batch, 0, route, task.group);
+    const int64_t u_stride = p.u.position_stride, dt_stride = p.dt.position_stride;
+    const int64_t B_stride = p.B.position_stride, C_stride = p.C.position_stride, length = p.length;
+    const int64_t* order = p.orders ? p.orders + route * length : nullptr;
     const F bias = p.dt_bias ? load_first<F>(p.dt_bias + route * p.dim + channel, count) : F{};
-    for (int64_t t = 0; t < c.steps; ++t) {
-        const int64_t position = p.orders ? p.orders[route * p.length + first + t] : first + t;
+    const int64_t steps = length - first < chunk_length ? length - first : chunk_length;
+    for (int64_t t = 0; t < steps; ++t) {
+        const int64_t position = order ? order[first + t] : first + t;
         c.position[t] = position;
-        c.B[t] = p.B.at(task.batch, position, route, task.group);
-        c.C[t] = p.C.at(task.batch, position, route, task.group);
-        c.u[t] = load_first<F>(p.u.at(task.batch, position, route) + channel, count);
-        c.dt[t] = load_first<F>(p.dt.at(task.batch, position, route) + channel, count) + bias;
+        c.B[t] = B + position * B_stride;
+        c.C[t] = C + position * C_stride;
+        c.u[t] = load_first<F>(u + position * u_stride, count);
+        c.dt[t] = load_first<F>(dt + position * dt_stride, count) + bias;
+        if (next + t >= 0 && next + t < length) {
+            const int64_t soon = order ? order[next + t] : next + t;
+            __builtin_prefetch(u + soon * u_stride);
+            __builtin_prefetch(dt + soon * dt_stride);
+        }
     }
-    for (int64_t t = 0; t < c.steps; ++t) {
-        c.slope[t] = fill<F>(1.0f);
-        if (p.softplus) c.dt[t] = softplus(c.dt[t], c.slope[t]);
-        c.input[t] = c.dt[t] * c.u[t];
+    c.steps = steps;
+    if (p.softplus) {
+        for (int64_t t = 0; t < steps; ++t) c.dt[t] = softplus(c.dt[t], c.slope[t]);
+    } else {
+        for (int64_t t = 0; t < steps; ++t) c.slope[t] = fill<F>(1.0f);
     }
+    for (int64_t t = 0; t < steps; ++t) c.input[t] = c.dt[t] * c.u[t];
 }
 
 // A log2(e) of some channels, transposed to a vector per state; zero in lanes beyond the last channel, which keeps them finite.
@@ -136,7 +168,7 @@ struct Forward {
         float *ungated, *borders;  // null if no gradient is wanted: y before the gate, and the state before each chunk
     };
 
-    static int64_t scratch(const Problem& p) { return 2 * p.states * block; }
+    static int64_t scratch(const Problem& p) { return 2 * p.blocks_per_task * block * p.states; }
 
     struct Recurrence {
         template <int Count, class F>
@@ -165,16 +197,17 @@ struct Forward {
     template <class F>
     static GEOVIT_INLINE void write_chunk(const Problem& p, const Output& o, const Task& task, int64_t route, int64_t channel,
                                           int64_t count, const Chunk<F>& c, const F* y) {
-        const bool last = route + 1 == p.routes;
-        float* total = o.ungated ? o.ungated : o.y;
+        const int64_t offset = task.batch * p.length * p.dim + channel, dim = p.dim;
+        const bool first = route == 0, gated = p.z.data && route + 1 == p.routes;
+        float *out = o.y + offset, *total = o.ungated ? o.ungated + offset : out;
+        const float* gate = p.z.at(task.batch, 0) + channel;
         for (int64_t t = 0; t < c.steps; ++t) {
-            const int64_t at = (task.batch * p.length + c.position[t]) * p.dim + channel;
-            F sum = y[t];
-            if (route > 0) sum += load_first<F>(total + at, count);
-            if (!last || !p.z.data || o.ungated) store_first(total + at, sum, count);
-            if (last && p.z.data) {
-                const F z = load_first<F>(p.z.at(task.batch, c.position[t]) + channel, count);
-                store_first(o.y + at, sum * z * sigmoid(z), count);
+            const int64_t at = c.position[t] * dim;
+            const F sum = first ? y[t] : y[t] + load_first<F>(total + at, count);
+            if (!gated || out != total) store_first(total + at, sum, count);
+            if (gated) {
+                const F z = load_first<F>(gate + c.position[t] * p.z.position_stride, count);
+                store_first(out + at, sum * z * sigmoid(z), count);
             }
         }
     }
@@ -184,30 +217,38 @@ struct Forward {
         using F = Vec<W>;
         const Problem& p = *problem;
         const Output& o = *output;
-        float *rate = scratch, *state = scratch + p.states * W;
+        const int64_t size = p.states * W;
+        float *rates = scratch, *states = scratch + p.blocks_per_task * block * p.states;
         Chunk<F> c;
         F y[chunk_length];
         for (int64_t index = first_task; index < last_task; ++index) {
-            const Task task = task_of(p, index, 1);
-            for (int64_t channel = task.begin; channel < task.end; channel += W) {
-                const int64_t count = task.end - channel;
-                for (int64_t route = 0; route < p.routes; ++route) {
-                    const F skip = p.D ? load_first<F>(p.D + route * p.dim + channel, count) : F{};
-                    read_rates<F>(p, route, channel, count, rate);
-                    for (int64_t i = 0; i < p.states * W; ++i) state[i] = 0.0f;
-                    for (int64_t chunk = 0; chunk < p.chunks(); ++chunk) {
-                        if (o.borders) {
-                            float* to = o.borders + ((task.batch * p.routes + route) * p.chunks() + chunk) * p.states * p.dim + channel;
-                            for (int64_t n = 0; n < p.states; ++n) store_first(to + n * p.dim, load_vec<F>(state + n * W), count);
-                        }
-                        read_chunk(p, task, route, chunk * chunk_length, channel, count, c);
+            const Task task = task_of(p, index);
+            for (int64_t route = 0; route < p.routes; ++route) {
+                for (int64_t channel = task.begin, i = 0; channel < task.end; channel += W, ++i) {
+                    read_rates<F>(p, route, channel, task.end - channel, rates + i * size);
+                    for (int64_t n = i * size; n < (i + 1) * size; ++n) states[n] = rates[n] * 0.0f;  // NaN if a rate is not finite
+                }
+                for (int64_t chunk = 0; chunk < p.chunks(); ++chunk) {
+                    float* border = o.borders + ((task.batch * p.routes + route) * p.chunks() + chunk) * p.states * p.dim;
+                    const int64_t first = chunk * chunk_length;
+                    for (int64_t channel = task.begin, i = 0; channel < task.end; channel += W, ++i) {
+                        const int64_t count = task.end - channel;
+                        const float* rate = rates + i * size;
+                        float* state = states + i * size;
+                        if (o.borders)
+                            for (int64_t n = 0; n < p.states; ++n)
+                                store_first(border + n * p.dim + channel, load_vec<F>(state + n * W), count);
+                        read_chunk(p, task, route, first, first + chunk_length, channel, count, c);
+                        const F skip = p.D ? load_first<F>(p.D + route * p.dim + channel, count) : F{};
                         for (int64_t t = 0; t < c.steps; ++t) y[t] = skip * c.u[t];
                         in_groups<Recurrence, W == 16 ? 16 : 8>(0, p.states, &c, rate, state, y);
                         write_chunk(p, o, task, route, channel, count, c, y);
                     }
-                    for (int64_t i = 0; i < W && i < count; ++i)
-                        for (int64_t n = 0; n < p.states; ++n)
-                            o.state[(p.channel(task.batch, route) + channel + i) * p.states + n] = state[n * W + i];
+                }
+                for (int64_t channel = task.begin; channel < task.end; ++channel) {
+                    const int64_t i = (channel - task.begin) / W, lane = (channel - task.begin) % W;
+                    for (int64_t n = 0; n < p.states; ++n)
+                        o.state[(p.channel(task.batch, route) + channel) * p.states + n] = states[i * size + n * W + lane];
                 }
             }
         }

@@ -28,7 +28,6 @@ struct Backward {
     struct Gradients {
         Rows grad_y;                                  // given
         const float *grad_state, *ungated, *borders;  // given
-        int64_t blocks_per_task, parts;
         float *u, *dt, *z;      // like the tensors they belong to, contiguous
         float *A, *D, *dt_bias;  // with an axis of images in front, to be summed over
         float *B, *C;            // with an axis of parts in front, to be summed over
@@ -38,8 +37,8 @@ struct Backward {
 
     static GEOVIT_INLINE int64_t padded(int64_t rows) { return (rows + 15) / 16 * 16; }
 
-    static int64_t scratch(const Problem& p, const Gradients& g) {
-        const int64_t channels = g.blocks_per_task * block, rows = padded(chunk_length * p.states);
+    static int64_t scratch(const Problem& p) {
+        const int64_t channels = p.blocks_per_task * block, rows = padded(chunk_length * p.states);
         return 3 * channels * p.states + 2 * channels + 2 * chunk_length * most * block + 2 * rows * block + rows;
     }
 
@@ -118,17 +117,21 @@ struct Backward {
     template <class F>
     static GEOVIT_INLINE void read_grad(const Problem& p, const Gradients& g, const Task& task, int64_t route, int64_t channel,
                                         int64_t count, Work<F>& w) {
+        const float* grad_y = g.grad_y.at(task.batch, 0) + channel;
+        const int64_t stride = g.grad_y.position_stride;
         for (int64_t t = 0; t < w.c.steps; ++t) {
-            const int64_t position = w.c.position[t], at = (task.batch * p.length + position) * p.dim + channel;
-            F grad = load_first<F>(g.grad_y.at(task.batch, position) + channel, count);
-            if (p.z.data) {
-                const F z = load_first<F>(p.z.at(task.batch, position) + channel, count), s = sigmoid(z);
-                if (route == 0)
-                    store_first(g.z + at, grad * load_first<F>(g.ungated + at, count) * s * (1.0f + z * (1.0f - s)), count);
-                grad = grad * z * s;
-            }
-            w.grad_y[t] = grad;
+            w.grad_y[t] = load_first<F>(grad_y + w.c.position[t] * stride, count);
             w.grad_input[t] = w.grad_rate[t] = F{};
+        }
+        if (!p.z.data) return;
+        for (int64_t t = 0; t < w.c.steps; ++t) {
+            const int64_t at = (task.batch * p.length + w.c.position[t]) * p.dim + channel;
+            const F z = load_first<F>(p.z.at(task.batch, w.c.position[t]) + channel, count), s = sigmoid(z);
+            if (route == 0) {
+                const F slope = s * (1.0f + z * (1.0f - s));
+                store_first(g.z + at, w.grad_y[t] * load_first<F>(g.ungated + at, count) * slope, count);
+            }
+            w.grad_y[t] *= z * s;
         }
     }
 
@@ -136,15 +139,18 @@ struct Backward {
     static GEOVIT_INLINE void write_chunk(const Problem& p, const Gradients& g, const Task& task, int64_t route, int64_t channel,
                                           int64_t count, const Work<F>& w, float* grad_D, float* grad_bias) {
         const F skip = p.D ? load_first<F>(p.D + route * p.dim + channel, count) : F{};
+        const int64_t start = task.batch * p.length, routes = p.routes, dim = p.dim;
+        const bool shared = p.shared_input, add = shared && route > 0;
+        float *to_u = g.u, *to_dt = g.dt;
         F sum_D = load_vec<F>(grad_D), sum_bias = load_vec<F>(grad_bias);
         for (int64_t t = 0; t < w.c.steps; ++t) {
-            const int64_t position = task.batch * p.length + w.c.position[t], own = (position * p.routes + route) * p.dim + channel;
-            float* to_u = g.u + (p.shared_input ? position * p.dim + channel : own);
+            const int64_t position = start + w.c.position[t], own = (position * routes + route) * dim + channel;
+            const int64_t at = shared ? position * dim + channel : own;
             F grad_u = w.c.dt[t] * w.grad_input[t] + skip * w.grad_y[t];
-            if (p.shared_input && route > 0) grad_u += load_first<F>(to_u, count);
-            store_first(to_u, grad_u, count);
+            if (add) grad_u += load_first<F>(to_u + at, count);
+            store_first(to_u + at, grad_u, count);
             const F grad_dt = (ln2 * w.grad_rate[t] + w.c.u[t] * w.grad_input[t]) * w.c.slope[t];
-            store_first(g.dt + own, grad_dt, count);
+            store_first(to_dt + own, grad_dt, count);
             sum_D += w.grad_y[t] * w.c.u[t];
             sum_bias += grad_dt;
         }
@@ -170,7 +176,7 @@ struct Backward {
         using F = Vec<W>;
         const Problem& p = *problem;
         const Gradients& g = *gradients;
-        const int64_t channels = g.blocks_per_task * block, size = p.states * W, rows = padded(chunk_length * p.states);
+        const int64_t channels = p.blocks_per_task * block, size = p.states * W, rows = padded(chunk_length * p.states);
         float *rate = scratch, *carried = rate + channels * p.states, *grad_A = carried + channels * p.states;
         float *grad_D = grad_A + channels * p.states, *grad_bias = grad_D + channels;
         Work<F> w;
@@ -180,7 +186,7 @@ struct Backward {
         w.grad_C = w.grad_B + rows * W;
         float* sums = w.grad_C + rows * W;
         for (int64_t index = first_task; index < last_task; ++index) {
-            const Task task = task_of(p, index, g.blocks_per_task);
+            const Task task = task_of(p, index);
             for (int64_t route = 0; route < p.routes; ++route) {
                 const int64_t row = p.channel(task.batch, route);
                 for (int64_t channel = task.begin, i = 0; channel < task.end; channel += W, ++i) {
@@ -195,10 +201,11 @@ struct Backward {
                 }
                 for (int64_t chunk = p.chunks() - 1; chunk >= 0; --chunk) {
                     for (int64_t i = 0; i < rows * W; ++i) w.grad_B[i] = w.grad_C[i] = 0.0f;
+                    const int64_t first = chunk * chunk_length;
                     const float* border = g.borders + ((task.batch * p.routes + route) * p.chunks() + chunk) * p.states * p.dim;
                     for (int64_t channel = task.begin, i = 0; channel < task.end; channel += W, ++i) {
                         const int64_t count = task.end - channel;
-                        read_chunk(p, task, route, chunk * chunk_length, channel, count, w.c);
+                        read_chunk(p, task, route, first, first - chunk_length, channel, count, w.c);
                         read_grad(p, g, task, route, channel, count, w);
                         in_groups<States, W == 16 ? most : most / 2>(0, p.states, problem, &w, rate + i * size, border + channel, count,
                                                                      carried + i * size, grad_A + i * size);

@@ -102,8 +102,8 @@ def _along_routes(tensors: dict[str, Tensor], orders: Tensor | None) -> dict[str
         raise ValueError(f"selective_scan: B has {groups} groups, allowed are divisors of the {dim} channels")
 
     if orders is None:
-        axes = {"u": 2, "dt": 2, "A": 0, "B": 2, "C": 2, "D": 0, "dt_bias": 0}
-        tensors = {name: x.unsqueeze(axes[name]) if name in axes else x for name, x in tensors.items()}
+        route_axis = {"u": 2, "dt": 2, "A": 0, "B": 2, "C": 2, "D": 0, "dt_bias": 0}
+        tensors = {name: x.unsqueeze(route_axis[name]) if name in route_axis else x for name, x in tensors.items()}
     elif u.ndim == 3:
         tensors = tensors | {"u": u.unsqueeze(2)}
     return tensors | {name: tensors[name].unsqueeze(3) for name in ("B", "C") if tensors[name].ndim == 4}
@@ -179,8 +179,14 @@ def selective_scan(
         tensors = {name: x.to(dtype) for name, x in tensors.items()}
 
     y_BLD, state_BKDN = _FUNCTIONS[backend](
-        *(tensors[name] for name in ("u", "dt", "A", "B", "C")),
-        *(tensors.get(name) for name in ("D", "z", "dt_bias")),
+        tensors["u"],
+        tensors["dt"],
+        tensors["A"],
+        tensors["B"],
+        tensors["C"],
+        tensors.get("D"),
+        tensors.get("z"),
+        tensors.get("dt_bias"),
         None if orders is None else orders.long(),
         softplus,
     )

@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 CHUNK = 32
 
 
-def _chunk(h_BKDN: Tensor, u_BKTD: Tensor, dt_BKTD: Tensor, A_KDN: Tensor, B_BKTGN: Tensor, C_BKTGN: Tensor) -> tuple[Tensor, Tensor]:
+def _chunk(
+    h_BKDN: Tensor, u_BKTD: Tensor, dt_BKTD: Tensor, A_KDN: Tensor, B_BKTGN: Tensor, C_BKTGN: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the outputs (B, K, T, D) of one chunk that starts in state h, and the state after it."""
     groups = B_BKTGN.shape[3]
     decay_BKTDN = torch.exp(dt_BKTD[..., None] * A_KDN[:, None])

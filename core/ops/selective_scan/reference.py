@@ -22,7 +22,7 @@ def selective_scan(
     softplus: bool,
 ) -> tuple[Tensor, Tensor]:
     """Step through every route (Gu and Dao 2023, equations 2 and 4); return y (B, L, D) and the last states (B, K, D, N)."""
-    batch, length, routes, dim = dt_BLKD.shape
+    batch, length, _, dim = dt_BLKD.shape
     share = dim // B_BLKGN.shape[3]  # channels that share a row of B and C
     u_BLKD = u_BLKD.expand(dt_BLKD.shape)
     dt_BLKD = dt_BLKD if dt_bias_KD is None else dt_BLKD + dt_bias_KD

@@ -370,4 +370,7 @@ def selective_scan(
     given = (u_BLKD, dt_BLKD, A_KDN, B_BLKGN, C_BLKGN, D_KD, dt_bias_KD)
     saved = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     y_BLD, last_BKDN = _SelectiveScan.apply(*given, orders_KL, softplus, saved)
-    return y_BLD if z_BLD is None else gate.swiglu(z_BLD, y_BLD), last_BKDN
+    if z_BLD is not None:
+        # The result has the dtype of the gate: not to be rounded to less than that of u.
+        y_BLD = gate.swiglu(z_BLD if z_BLD.dtype == u_BLKD.dtype else z_BLD.float(), y_BLD)
+    return y_BLD, last_BKDN

@@ -103,6 +103,13 @@ def test_half_precision_is_converted_on_load():
     assert_agrees(inputs, forward=1e-3, backward=1e-3, softplus=True, orders=scan_orders((5,), ("raster", "reverse")))
 
 
+def test_a_half_precision_gate_does_not_round_the_result_to_its_own():
+    inputs = make(3, 4, 2)
+    inputs["z"] = inputs["z"].half()
+    got = selective_scan(**inputs, backend="triton")
+    torch.testing.assert_close(got, selective_scan(**inputs, backend="reference"), rtol=1e-5, atol=1e-5)
+
+
 def test_strides_do_not_matter():
     inputs = make(5, 4, 3)
     packed = torch.cat([inputs["dt"], inputs["B"], inputs["C"]], dim=-1)
