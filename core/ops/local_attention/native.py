@@ -147,4 +147,5 @@ _constant_layout = traced_as_constant(_layout)
 
 @functools.lru_cache(maxsize=64)
 def _cached_layout(size: tuple[int, ...], rules: Rules, outside: bool) -> Tensor:
-    return torch.tensor(_layout(size, rules, outside), dtype=torch.int32)
+    with torch.inference_mode(False):  # a tensor made in inference mode is refused where a gradient is asked for
+        return torch.tensor(_layout(size, rules, outside), dtype=torch.int32)
