@@ -92,16 +92,15 @@ def tables(
         launches.append(part)
 
     groups = min(-(-PROGRAMS // (heads * launch.pairs)), images * max(tiles for tiles, _, _ in sizes))
-    with torch.inference_mode(False):  # what is kept in a cache must serve training too
-        return Tables(
-            torch.tensor(rows, device=device),
-            torch.tensor(coloured, device=device),
-            torch.tensor(positions, dtype=torch.int32, device=device),
-            launch,
-            launches,
-            tile,
-            groups,
-        )
+    return Tables(
+        torch.tensor(rows, device=device),
+        torch.tensor(coloured, device=device),
+        torch.tensor(positions, dtype=torch.int32, device=device),
+        launch,
+        launches,
+        tile,
+        groups,
+    )
 
 
 def _counts(block: Block) -> tuple[int, int, int]:
