@@ -432,7 +432,7 @@ torch.library.define(
 torch.library.define(
     "geovit::local_attention_triton_backward",
     f"(Tensor grad, {_INPUTS}, Tensor out, Tensor lse, Tensor blocks, Tensor coloured, Tensor positions, int[] launches, "
-    "int[] tile, int groups, float scale, bool softmax) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "int[] tile, SymInt groups, float scale, bool softmax) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 torch.library.impl("geovit::local_attention_triton", "default", _run)
 torch.library.impl("geovit::local_attention_triton_backward", "default", _run_backward)

@@ -45,6 +45,16 @@ def _channels(dim, groups, CHANNELS: tl.constexpr):
     return image, group, part, parts, group * share + within, within < share
 
 
+@triton.jit
+def _place(order, length, step, ORDERED: tl.constexpr):
+    """The position that is visited at a step, inside the image whatever the order says: on a GPU nobody has checked it."""
+    if ORDERED:
+        place = tl.maximum(tl.minimum(tl.load(order + step), length - 1), 0)
+    else:
+        place = step
+    return tl.cast(place, tl.int64)
+
+
 @triton.jit(do_not_specialize=["length"])
 def _forward_kernel(
     u, dt, A, B, C, D, dt_bias, orders, y, states, last,
@@ -71,9 +81,7 @@ def _forward_kernel(
                 slot = ((image * ROUTES + route) * chunks + chunk) * dim
                 tl.store(states + (slot + c)[:, None] * STATES + n[None, :], h_cn, mask=both)
             for step in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, length)):
-                place = image * 0 + step
-                if ORDERED:
-                    place = tl.load(orders + route * length + step).to(tl.int64)
+                place = _place(orders + route * length, length, step, ORDERED)
                 u_c = tl.load(u + image * ub + place * ul + route * uk + c, mask=there, other=0.0).to(tl.float32)
                 dt_c = tl.load(dt + image * tb + place * tt + route * tk + c, mask=there, other=0.0).to(tl.float32)
                 B_n = tl.load(B + image * bb + place * bl + route * bk + group * bg + n, mask=kept, other=0.0).to(tl.float32)
@@ -130,9 +138,7 @@ def _backward_kernel(
             h_cn = tl.load(states + (slot + c)[:, None] * STATES + n[None, :], mask=both, other=0.0)
             for step in range(steps):
                 tl.store(scratch + step * CHANNELS * WIDTH + own_cn, h_cn)
-                place = image * 0 + first + step
-                if ORDERED:
-                    place = tl.load(orders + route * length + first + step).to(tl.int64)
+                place = _place(orders + route * length, length, first + step, ORDERED)
                 u_c = tl.load(u + image * ub + place * ul + route * uk + c, mask=there, other=0.0).to(tl.float32)
                 dt_c = tl.load(dt + image * tb + place * tt + route * tk + c, mask=there, other=0.0).to(tl.float32)
                 B_n = tl.load(B + image * bb + place * bl + route * bk + group * bg + n, mask=kept, other=0.0).to(tl.float32)
@@ -144,9 +150,7 @@ def _backward_kernel(
             for undone in range(steps):
                 step = steps - 1 - undone
                 h_cn = tl.load(scratch + step * CHANNELS * WIDTH + own_cn)
-                place = image * 0 + first + step
-                if ORDERED:
-                    place = tl.load(orders + route * length + first + step).to(tl.int64)
+                place = _place(orders + route * length, length, first + step, ORDERED)
                 u_c = tl.load(u + image * ub + place * ul + route * uk + c, mask=there, other=0.0).to(tl.float32)
                 raw_c = tl.load(dt + image * tb + place * tt + route * tk + c, mask=there, other=0.0).to(tl.float32)
                 B_n = tl.load(B + image * bb + place * bl + route * bk + group * bg + n, mask=kept, other=0.0).to(tl.float32)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from geovit.core.ops.local_attention import Grid, Neighborhood, Window, grid, local_attention, neighborhood, tables, windows
 from geovit.core.ops.local_attention import triton as kernels
@@ -136,15 +137,21 @@ def test_ops_are_registered_as_torch_expects():
     )
 
 
-def test_compiles_as_one_graph():
+def test_compiles_once_as_one_graph_for_all_batch_sizes():
     pattern = windows((4,), shift=(1,))
-    inputs = [x.requires_grad_() for x in make((7,), pattern).values()]
+    counter = CompileCounterWithBackend("aot_eager")
 
     def loss(q, k, v, table, backend="triton"):
         return local_attention(q, k, v, pattern, bias_table=table, backend=backend).square().sum()
 
-    got = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(*inputs), inputs)
-    torch.testing.assert_close(got, torch.autograd.grad(loss(*inputs, backend="reference"), inputs))
+    compiled = torch.compile(loss, fullgraph=True, backend=counter)
+    for batch in (2, 3):
+        inputs = [x.requires_grad_() for x in make((7,), pattern, batch=batch, heads=1).values()]
+        for x in inputs[:3]:
+            torch._dynamo.mark_dynamic(x, 0)
+        got = torch.autograd.grad(compiled(*inputs), inputs)
+        torch.testing.assert_close(got, torch.autograd.grad(loss(*inputs, backend="reference"), inputs))
+    assert counter.frame_count == 1
 
 
 def test_twice_equal_and_nothing_uninitialised_is_read():
