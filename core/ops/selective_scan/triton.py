@@ -49,10 +49,8 @@ def _channels(dim, groups, CHANNELS: tl.constexpr):
 def _place(order, length, step, ORDERED: tl.constexpr):
     """The position that is visited at a step, inside the image whatever the order says: on a GPU nobody has checked it."""
     if ORDERED:
-        place = tl.maximum(tl.minimum(tl.load(order + step), length - 1), 0)
-    else:
-        place = step
-    return tl.cast(place, tl.int64)
+        step = tl.maximum(tl.minimum(tl.load(order + step), length - 1), 0)
+    return tl.cast(step, tl.int64)
 
 
 @triton.jit(do_not_specialize=["length"])
