@@ -109,49 +109,59 @@ GEOVIT_INLINE void in_groups(int64_t first, int64_t states, Args... args) {
     if constexpr (Most > 1) in_groups<Kernel, Most / 2>(first, states, args...);
 }
 
-// What the recurrence needs of some steps of one route, for one vector of channels.
+// Some steps of one route: where they are, and what all channels of a group share.
+struct Steps {
+    int64_t count;
+    int64_t position[chunk_length], next[chunk_length];  // next: of the chunk that comes after this one
+    const float *B[chunk_length], *C[chunk_length];
+};
+
+// Finds the steps from `first` on. Memory is asked for those from `next` on, here and in `read_chunk`: where a route jumps, no
+// processor foresees it. If there are none, the present ones are asked for again.
+GEOVIT_INLINE void find_steps(const Problem& p, const Task& task, int64_t route, int64_t first, int64_t next, Steps& s) {
+    // Copies, which the compiler knows that the writes leave alone.
+    const float *B = p.B.at(task.batch, 0, route, task.group), *C = p.C.at(task.batch, 0, route, task.group);
+    const int64_t B_stride = p.B.position_stride, C_stride = p.C.position_stride, length = p.length;
+    const int64_t* order = p.orders ? p.orders + route * length : nullptr;
+    const int64_t count = length - first < chunk_length ? length - first : chunk_length;
+    for (int64_t t = 0; t < count; ++t) {
+        const int64_t soon = next + t >= 0 && next + t < length ? next + t : first + t;
+        s.position[t] = order ? order[first + t] : first + t;
+        s.next[t] = order ? order[soon] : soon;
+        s.B[t] = B + s.position[t] * B_stride;
+        s.C[t] = C + s.position[t] * C_stride;
+        __builtin_prefetch(B + s.next[t] * B_stride);
+        __builtin_prefetch(C + s.next[t] * C_stride);
+    }
+    s.count = count;
+}
+
+// What the recurrence needs of these steps for one vector of channels.
 template <class F>
 struct Chunk {
-    int64_t steps;
-    int64_t position[chunk_length];
-    const float *B[chunk_length], *C[chunk_length];
     F dt[chunk_length], input[chunk_length];  // the step size, and its product with u
     F u[chunk_length], slope[chunk_length];   // slope: derivative of the step size by its argument
 };
 
-// Reads the steps from `first` on, and asks memory for those from `next` on, which come after them: where a route jumps, no
-// processor foresees it.
 template <class F>
-GEOVIT_INLINE void read_chunk(const Problem& p, const Task& task, int64_t route, int64_t first, int64_t next, int64_t channel,
-                              int64_t count, Chunk<F>& c) {
-    // Copies, which the compiler knows that the writes to the chunk leave alone.
+GEOVIT_INLINE void read_chunk(const Problem& p, const Task& task, int64_t route, int64_t channel, int64_t count, const Steps& s,
+                              Chunk<F>& c) {
     const float *u = p.u.at(task.batch, 0, route) + channel, *dt = p.dt.at(task.batch, 0, route) + channel;
-    const float *B = p.B.at(task.batch, 0, route, task.group), *C = p.C.at(task.batch, 0, route, task.group);
-    const int64_t u_stride = p.u.position_stride, dt_stride = p.dt.position_stride;
-    const int64_t B_stride = p.B.position_stride, C_stride = p.C.position_stride, length = p.length;
-    const int64_t* order = p.orders ? p.orders + route * length : nullptr;
+    const int64_t u_stride = p.u.position_stride, dt_stride = p.dt.position_stride, steps = s.count;
     const F bias = p.dt_bias ? load_first<F>(p.dt_bias + route * p.dim + channel, count) : F{};
-    const int64_t steps = length - first < chunk_length ? length - first : chunk_length;
     for (int64_t t = 0; t < steps; ++t) {
-        const int64_t position = order ? order[first + t] : first + t;
-        c.position[t] = position;
-        c.B[t] = B + position * B_stride;
-        c.C[t] = C + position * C_stride;
-        c.u[t] = load_first<F>(u + position * u_stride, count);
-        c.dt[t] = load_first<F>(dt + position * dt_stride, count) + bias;
-        if (next + t >= 0 && next + t < length) {
-            const int64_t soon = order ? order[next + t] : next + t;
-            __builtin_prefetch(u + soon * u_stride);
-            __builtin_prefetch(dt + soon * dt_stride);
-        }
+        c.u[t] = load_first<F>(u + s.position[t] * u_stride, count);
+        c.dt[t] = load_first<F>(dt + s.position[t] * dt_stride, count) + bias;
+        c.input[t] = c.dt[t] * c.u[t];
+        c.slope[t] = fill<F>(1.0f);
+        __builtin_prefetch(u + s.next[t] * u_stride);
+        __builtin_prefetch(dt + s.next[t] * dt_stride);
     }
-    c.steps = steps;
-    if (p.softplus) {
-        for (int64_t t = 0; t < steps; ++t) c.dt[t] = softplus(c.dt[t], c.slope[t]);
-    } else {
-        for (int64_t t = 0; t < steps; ++t) c.slope[t] = fill<F>(1.0f);
+    if (!p.softplus) return;
+    for (int64_t t = 0; t < steps; ++t) {
+        c.dt[t] = softplus(c.dt[t], c.slope[t]);
+        c.input[t] = c.dt[t] * c.u[t];
     }
-    for (int64_t t = 0; t < steps; ++t) c.input[t] = c.dt[t] * c.u[t];
 }
 
 // A log2(e) of some channels, transposed to a vector per state; zero in lanes beyond the last channel, which keeps them finite.
@@ -172,13 +182,13 @@ struct Forward {
 
     struct Recurrence {
         template <int Count, class F>
-        static GEOVIT_INLINE void run(int64_t n0, const Chunk<F>* c, const float* rate, float* state, F* y) {
+        static GEOVIT_INLINE void run(int64_t n0, const Steps* s, const Chunk<F>* c, const float* rate, float* state, F* y) {
             constexpr int W = width_of<F>;
             F h[Count];
 #pragma GCC unroll 16
             for (int n = 0; n < Count; ++n) h[n] = load_vec<F>(state + (n0 + n) * W);
-            for (int64_t t = 0; t < c->steps; ++t) {
-                const float *B = c->B[t] + n0, *C = c->C[t] + n0;
+            for (int64_t t = 0; t < s->count; ++t) {
+                const float *B = s->B[t] + n0, *C = s->C[t] + n0;
                 const F dt = c->dt[t], input = c->input[t];
                 F even = y[t], odd{};
 #pragma GCC unroll 16
@@ -196,17 +206,17 @@ struct Forward {
 
     template <class F>
     static GEOVIT_INLINE void write_chunk(const Problem& p, const Output& o, const Task& task, int64_t route, int64_t channel,
-                                          int64_t count, const Chunk<F>& c, const F* y) {
+                                          int64_t count, const Steps& s, const F* y) {
         const int64_t offset = task.batch * p.length * p.dim + channel, dim = p.dim;
         const bool first = route == 0, gated = p.z.data && route + 1 == p.routes;
         float *out = o.y + offset, *total = o.ungated ? o.ungated + offset : out;
         const float* gate = p.z.at(task.batch, 0) + channel;
-        for (int64_t t = 0; t < c.steps; ++t) {
-            const int64_t at = c.position[t] * dim;
+        for (int64_t t = 0; t < s.count; ++t) {
+            const int64_t at = s.position[t] * dim;
             const F sum = first ? y[t] : y[t] + load_first<F>(total + at, count);
             if (!gated || out != total) store_first(total + at, sum, count);
             if (gated) {
-                const F z = load_first<F>(gate + c.position[t] * p.z.position_stride, count);
+                const F z = load_first<F>(gate + s.position[t] * p.z.position_stride, count);
                 store_first(out + at, sum * z * sigmoid(z), count);
             }
         }
@@ -219,6 +229,7 @@ struct Forward {
         const Output& o = *output;
         const int64_t size = p.states * W;
         float *rates = scratch, *states = scratch + p.blocks_per_task * block * p.states;
+        Steps s;
         Chunk<F> c;
         F y[chunk_length];
         for (int64_t index = first_task; index < last_task; ++index) {
@@ -230,7 +241,7 @@ struct Forward {
                 }
                 for (int64_t chunk = 0; chunk < p.chunks(); ++chunk) {
                     float* border = o.borders + ((task.batch * p.routes + route) * p.chunks() + chunk) * p.states * p.dim;
-                    const int64_t first = chunk * chunk_length;
+                    find_steps(p, task, route, chunk * chunk_length, (chunk + 1) * chunk_length, s);
                     for (int64_t channel = task.begin, i = 0; channel < task.end; channel += W, ++i) {
                         const int64_t count = task.end - channel;
                         const float* rate = rates + i * size;
@@ -238,11 +249,15 @@ struct Forward {
                         if (o.borders)
                             for (int64_t n = 0; n < p.states; ++n)
                                 store_first(border + n * p.dim + channel, load_vec<F>(state + n * W), count);
-                        read_chunk(p, task, route, first, first + chunk_length, channel, count, c);
+                        read_chunk(p, task, route, channel, count, s, c);
                         const F skip = p.D ? load_first<F>(p.D + route * p.dim + channel, count) : F{};
-                        for (int64_t t = 0; t < c.steps; ++t) y[t] = skip * c.u[t];
-                        in_groups<Recurrence, W == 16 ? 16 : 8>(0, p.states, &c, rate, state, y);
-                        write_chunk(p, o, task, route, channel, count, c, y);
+                        const float* out = o.y + task.batch * p.length * p.dim + channel;
+                        for (int64_t t = 0; t < s.count; ++t) {
+                            y[t] = skip * c.u[t];
+                            __builtin_prefetch(out + s.position[t] * p.dim, 1);
+                        }
+                        in_groups<Recurrence, W == 16 ? 16 : 8>(0, p.states, &s, &c, rate, state, y);
+                        write_chunk(p, o, task, route, channel, count, s, y);
                     }
                 }
                 for (int64_t channel = task.begin; channel < task.end; ++channel) {

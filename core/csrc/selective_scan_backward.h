@@ -44,6 +44,7 @@ struct Backward {
 
     template <class F>
     struct Work {
+        Steps s;
         Chunk<F> c;
         F grad_y[chunk_length];
         F grad_input[chunk_length], grad_rate[chunk_length];  // B . g, and (A log2(e)) . q
@@ -58,8 +59,8 @@ struct Backward {
         F h[Count];
 #pragma GCC unroll 8
         for (int n = 0; n < Count; ++n) h[n] = load_first<F>(border + (n0 + n) * p->dim, count);
-        for (int64_t t = 0; t < w->c.steps; ++t) {
-            const float* B = w->c.B[t] + n0;
+        for (int64_t t = 0; t < w->s.count; ++t) {
+            const float* B = w->s.B[t] + n0;
             const F dt = w->c.dt[t], input = w->c.input[t], grad_y = w->grad_y[t];
             float *before = w->before + t * Count * W, *kept = w->kept + t * Count * W, *grad_C = w->grad_C + (t * p->states + n0) * W;
 #pragma GCC unroll 8
@@ -81,8 +82,8 @@ struct Backward {
         F g[Count], dA[Count];
 #pragma GCC unroll 8
         for (int n = 0; n < Count; ++n) g[n] = load_vec<F>(carried + (n0 + n) * W), dA[n] = load_vec<F>(grad_A + (n0 + n) * W);
-        for (int64_t t = w->c.steps - 1; t >= 0; --t) {
-            const float *B = w->c.B[t] + n0, *C = w->c.C[t] + n0;
+        for (int64_t t = w->s.count - 1; t >= 0; --t) {
+            const float *B = w->s.B[t] + n0, *C = w->s.C[t] + n0;
             const F dt = w->c.dt[t], input = w->c.input[t], grad_y = w->grad_y[t];
             const float *before = w->before + t * Count * W, *kept = w->kept + t * Count * W;
             float* grad_B = w->grad_B + (t * p->states + n0) * W;
@@ -119,14 +120,15 @@ struct Backward {
                                         int64_t count, Work<F>& w) {
         const float* grad_y = g.grad_y.at(task.batch, 0) + channel;
         const int64_t stride = g.grad_y.position_stride;
-        for (int64_t t = 0; t < w.c.steps; ++t) {
-            w.grad_y[t] = load_first<F>(grad_y + w.c.position[t] * stride, count);
+        for (int64_t t = 0; t < w.s.count; ++t) {
+            w.grad_y[t] = load_first<F>(grad_y + w.s.position[t] * stride, count);
             w.grad_input[t] = w.grad_rate[t] = F{};
+            __builtin_prefetch(grad_y + w.s.next[t] * stride);
         }
         if (!p.z.data) return;
-        for (int64_t t = 0; t < w.c.steps; ++t) {
-            const int64_t at = (task.batch * p.length + w.c.position[t]) * p.dim + channel;
-            const F z = load_first<F>(p.z.at(task.batch, w.c.position[t]) + channel, count), s = sigmoid(z);
+        for (int64_t t = 0; t < w.s.count; ++t) {
+            const int64_t at = (task.batch * p.length + w.s.position[t]) * p.dim + channel;
+            const F z = load_first<F>(p.z.at(task.batch, w.s.position[t]) + channel, count), s = sigmoid(z);
             if (route == 0) {
                 const F slope = s * (1.0f + z * (1.0f - s));
                 store_first(g.z + at, w.grad_y[t] * load_first<F>(g.ungated + at, count) * slope, count);
@@ -143,8 +145,8 @@ struct Backward {
         const bool shared = p.shared_input, add = shared && route > 0;
         float *to_u = g.u, *to_dt = g.dt;
         F sum_D = load_vec<F>(grad_D), sum_bias = load_vec<F>(grad_bias);
-        for (int64_t t = 0; t < w.c.steps; ++t) {
-            const int64_t position = start + w.c.position[t], own = (position * routes + route) * dim + channel;
+        for (int64_t t = 0; t < w.s.count; ++t) {
+            const int64_t position = start + w.s.position[t], own = (position * routes + route) * dim + channel;
             const int64_t at = shared ? position * dim + channel : own;
             F grad_u = w.c.dt[t] * w.grad_input[t] + skip * w.grad_y[t];
             if (add) grad_u += load_first<F>(to_u + at, count);
@@ -201,18 +203,18 @@ struct Backward {
                 }
                 for (int64_t chunk = p.chunks() - 1; chunk >= 0; --chunk) {
                     for (int64_t i = 0; i < rows * W; ++i) w.grad_B[i] = w.grad_C[i] = 0.0f;
-                    const int64_t first = chunk * chunk_length;
+                    find_steps(p, task, route, chunk * chunk_length, (chunk - 1) * chunk_length, w.s);
                     const float* border = g.borders + ((task.batch * p.routes + route) * p.chunks() + chunk) * p.states * p.dim;
                     for (int64_t channel = task.begin, i = 0; channel < task.end; channel += W, ++i) {
                         const int64_t count = task.end - channel;
-                        read_chunk(p, task, route, first, first - chunk_length, channel, count, w.c);
+                        read_chunk(p, task, route, channel, count, w.s, w.c);
                         read_grad(p, g, task, route, channel, count, w);
                         in_groups<States, W == 16 ? most : most / 2>(0, p.states, problem, &w, rate + i * size, border + channel, count,
                                                                      carried + i * size, grad_A + i * size);
                         write_chunk(p, g, task, route, channel, count, w, grad_D + i * W, grad_bias + i * W);
                     }
-                    write_rows<W>(p, task, route, w.c.position, w.c.steps, w.grad_B, sums, g.B);
-                    write_rows<W>(p, task, route, w.c.position, w.c.steps, w.grad_C, sums, g.C);
+                    write_rows<W>(p, task, route, w.s.position, w.s.count, w.grad_B, sums, g.B);
+                    write_rows<W>(p, task, route, w.s.position, w.s.count, w.grad_C, sums, g.C);
                 }
                 for (int64_t channel = task.begin; channel < task.end; ++channel) {
                     const int64_t i = (channel - task.begin) / W, lane = (channel - task.begin) % W;

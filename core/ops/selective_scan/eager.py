@@ -19,12 +19,12 @@ def _chunk(
     h_BKDN: Tensor, u_BKTD: Tensor, dt_BKTD: Tensor, A_KDN: Tensor, B_BKTGN: Tensor, C_BKTGN: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the outputs (B, K, T, D) of one chunk that starts in state h, and the state after it."""
-    groups = B_BKTGN.shape[3]
+    batch, routes, steps, groups, states = B_BKTGN.shape
+    grouped = (batch, routes, steps, groups, -1)  # a row of B or C serves all channels of its group
     decay_BKTDN = torch.exp(dt_BKTD[..., None] * A_KDN[:, None])
-    # A row of B or C serves all channels of its group.
-    state_BKTDN = ((dt_BKTD * u_BKTD).unflatten(-1, (groups, -1))[..., None] * B_BKTGN[:, :, :, :, None]).flatten(3, 4)
+    state_BKTDN = ((dt_BKTD * u_BKTD).reshape(grouped)[..., None] * B_BKTGN[:, :, :, :, None]).flatten(3, 4)
     step = 1
-    while step < u_BKTD.shape[2]:
+    while step < steps:
         late = decay_BKTDN[:, :, step:]
         state_BKTDN = torch.cat(
             (state_BKTDN[:, :, :step], torch.addcmul(state_BKTDN[:, :, step:], late, state_BKTDN[:, :, :-step])), dim=2
@@ -32,8 +32,8 @@ def _chunk(
         decay_BKTDN = torch.cat((decay_BKTDN[:, :, :step], late * decay_BKTDN[:, :, :-step]), dim=2)
         step *= 2
     state_BKTDN = torch.addcmul(state_BKTDN, decay_BKTDN, h_BKDN[:, :, None])
-    y_BKTGP = (state_BKTDN.unflatten(3, (groups, -1)) * C_BKTGN[:, :, :, :, None]).sum(-1)
-    return y_BKTGP.flatten(3), state_BKTDN[:, :, -1]
+    y_BKTD = (state_BKTDN.reshape(*grouped, states) * C_BKTGN[:, :, :, :, None]).sum(-1).flatten(3)
+    return y_BKTD, state_BKTDN[:, :, -1]
 
 
 def selective_scan(
@@ -49,7 +49,7 @@ def selective_scan(
     softplus: bool,
 ) -> tuple[Tensor, Tensor]:
     """Scan all routes side by side, chunk after chunk; return y (B, L, D) and the last states (B, K, D, N)."""
-    batch, _, routes, dim = dt_BLKD.shape
+    batch, length, routes, dim = dt_BLKD.shape
     dt_BLKD = dt_BLKD if dt_bias_KD is None else dt_BLKD + dt_bias_KD
     dt_BLKD = F.softplus(dt_BLKD) if softplus else dt_BLKD
     route_K1 = torch.arange(routes, device=u_BLKD.device)[:, None]
@@ -59,10 +59,11 @@ def selective_scan(
         x_BKL = x_BLK.transpose(1, 2)
         return x_BKL if orders_KL is None else x_BKL.expand(-1, routes, *x_BKL.shape[2:])[:, route_K1, orders_KL]
 
-    given = [walk(x).split(CHUNK, dim=2) for x in (u_BLKD, dt_BLKD, B_BLKGN, C_BLKGN)]
+    given = [walk(x) for x in (u_BLKD, dt_BLKD, B_BLKGN, C_BLKGN)]
     h_BKDN = u_BLKD.new_zeros(batch, routes, dim, A_KDN.shape[-1])
     outputs = []
-    for u_BKTD, dt_BKTD, B_BKTGN, C_BKTGN in zip(*given, strict=True):
+    for start in range(0, length, CHUNK):
+        u_BKTD, dt_BKTD, B_BKTGN, C_BKTGN = (x[:, :, start : start + CHUNK] for x in given)
         inputs = (h_BKDN, u_BKTD, dt_BKTD, A_KDN, B_BKTGN, C_BKTGN)
         if torch.is_grad_enabled():
             y_BKTD, h_BKDN = checkpoint(_chunk, *inputs, use_reentrant=False, preserve_rng_state=False)
