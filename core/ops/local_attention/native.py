@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ...native import native_status
 from .pattern import Pattern
-from .prepare import Rules, cached_blocks, constants, fold
+from .prepare import Rules, cached_blocks, constants, fold, traced_as_constant
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # computed in float32
 
@@ -142,7 +142,7 @@ def _layout(size: tuple[int, ...], rules: Rules, outside: bool) -> list[int]:
     return packed
 
 
-_constant_layout = torch.compiler.assume_constant_result(_layout)  # type: ignore[no-untyped-call]  # traces nothing of it, but runs it once
+_constant_layout = traced_as_constant(_layout)
 
 
 @functools.lru_cache(maxsize=64)

@@ -107,7 +107,17 @@ def constants(size: tuple[int, ...], pattern: Pattern) -> tuple[tuple[int, ...],
     return tuple(index(n) for n in size), tuple((type(axis), tuple(index(field) for field in axis.fields)) for axis in pattern)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # traces nothing of it, but runs it once
+def traced_as_constant(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let torch.compile run a function once, and trace nothing of it.
+
+    This is all that ``torch.compiler.assume_constant_result`` does, once it has imported the compiler and Triton, which takes
+    seconds that users who do not compile would wait too.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # noqa: SLF001
+    return function
+
+
+@traced_as_constant
 def _constant_blocks(size: tuple[int, ...], rules: Rules, outside: bool) -> list[Block]:
     return cached_blocks(size, rules, outside)
 

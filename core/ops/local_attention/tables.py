@@ -24,12 +24,14 @@ BIAS = 13  # start of this block's bias, -1 if it has none
 QUERY_LISTS, KEY_LISTS = 14, 17  # start of the list of positions of each axis
 COLUMNS = 20
 
+PROGRAMS = 512  # over tiles, for the bias' gradient: they fill a large GPU, and their partial sums, one for each, stay small
+
 
 class Launch(NamedTuple):
     """Consecutive rows of a table that one launch of a kernel works on, and its programs for each head of each image."""
 
     first: int
-    count: int
+    blocks: int
     queries: int
     keys: int
     pairs: int
@@ -82,24 +84,23 @@ def tables(
     positions: list[int] = []
     whole = list(zip(blocks, starts, extra, strict=True))
     rows, launch = _rows(whole, size, tile, positions, 0)
-    coloured, launches = [], []
+    coloured: list[list[int]] = []
+    launches = []
     for colour in _colours(whole):
         more, part = _rows(colour, size, tile, positions, len(coloured))
         coloured += more
         launches.append(part)
 
-    # Enough programs to fill a large GPU, few enough that the partial sums stay small.
-    groups = min(-(-512 // (heads * launch.pairs)), images * max(tiles for tiles, _, _ in sizes))
-    with torch.inference_mode(False):  # what is kept in a cache must serve training too
-        return Tables(
-            torch.tensor(rows, device=device),
-            torch.tensor(coloured, device=device),
-            torch.tensor(positions, dtype=torch.int32, device=device),
-            launch,
-            launches,
-            tile,
-            groups,
-        )
+    groups = min(-(-PROGRAMS // (heads * launch.pairs)), images * max(tiles for tiles, _, _ in sizes))
+    return Tables(
+        torch.tensor(rows, device=device),
+        torch.tensor(coloured, device=device),
+        torch.tensor(positions, dtype=torch.int32, device=device),
+        launch,
+        launches,
+        tile,
+        groups,
+    )
 
 
 def _counts(block: Block) -> tuple[int, int, int]:
@@ -145,7 +146,7 @@ def _rows(
 def _inner(axes: tuple[tuple[tuple[int, ...], ...], ...], what: int) -> list[int]:
     """Tiles (0) or points of a tile (1) on the last two of three axes."""
     counts = [len(axis) if what == 0 else len(axis[0]) for axis in axes]
-    return ([1, 1, 1] + counts)[-2:]
+    return [1, 1, 1, *counts][-2:]
 
 
 def _colours(blocks: Sequence[tuple[Block, int, int]]) -> list[list[tuple[Block, int, int]]]:

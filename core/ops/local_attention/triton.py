@@ -367,7 +367,7 @@ def _run_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad = grad.contiguous()
     q, k, v = _unit(q), _unit(k), _unit(v)
-    images, size, heads, width = q.shape
+    images, size, heads, _ = q.shape
     constant_k, constant_v = (q, q) if constants is None else constants.contiguous().unbind()
     inputs = (q, k, v, q if bias is None else bias)
     whole, *colours = [launches[i : i + 5] for i in range(0, len(launches), 5)]
@@ -432,7 +432,7 @@ torch.library.define(
 torch.library.define(
     "geovit::local_attention_triton_backward",
     f"(Tensor grad, {_INPUTS}, Tensor out, Tensor lse, Tensor blocks, Tensor coloured, Tensor positions, int[] launches, "
-    "int[] tile, int groups, float scale, bool softmax) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "int[] tile, SymInt groups, float scale, bool softmax) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 torch.library.impl("geovit::local_attention_triton", "default", _run)
 torch.library.impl("geovit::local_attention_triton_backward", "default", _run_backward)
@@ -458,6 +458,7 @@ class _LocalAttention(torch.autograd.Function):
         scale: float,
         softmax: bool,
     ) -> Tensor:
+        out: Tensor
         out, lse = torch.ops.geovit.local_attention_triton(
             q, k, v, bias, constants, blocks, positions, launches[:5], tile, scale, softmax
         )
@@ -487,6 +488,30 @@ def _limit(width: int, dtype: torch.dtype) -> int:
     return max(16, limit // 2) if dtype == torch.float32 else limit
 
 
+def arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    blocks: list[Block],
+    biases: list[Tensor | None],
+    padding: tuple[Tensor, Tensor] | None,
+    softmax: bool,
+) -> tuple[t.Tables, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Write a problem for the kernels: tables, q, k, v of flattened images, all biases, and the constant key and value."""
+    table = t.tables(
+        tuple(blocks),
+        tuple(bias is not None for bias in biases),
+        (padding is not None, softmax),
+        tuple(q.shape[1:-2]),
+        (q.shape[0], q.shape[-2]),
+        _limit(q.shape[-1], q.dtype),
+        q.device,
+    )
+    given = [bias.flatten() for bias in biases if bias is not None]
+    bias = torch.cat(given) if given else None
+    return table, q.flatten(1, -3), k.flatten(1, -3), v.flatten(1, -3), bias, None if padding is None else torch.stack(padding)
+
+
 def attend(
     q: Tensor,
     k: Tensor,
@@ -498,28 +523,10 @@ def attend(
     activation: str,
 ) -> Tensor:
     """See ``prepare.prepare``."""
-    size, softmax = tuple(q.shape[1:-2]), activation == "softmax"
-    table = t.tables(
-        tuple(blocks),
-        tuple(bias is not None for bias in biases),
-        (padding is not None, softmax),
-        size,
-        (q.shape[0], q.shape[-2]),
-        _limit(q.shape[-1], q.dtype),
-        q.device,
-    )
-    given = [bias.flatten() for bias in biases if bias is not None]
+    softmax = activation == "softmax"
+    table, *arrays = arguments(q, k, v, blocks, biases, padding, softmax)
+    launches = [number for launch in (table.whole, *table.colours) for number in launch]
     out: Tensor = _LocalAttention.apply(
-        *(x.flatten(1, -3) for x in (q, k, v)),
-        torch.cat(given) if given else None,
-        None if padding is None else torch.stack(padding),
-        table.blocks,
-        table.coloured,
-        table.positions,
-        [number for launch in (table.whole, *table.colours) for number in launch],
-        list(table.tile),
-        table.groups,
-        scale,
-        softmax,
+        *arrays, table.blocks, table.coloured, table.positions, launches, list(table.tile), table.groups, scale, softmax
     )
     return out.view(q.shape)

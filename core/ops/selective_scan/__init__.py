@@ -4,28 +4,52 @@ Shapes: B batch, L positions, K routes, D channels, G groups of channels, N stat
 """
 
 from functools import reduce
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ...device import triton_status
 from ...native import native_status
 from . import eager, native, reference
 from .orders import CROSS_2D, CROSS_3D, scan_orders
 
 __all__ = ["CROSS_2D", "CROSS_3D", "Backend", "choose_backend", "scan_orders", "selective_scan"]
 
-Backend = Literal["auto", "reference", "eager", "native"]
+Backend = Literal["auto", "reference", "eager", "native", "triton"]
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Literal["eager", "native"], str]:
+def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Literal["eager", "native", "triton"], str]:
     """Return what ``backend="auto"`` means for tensors of this device and dtype, and the reason."""
+    if device.type != "cpu":
+        served, reason = triton_status(device, dtype)
+        return ("triton" if served else "eager"), reason
+    served, reason = _serves_native(device, dtype)
+    return ("native" if served else "eager"), reason
+
+
+def _serves_native(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
     loaded, reason = native_status()
     if device.type != "cpu":
-        return "eager", f"the compiled kernel is for the CPU, not {device.type}"
+        return False, f"the compiled kernel is for the CPU, not {device.type}"
     if torch.promote_types(dtype, torch.float32) != torch.float32:
-        return "eager", f"the compiled kernel has no {dtype}"
-    return ("native", "the compiled kernel") if loaded else ("eager", f"the compiled kernels are not in use, {reason}")
+        return False, f"the compiled kernel has no {dtype}"
+    return loaded, "the compiled kernel" if loaded else f"the compiled kernels are not in use, {reason}"
+
+
+def _triton(*inputs: Any) -> tuple[Tensor, Tensor]:
+    from . import triton
+
+    return triton.selective_scan(*inputs)
+
+
+_SERVES = {"native": _serves_native, "triton": triton_status}
+_FUNCTIONS = {
+    "reference": reference.selective_scan,
+    "eager": eager.selective_scan,
+    "native": native.selective_scan,
+    "triton": _triton,
+}
 
 
 def _refuse(name: str, tensor: Tensor, allowed: str) -> None:
@@ -122,20 +146,21 @@ def selective_scan(
         softplus: whether the step sizes are softplus(dt + dt_bias) instead of dt + dt_bias.
         orders: integers (K, L), each row a permutation of 0..L-1: see :func:`scan_orders`. On the CPU this is checked.
         return_state: whether the last state is wanted too; not with orders.
-        backend: ``auto`` takes the compiled kernel where it exists for these tensors. The result differs by rounding only.
+        backend: ``auto`` takes a kernel where one exists for these tensors: ``native`` on a CPU, ``triton`` on a GPU. The result
+            differs by rounding only.
 
     Returns:
         y (B, L, D) in the dtype of u, or y and the state h_L (B, D, N). Arithmetic and state are float32, or float64 if any
-        tensor is. ``native`` cannot be differentiated twice.
+        tensor is. ``native`` and ``triton`` cannot be differentiated twice.
 
     Raises:
-        ValueError: if shapes, dtypes, devices or orders do not fit, or ``native`` is asked for and cannot serve them.
+        ValueError: if shapes, dtypes, devices or orders do not fit, or a backend is asked for that cannot serve them.
     """
     optional = {"D": D, "z": z, "dt_bias": dt_bias}
     tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C} | {name: x for name, x in optional.items() if x is not None}
     _check_kinds(tensors)
     dtype = reduce(torch.promote_types, [x.dtype for x in tensors.values()], torch.float32)
-    tensors = _along_routes({name: x.to(dtype) for name, x in tensors.items()}, orders)
+    tensors = _along_routes(tensors, orders)
     if orders is not None:
         _check_orders(orders, tensors["A"].shape[0], tensors["dt"].shape[1], u.device)
         if return_state:
@@ -144,14 +169,16 @@ def selective_scan(
             )
     if backend not in get_args(Backend):
         raise ValueError(f"selective_scan: backend is {backend!r}, allowed are {', '.join(get_args(Backend))}")
-    if backend in ("auto", "native"):
-        chosen, reason = choose_backend(u.device, dtype)
-        if backend == "native" and chosen != "native":
-            raise ValueError(f"selective_scan: backend 'native' cannot be used: {reason}")
-        backend = chosen
+    if backend == "auto":
+        backend, _ = choose_backend(u.device, dtype)
+    elif backend in _SERVES:
+        served, reason = _SERVES[backend](u.device, dtype)
+        if not served:
+            raise ValueError(f"selective_scan: backend {backend!r} cannot be used: {reason}")
+    if backend != "triton":  # whose kernels convert what they load
+        tensors = {name: x.to(dtype) for name, x in tensors.items()}
 
-    functions = {"reference": reference.selective_scan, "eager": eager.selective_scan, "native": native.selective_scan}
-    y_BLD, state_BKDN = functions[backend](
+    y_BLD, state_BKDN = _FUNCTIONS[backend](
         tensors["u"],
         tensors["dt"],
         tensors["A"],

@@ -45,6 +45,14 @@ def _channels(dim, groups, CHANNELS: tl.constexpr):
     return image, group, part, parts, group * share + within, within < share
 
 
+@triton.jit
+def _place(order, length, step, ORDERED: tl.constexpr):
+    """The position that is visited at a step, inside the image whatever the order says: on a GPU nobody has checked it."""
+    if ORDERED:
+        step = tl.maximum(tl.minimum(tl.load(order + step), length - 1), 0)
+    return tl.cast(step, tl.int64)
+
+
 @triton.jit(do_not_specialize=["length"])
 def _forward_kernel(
     u, dt, A, B, C, D, dt_bias, orders, y, states, last,
@@ -52,7 +60,7 @@ def _forward_kernel(
     ROUTES: tl.constexpr, STATES: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
     SKIP: tl.constexpr, BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, ORDERED: tl.constexpr, SAVED: tl.constexpr,
 ):  # fmt: skip
-    image, group, part, parts, c, there = _channels(dim, groups, CHANNELS)
+    image, group, _, _, c, there = _channels(dim, groups, CHANNELS)
     n = tl.arange(0, WIDTH)
     kept = n < STATES
     chunks = tl.cdiv(length, CHUNK)
@@ -71,9 +79,7 @@ def _forward_kernel(
                 slot = ((image * ROUTES + route) * chunks + chunk) * dim
                 tl.store(states + (slot + c)[:, None] * STATES + n[None, :], h_cn, mask=both)
             for step in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, length)):
-                place = image * 0 + step
-                if ORDERED:
-                    place = tl.load(orders + route * length + step).to(tl.int64)
+                place = _place(orders + route * length, length, step, ORDERED)
                 u_c = tl.load(u + image * ub + place * ul + route * uk + c, mask=there, other=0.0).to(tl.float32)
                 dt_c = tl.load(dt + image * tb + place * tt + route * tk + c, mask=there, other=0.0).to(tl.float32)
                 B_n = tl.load(B + image * bb + place * bl + route * bk + group * bg + n, mask=kept, other=0.0).to(tl.float32)
@@ -130,9 +136,7 @@ def _backward_kernel(
             h_cn = tl.load(states + (slot + c)[:, None] * STATES + n[None, :], mask=both, other=0.0)
             for step in range(steps):
                 tl.store(scratch + step * CHANNELS * WIDTH + own_cn, h_cn)
-                place = image * 0 + first + step
-                if ORDERED:
-                    place = tl.load(orders + route * length + first + step).to(tl.int64)
+                place = _place(orders + route * length, length, first + step, ORDERED)
                 u_c = tl.load(u + image * ub + place * ul + route * uk + c, mask=there, other=0.0).to(tl.float32)
                 dt_c = tl.load(dt + image * tb + place * tt + route * tk + c, mask=there, other=0.0).to(tl.float32)
                 B_n = tl.load(B + image * bb + place * bl + route * bk + group * bg + n, mask=kept, other=0.0).to(tl.float32)
@@ -144,9 +148,7 @@ def _backward_kernel(
             for undone in range(steps):
                 step = steps - 1 - undone
                 h_cn = tl.load(scratch + step * CHANNELS * WIDTH + own_cn)
-                place = image * 0 + first + step
-                if ORDERED:
-                    place = tl.load(orders + route * length + first + step).to(tl.int64)
+                place = _place(orders + route * length, length, first + step, ORDERED)
                 u_c = tl.load(u + image * ub + place * ul + route * uk + c, mask=there, other=0.0).to(tl.float32)
                 raw_c = tl.load(dt + image * tb + place * tt + route * tk + c, mask=there, other=0.0).to(tl.float32)
                 B_n = tl.load(B + image * bb + place * bl + route * bk + group * bg + n, mask=kept, other=0.0).to(tl.float32)
@@ -198,16 +200,16 @@ def _arguments(
 ) -> tuple[list[Tensor], list[int], dict[str, Any], int]:
     """Tensors, numbers and switches that both kernels take, and the number of programs. Absent tensors are stood in for by u."""
     u, dt, B, C = (_unit(x) for x in (u, dt, B, C))
-    batch, length, routes, dim = dt.shape
+    batch, _, routes, _ = dt.shape
     groups, states = B.shape[3:]
     width = triton.next_power_of_2(states)
     channels = max(8, min(32, 512 // width))  # for one warp: at most 16 states of the block in a thread
     small = [u if x is None else x.contiguous() for x in (D, dt_bias, orders)]
     uk = 0 if u.shape[2] == 1 else u.stride(2)
-    numbers = [u.stride(0), u.stride(1), uk, *dt.stride()[:3], *B.stride()[:4], *C.stride()[:4], length, dim, groups]
+    numbers = [u.stride(0), u.stride(1), uk, *dt.stride()[:3], *B.stride()[:4], *C.stride()[:4], *dt.shape[1::2], groups]
     switches = {"SKIP": D is not None, "BIAS": dt_bias is not None, "ORDERED": orders is not None, "num_warps": 1}
     sizes = {"ROUTES": routes, "STATES": states, "CHANNELS": channels, "WIDTH": width, "CHUNK": CHUNK}
-    programs = batch * groups * triton.cdiv(dim // groups, channels)
+    programs = batch * groups * triton.cdiv(dt.shape[3] // groups, channels)
     return [u, dt, A.contiguous(), B, C, *small], numbers, switches | sizes, programs
 
 
@@ -265,16 +267,19 @@ def _run_backward(
     softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors, numbers, options, programs = _arguments(u, dt, A, B, C, D, dt_bias, orders)
-    batch, length, routes, dim = dt.shape
+    batch, length, routes, _ = dt.shape
     groups, width = B.shape[3:]
-    wide = {"dtype": torch.float32, "device": u.device}
+
+    def wide(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=u.device)
+
     shared = u.shape[2] == 1 and routes > 1
-    scratch = torch.empty(programs, CHUNK, options["CHANNELS"], options["WIDTH"], **wide)
+    scratch = wide(programs, CHUNK, options["CHANNELS"], options["WIDTH"])
     grad_u = torch.empty(u.shape, dtype=torch.float32 if shared else u.dtype, device=u.device)
     grad_dt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
-    grad_A = torch.empty(batch, *A.shape, **wide)
-    inner = [torch.empty(batch, length, routes, groups, programs // (batch * groups), width, **wide) for _ in range(2)]
-    small = [torch.empty((0,) if x is None else (batch, *x.shape), **wide) for x in (D, dt_bias)]
+    grad_A = wide(batch, *A.shape)
+    inner = [wide(batch, length, routes, groups, programs // (batch * groups), width) for _ in range(2)]
+    small = [wide(0) if x is None else wide(batch, *x.shape) for x in (D, dt_bias)]
     with launching_on(u.device):
         _backward_kernel[(programs,)](
             *(grad_y.contiguous(), grad_last.contiguous(), *tensors, states, scratch, grad_u, grad_dt, grad_A, *inner, *small),
@@ -284,7 +289,9 @@ def _run_backward(
             SHARED=shared,
         )
     grad_B, grad_C = (partial.sum(4).to(x.dtype) for partial, x in zip(inner, (B, C), strict=True))
-    grad_D, grad_bias = (partial.sum(0).to(dt.dtype if x is None else x.dtype) for partial, x in zip(small, (D, dt_bias), strict=True))
+    grad_D, grad_bias = (
+        partial.sum(0).to(dt.dtype if x is None else x.dtype) for partial, x in zip(small, (D, dt_bias), strict=True)
+    )
     return grad_u.to(u.dtype), grad_dt, grad_A.sum(0).to(A.dtype), grad_B, grad_C, grad_D, grad_bias
 
 
@@ -361,8 +368,11 @@ def selective_scan(
     orders_KL: Tensor | None,
     softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See ``reference.selective_scan``; here tensors may differ in dtype. Arithmetic, y before the gate and states are float32."""
+    """See ``reference.selective_scan``; here tensors may differ in dtype; states, and y without a gate, are float32."""
     given = (u_BLKD, dt_BLKD, A_KDN, B_BLKGN, C_BLKGN, D_KD, dt_bias_KD)
     saved = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     y_BLD, last_BKDN = _SelectiveScan.apply(*given, orders_KL, softplus, saved)
-    return y_BLD if z_BLD is None else gate.swiglu(z_BLD, y_BLD), last_BKDN
+    if z_BLD is not None:
+        # The result has the dtype of the gate: not to be rounded to less than that of u.
+        y_BLD = gate.swiglu(z_BLD if z_BLD.dtype == u_BLKD.dtype else z_BLD.float(), y_BLD)
+    return y_BLD, last_BKDN

@@ -52,11 +52,11 @@ def _run_backward(grad: Tensor, gate: Tensor, value: Tensor) -> tuple[Tensor, Te
     return grads
 
 
-def _fake(gate: Tensor, value: Tensor) -> Tensor:  # noqa: ARG001
+def _fake(gate: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(gate, memory_format=torch.contiguous_format)
 
 
-def _fake_backward(grad: Tensor, gate: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+def _fake_backward(grad: Tensor, gate: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return _fake(gate, value), _fake(value, gate)
 
 
