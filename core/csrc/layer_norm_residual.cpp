@@ -196,7 +196,7 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_residual_backward(const Tensor& gr
                 float* sum = write(sums) + block * channels;
                 dispatch<ByChannels<Backward>>(channels, blocks.end(block) - begin, read<T>(grad_s) + at, read<T>(grad_y) + at,
                                                read<T>(s) + at, read<T>(branch) + at, p, read(mean) + begin, read(rstd) + begin,
-                                               write<T>(grad_x) + at, scale ? write<T>(grad_branch) + at : write<T>(grad_branch),
+                                               write<T>(grad_x) + at, write<T>(scale ? grad_branch : grad_x) + at,
                                                Sums{sum, sum + stride, sum + 2 * stride});
             }
         });

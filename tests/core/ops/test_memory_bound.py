@@ -199,6 +199,22 @@ def test_compiles_as_one_graph(case, backend):
 
 
 @needs_native
+def test_inductor_compiles_all_of_them_in_one_graph():
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 6, 5, 24), torch.randn(24, 1, 3, 3), torch.randn(24)]
+    inputs = [x.requires_grad_() for x in inputs]
+
+    def loss(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        branch = depthwise_conv(x, weight, bias, activation="silu", backend="native")
+        s, y = layer_norm_residual(x, branch, bias, scale=bias, backend="native")
+        return instance_norm_act(y, bias, residual=s, activation="gelu", backend="native").square().mean()
+
+    torch._dynamo.reset()
+    got, want = (torch.autograd.grad(f(*inputs), inputs) for f in (torch.compile(loss, fullgraph=True), loss))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+
+
+@needs_native
 def test_ops_are_registered_as_torch_expects():
     ops, check = torch.ops.geovit, torch.library.opcheck
     x, weight, bias, residual = (t.flatten(1, -2) if t.ndim > 1 else t for t in inputs_of("norm", 7))
