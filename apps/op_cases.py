@@ -99,7 +99,7 @@ def _residual(*shape: int) -> OpCase:
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, *, backend: Any) -> Tensor:
-    return depthwise_conv.depthwise_conv(x, weight, bias, causal=x.ndim == 3, activation="silu", backend=backend)
+    return depthwise_conv.depthwise_conv(x, weight, bias, sees="before" if x.ndim == 3 else "around", activation="silu", backend=backend)
 
 
 def _convolved(size: tuple[int, ...], dim: int, kernel: int) -> OpCase:

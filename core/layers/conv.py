@@ -8,9 +8,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-Sees = Literal["around", "before", "after"]
+from ..ops.depthwise_conv import Activation as ConvActivation
+from ..ops.depthwise_conv import Sees, depthwise_conv
+
 Activation = Literal["none", "silu", "gelu", "relu", "sigmoid"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -56,38 +57,25 @@ class DepthwiseConv(nn.Module):
         activation: Activation = "none",
     ) -> None:
         super().__init__()
-        if sees not in get_args(Sees):
-            raise ValueError(f"DepthwiseConv: sees is {sees!r}, expected 'around', 'before' or 'after'")
+        if sees not in get_args(Sees) or activation not in get_args(Activation):
+            told = f"sees is {sees!r} and activation {activation!r}"
+            raise ValueError(f"DepthwiseConv: {told}, allowed are {', '.join(get_args(Sees))} and {', '.join(get_args(Activation))}")
         odd = all(k % 2 for k in kernel)
         if not 1 <= len(kernel) <= 3 or min(kernel) < 1 or (sees == "around" and not odd):
             raise ValueError(f"DepthwiseConv: kernel is {tuple(kernel)}, expected 1 to 3 sizes, odd if they lie around")
-        self.sees, self.act = sees, make_activation(activation)
+        self.sees = sees
+        # The convolution applies those that it knows, while its sums are at hand.
+        self._fused: ConvActivation = "none" if activation == "sigmoid" else activation
+        self.act = make_activation(activation) if activation == "sigmoid" else nn.Identity()
         # Named, shaped and initialised as in nn.Conv1d to nn.Conv3d, whose weights therefore load as they are.
         bound = math.prod(kernel) ** -0.5
         self.weight = nn.Parameter(torch.empty(dim, 1, *kernel).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(dim).uniform_(-bound, bound)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = tuple(self.weight.shape[2:])
-        if x.ndim != len(kernel) + 2:
-            raise ValueError(f"DepthwiseConv: x has shape {list(x.shape)}, expected (batch, {len(kernel)} axes, channels)")
-        if self.sees == "around":
-            return self._activated(_filter(x, self.weight, self.bias, [k // 2 for k in kernel]))
-        # The same padding on both sides costs no copy of the input; what is too much is cut off the output.
-        weight = self.weight if self.sees == "before" else self.weight.flip(list(range(2, x.ndim)))
-        y = _filter(x, weight, self.bias, [k - 1 for k in kernel])
-        for axis, (n, k) in enumerate(zip(x.shape[1:-1], kernel, strict=True), start=1):
-            y = y.narrow(axis, 0 if self.sees == "before" else k - 1, n)
-        return self._activated(y)
-
-    def _activated(self, y: Tensor) -> Tensor:
+        if x.ndim != self.weight.ndim:
+            axes = self.weight.ndim - 2
+            raise ValueError(f"DepthwiseConv: x has shape {list(x.shape)}, expected (batch, {axes} axes, channels)")
+        y = depthwise_conv(x, self.weight, self.bias, sees=self.sees, activation=self._fused)
         activated: Tensor = self.act(y)
         return activated
-
-
-def _filter(x: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int]) -> Tensor:
-    """Convolve (B, *S, C) with equal padding on both sides; torch reads and writes the channels-last layout as it is."""
-    if x.ndim == 3:  # as an image of one row, because torch has such a layout for images and volumes only
-        return _filter(x[:, None], weight[:, :, None], bias, [0, *padding])[:, 0]
-    conv = F.conv2d if x.ndim == 4 else F.conv3d
-    return conv(x.movedim(-1, 1), weight, bias, padding=tuple(padding), groups=len(weight)).movedim(1, -1)

@@ -1,12 +1,16 @@
 """Depthwise convolution of channels-last images with bias and activation, fused."""
 
+from typing import Literal, get_args
+
 from torch import Tensor
 
 from .._activation import Activation, check_activation
 from .._native import Backend, check_floating, check_parameters, choose_backend, describe, resolve_backend
 from . import eager, native, reference
 
-__all__ = ["Activation", "Backend", "choose_backend", "depthwise_conv"]
+__all__ = ["Activation", "Backend", "Sees", "choose_backend", "depthwise_conv"]
+
+Sees = Literal["around", "before", "after"]
 
 
 def depthwise_conv(
@@ -14,22 +18,23 @@ def depthwise_conv(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    causal: bool = False,
+    sees: Sees = "around",
     activation: Activation = "none",
     slope: float = 0.01,
     backend: Backend = "auto",
 ) -> Tensor:
     """Convolve every channel with its own kernel, add the bias, apply the activation; the size stays, the border is zero.
 
-    y[i, c] = act(bias[c] + sum over taps t of weight[c, 0, t] x[i + t - before, c]), where before is (kernel - 1) / 2 in every
-    axis, or kernel - 1 if causal: then an output sees its own and earlier inputs only (Mamba, Gu and Dao 2023, section 3.4).
+    y[i, c] = act(bias[c] + sum over taps t of weight[c, 0, t] x[i + t - before, c]), where before is (kernel - 1) / 2 on every axis.
+    A causal filter sees "before": its own and earlier inputs only, before = kernel - 1 (Mamba, Gu and Dao 2023, section 3.4). One
+    that sees "after" is the causal filter of the image turned round on every axis (Vim, Zhu et al. 2024, algorithm 1).
 
     Args:
         x: (batch, *size, channels), one to three axes in size; any strides, others than contiguous are copied.
-        weight: (channels, 1, *kernel) as in torch's convolutions with groups = channels, any floating dtype. Without ``causal``
+        weight: (channels, 1, *kernel) as in torch's convolutions with groups = channels, any floating dtype. Around a position
             the kernel's sizes are odd.
         bias: (channels,) or None, in any floating dtype.
-        causal: for one axis.
+        sees: where the kernel lies: "around" the position, "before" it or "after" it, the position included.
         activation: none, relu, leaky_relu, gelu (exact) or silu.
         slope: of the negative side of leaky_relu.
         backend: ``auto`` takes the compiled kernel where it exists for these tensors. The result differs by rounding only.
@@ -38,8 +43,8 @@ def depthwise_conv(
         A tensor like x. Of the backends only ``native`` cannot be differentiated twice.
 
     Raises:
-        ValueError: if the tensors do not match or are not floating, a kernel without ``causal`` is even, ``causal`` meets
-            several axes, or ``native`` cannot serve the tensors.
+        ValueError: if the tensors do not match or are not floating, a kernel that lies around is even, or
+            ``native`` cannot serve the tensors.
     """
     op = "depthwise_conv"
     check_floating(op, x, 3)
@@ -50,10 +55,11 @@ def depthwise_conv(
     check_parameters(op, x, (x.shape[-1], 1, *(kernel if len(kernel) == axes else ("kernel",) * axes)), weight=weight)
     check_parameters(op, x, (x.shape[-1],), bias=bias)
     check_activation(op, activation)
-    if causal and axes != 1:
-        raise ValueError(f"{op}: causal is for one axis, x has {axes}: {describe(x)}")
-    if 0 in kernel or (not causal and any(k % 2 == 0 for k in kernel)):
-        raise ValueError(f"{op}: kernel sizes must be {'positive' if causal else 'odd'}, got {list(kernel)}")
-    before = tuple(k - 1 if causal else k // 2 for k in kernel)
+    if sees not in get_args(Sees):
+        raise ValueError(f"{op}: sees is {sees!r}, allowed are {', '.join(get_args(Sees))}")
+    if 0 in kernel or (sees == "around" and any(k % 2 == 0 for k in kernel)):
+        raise ValueError(f"{op}: kernel sizes must be {'odd' if sees == 'around' else 'positive'}, got {list(kernel)}")
+    before = tuple({"around": k // 2, "before": k - 1, "after": 0}[sees] for k in kernel)
+    weight = weight.flip(list(range(2, weight.ndim))) if sees == "after" else weight
     functions = {"reference": reference.depthwise_conv, "eager": eager.depthwise_conv, "native": native.depthwise_conv}
     return functions[resolve_backend(op, backend, x)](x, weight, bias, before, activation, slope)

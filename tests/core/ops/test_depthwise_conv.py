@@ -22,9 +22,21 @@ def test_causal_outputs_do_not_see_the_future(backend):
     x, weight = torch.randn(1, 40, 20), torch.randn(20, 1, 4)
     later = x.clone()
     later[:, 25:] += 1
-    before, after = (depthwise_conv(z, weight, causal=True, activation="silu", backend=backend) for z in (x, later))
+    before, after = (depthwise_conv(z, weight, sees="before", activation="silu", backend=backend) for z in (x, later))
     torch.testing.assert_close(after[:, :25], before[:, :25], rtol=0, atol=1e-6)
     assert (after[:, 25] != before[:, 25]).all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize("kernel", [(4,), (2, 3), (3, 2, 4)])
+def test_after_is_before_on_the_image_turned_round(kernel, backend):
+    x, weight = torch.randn(2, *(9, 8, 7)[: len(kernel)], 6, requires_grad=True), torch.randn(6, 1, *kernel, requires_grad=True)
+    axes = list(range(1, x.ndim - 1))
+    after = depthwise_conv(x, weight, sees="after", backend=backend)
+    turned = depthwise_conv(x.flip(axes), weight, sees="before", backend=backend).flip(axes)
+    torch.testing.assert_close(after, turned, rtol=1e-5, atol=1e-5)
+    for got, want in zip(*(torch.autograd.grad(y.square().sum(), (x, weight)) for y in (after, turned)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @needs_native
@@ -36,7 +48,7 @@ def test_every_length_around_the_pieces_and_every_kernel(length, kernel):
     results = []
     for dtype, backend in ((torch.float32, "native"), (torch.float64, "reference")):
         leaves = [t.to(dtype).requires_grad_() for t in (x, weight)]
-        y = depthwise_conv(*leaves, causal=True, backend=backend)
+        y = depthwise_conv(*leaves, sees="before", backend=backend)
         weights = torch.sin(torch.arange(y.numel(), dtype=torch.float32)).view(y.shape).to(dtype)
         results.append([t.double() for t in (y, *torch.autograd.grad(y, leaves, weights))])
     for got, want in zip(*results, strict=True):
@@ -53,15 +65,15 @@ def test_frozen_kernel_or_input_gets_no_gradient():
 
 
 @pytest.mark.parametrize(
-    ("x", "weight", "causal", "told"),
+    ("x", "weight", "sees", "told"),
     [
-        ((1, 5, 4), (4, 1, 2), False, r"kernel sizes must be odd, got \[2\]"),
-        ((1, 5, 5, 4), (4, 1, 3, 3), True, r"causal is for one axis, x has 2"),
-        ((1, 5, 5, 4), (4, 1, 3), False, r"weight must be .* shape \[4, 1, 'kernel', 'kernel'\] on cpu, got \[4, 1, 3\]"),
-        ((1, 5, 4), (3, 1, 3), False, r"weight must be .* shape \[4, 1, 3\] on cpu, got \[3, 1, 3\]"),
-        ((1, 2, 2, 2, 2, 4), (4, 1, 1, 1, 1, 1), False, r"1 to 3 axes, channels\) with channels, got \[1, 2, 2, 2, 2, 4\]"),
+        ((1, 5, 4), (4, 1, 2), "around", r"kernel sizes must be odd, got \[2\]"),
+        ((1, 5, 5, 4), (4, 1, 3, 3), "under", r"sees is 'under', allowed are around, before, after"),
+        ((1, 5, 5, 4), (4, 1, 3), "around", r"weight must be .* shape \[4, 1, 'kernel', 'kernel'\] on cpu, got \[4, 1, 3\]"),
+        ((1, 5, 4), (3, 1, 3), "around", r"weight must be .* shape \[4, 1, 3\] on cpu, got \[3, 1, 3\]"),
+        ((1, 2, 2, 2, 2, 4), (4, 1, 1, 1, 1, 1), "around", r"1 to 3 axes, channels\) with channels, got \[1, 2, 2, 2, 2, 4\]"),
     ],
 )
-def test_mistakes_are_described(x, weight, causal, told):
+def test_mistakes_are_described(x, weight, sees, told):
     with pytest.raises(ValueError, match=told):
-        depthwise_conv(torch.zeros(x), torch.zeros(weight), causal=causal)
+        depthwise_conv(torch.zeros(x), torch.zeros(weight), sees=sees)

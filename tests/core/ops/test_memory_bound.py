@@ -60,7 +60,7 @@ CASES = {
     "residual": (residual_norm, lambda c: tokens(2, 9, 11)(c)[:4], {}),
     "residual-scale": (residual_norm, tokens(700), {}),
     "residual-rms": (residual_norm, tokens(3, 5), {"rms": True}),
-    "conv1d-causal": (conv, pixels((2, 300), (4,)), {"causal": True, "activation": "silu"}),
+    "conv1d-causal": (conv, pixels((2, 300), (4,)), {"sees": "before", "activation": "silu"}),
     "conv2d": (conv, pixels((2, 9, 14), (7, 5)), {}),
     "conv2d-small-image": (conv, pixels((1, 2, 3), (7, 7)), {"activation": "gelu"}),
     "conv3d": (conv, pixels((2, 4, 5, 19), (3, 3, 3)), {"activation": "leaky_relu"}),
