@@ -14,9 +14,9 @@ from .attention import LocalAttention, NeighborhoodAttention, WindowAttention
 from .channel_attention import ChannelAttention
 from .essa import ESSA
 from .global_attention import GlobalAttention
+from .ss2d import Gate, SelectiveScan
 from .ssd import VSSD
 from .stripe import StripeAttention
-from .ss2d import Gate, SelectiveScan
 
 
 class MixerFactory(Protocol):
