@@ -210,7 +210,7 @@ struct Forward {
         const int64_t offset = task.batch * p.length * p.dim + channel, dim = p.dim;
         const bool first = route == 0, gated = p.z.data && route + 1 == p.routes;
         float *out = o.y + offset, *total = o.ungated ? o.ungated + offset : out;
-        const float* gate = p.z.at(task.batch, 0) + channel;
+        const float* gate = gated ? p.z.at(task.batch, 0) + channel : nullptr;
         for (int64_t t = 0; t < s.count; ++t) {
             const int64_t at = s.position[t] * dim;
             const F sum = first ? y[t] : y[t] + load_first<F>(total + at, count);
@@ -240,7 +240,7 @@ struct Forward {
                     for (int64_t n = i * size; n < (i + 1) * size; ++n) states[n] = rates[n] * 0.0f;  // NaN if a rate is not finite
                 }
                 for (int64_t chunk = 0; chunk < p.chunks(); ++chunk) {
-                    float* border = o.borders + ((task.batch * p.routes + route) * p.chunks() + chunk) * p.states * p.dim;
+                    const int64_t border = ((task.batch * p.routes + route) * p.chunks() + chunk) * p.states * p.dim;
                     find_steps(p, task, route, chunk * chunk_length, (chunk + 1) * chunk_length, s);
                     for (int64_t channel = task.begin, i = 0; channel < task.end; channel += W, ++i) {
                         const int64_t count = task.end - channel;
@@ -248,7 +248,7 @@ struct Forward {
                         float* state = states + i * size;
                         if (o.borders)
                             for (int64_t n = 0; n < p.states; ++n)
-                                store_first(border + n * p.dim + channel, load_vec<F>(state + n * W), count);
+                                store_first(o.borders + border + n * p.dim + channel, load_vec<F>(state + n * W), count);
                         read_chunk(p, task, route, channel, count, s, c);
                         const F skip = p.D ? load_first<F>(p.D + route * p.dim + channel, count) : F{};
                         const float* out = o.y + task.batch * p.length * p.dim + channel;
