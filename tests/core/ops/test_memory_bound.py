@@ -201,12 +201,12 @@ def test_compiles_as_one_graph(case, backend):
 @needs_native
 def test_inductor_compiles_all_of_them_in_one_graph():
     torch.manual_seed(0)
-    inputs = [torch.randn(2, 6, 5, 24), torch.randn(24, 1, 3, 3), torch.randn(24)]
-    inputs = [x.requires_grad_() for x in inputs]
+    shapes = [(2, 6, 5, 24), (24, 1, 3, 3), (24,), (24,)]
+    inputs = [torch.randn(shape).requires_grad_() for shape in shapes]
 
-    def loss(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def loss(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
         branch = depthwise_conv(x, weight, bias, activation="silu", backend="native")
-        s, y = layer_norm_residual(x, branch, bias, scale=bias, backend="native")
+        s, y = layer_norm_residual(x, branch, bias, scale=scale, backend="native")
         return instance_norm_act(y, bias, residual=s, activation="gelu", backend="native").square().mean()
 
     torch._dynamo.reset()
