@@ -72,7 +72,7 @@ def _counts(block: Block) -> tuple[int, int, int, int]:
     return tiles, n, m, math.prod([len(axis[0]) for axis in block.rows]) - m
 
 
-@remembered
+@remembered(16)  # they are as long as the image
 def _orders(blocks: tuple[Block, ...], batch: int, size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Places in the flattened batch: of all tiles' queries, of all their keys, and of each position among the queries."""
     image_B1 = math.prod(size) * torch.arange(batch, device=device)[:, None]

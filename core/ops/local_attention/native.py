@@ -147,4 +147,5 @@ _constant_layout = torch.compiler.assume_constant_result(_layout)  # type: ignor
 
 @functools.lru_cache(maxsize=64)
 def _cached_layout(size: tuple[int, ...], rules: Rules, outside: bool) -> Tensor:
-    return torch.tensor(_layout(size, rules, outside), dtype=torch.int32)
+    with torch.inference_mode(False):  # a tensor made in inference mode is refused where a gradient is asked for
+        return torch.tensor(_layout(size, rules, outside), dtype=torch.int32)

@@ -209,8 +209,9 @@ def neighborhood(
         raise ValueError(
             f"neighborhood: kernel {tuple(kernel)}, dilation {dilation} and causal {causal}, expected one of each for an axis"
         )
-    tile = {1: 32, 2: 8}.get(len(kernel), 4)  # of 2, 4, 8, ... the fastest in eager mode: 32 to 64 queries together
-    return tuple(Neighborhood(k, d, c, tile) for k, d, c in zip(kernel, dilation, causal, strict=True))
+    # 32 queries together: fewer make too many small products, more look at too many keys that are not theirs.
+    tile = {1: (32,), 2: (4, 8), 3: (2, 4, 4)}.get(len(kernel), (4,) * len(kernel))
+    return tuple(Neighborhood(*rule) for rule in zip(kernel, dilation, causal, tile, strict=True))
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: what is made of a block can be kept in a cache at no cost

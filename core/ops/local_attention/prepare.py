@@ -33,15 +33,22 @@ class Problem(NamedTuple):
     activation: str
 
 
-def remembered(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Keep the last results of a function, except under ``torch.compile``, which traces it instead."""
-    cached = lru_cache(maxsize=64)(function)
+def remembered(results: int) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Keep a function's last results, so many, except under ``torch.compile``, which traces the function instead."""
 
-    @wraps(function)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return function(*args, **kwargs) if torch.compiler.is_compiling() else cached(*args, **kwargs)  # type: ignore[arg-type]
+    def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
+        @lru_cache(maxsize=results)
+        @torch.inference_mode(False)  # a tensor made in inference mode is refused where a gradient is asked for
+        def cached(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            return function(*args, **kwargs)
 
-    return call
+        @wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            return function(*args, **kwargs) if torch.compiler.is_compiling() else cached(*args, **kwargs)  # type: ignore[arg-type]
+
+        return call
+
+    return decorate
 
 
 def prepare(
@@ -137,7 +144,7 @@ def _bias(
     return bias_HNK
 
 
-@remembered
+@remembered(128)
 def bias_rows(block: Block, rows: tuple[int, ...], device: torch.device) -> Tensor:
     """Row of the bias table for each query and key of a block's tiles, ``UNSEEN`` where they do not attend: (N, M + outside).
 

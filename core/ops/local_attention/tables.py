@@ -47,7 +47,7 @@ class Tables(NamedTuple):
     groups: int  # parts into which the sum over tiles is cut for the gradient of the bias
 
 
-@remembered
+@remembered(64)
 def tables(
     blocks: tuple[Block, ...],
     biased: tuple[bool, ...],

@@ -7,7 +7,7 @@ import pytest
 from geovit.core.ops.local_attention import Grid, Neighborhood, Window, grid, neighborhood, windows
 from geovit.core.ops.local_attention.pattern import OUTSIDE, UNSEEN, plan
 
-SIZES = (1, 2, 3, 5, 7, 8, 12, 13)
+SIZES = (1, 2, 5, 8, 12, 13)
 
 
 def pairs(axis, size, *, outside=False):
@@ -56,9 +56,8 @@ def test_a_grid_spreads_its_points_over_the_whole_axis(size, points):
         assert beyond[x] == Counter(r for y, r in row.items() if y >= size)
 
 
-@pytest.mark.parametrize("size", [*SIZES, 30])
-@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (3, 1), (5, 1), (3, 2), (3, 4), (7, 2)])
-@pytest.mark.parametrize("tile", [1, 3, 8])
+@pytest.mark.parametrize("size", [1, 3, 8, 13, 30])
+@pytest.mark.parametrize(("kernel", "dilation", "tile"), [(1, 1, 8), (3, 1, 1), (5, 1, 3), (3, 2, 8), (3, 4, 2), (7, 2, 4)])
 def test_a_neighbourhood_holds_the_nearest_positions(size, kernel, dilation, tile):
     axis = Neighborhood(kernel, dilation, tile=tile)
     if size < kernel * dilation:
