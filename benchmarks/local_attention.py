@@ -272,10 +272,10 @@ def main() -> int:
         return 0
     rate, bandwidth = roofline()
     setup = (
-        f"{native_status()[1].split(' of ')[0]}, {args.threads} threads, torch {torch.__version__}, {cpu()}. A product of 2048² "
-        f"float32 matrices runs at {rate:.0f} GFLOP/s, a copy of 256 MB at {bandwidth:.0f} GB/s (read and written). "
-        "Milliseconds, medians of runs in turn; extra memory is the peak of a training step beyond its inputs and outputs. What is compared: "
-        "see the head of `benchmarks/local_attention.py`."
+        f"{native_status()[1].split(' of ')[0]}, {args.threads} threads, torch {torch.__version__}, {cpu()}. "
+        f"A product of 2048² float32 matrices runs at {rate:.0f} GFLOP/s, a copy of 256 MB at {bandwidth:.0f} GB/s "
+        "(read and written). Milliseconds, medians of runs in turn; extra memory is the peak of a training step beyond its "
+        "inputs and outputs. What is compared: see the head of `benchmarks/local_attention.py`."
     )
     columns = ["case", "pass", "plain", "whole", "native", "sdpa", "over plain", "over whole", "share of product rate", "error"]
     columns += ["error of whole", "extra memory, of all scores, MB"]

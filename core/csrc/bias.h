@@ -8,7 +8,7 @@
 #include "dispatch.h"
 #include "tiles.h"
 
-namespace geovit {
+namespace geovit::tiled {
 
 constexpr float log2e = 1.44269504088896341f;
 
@@ -29,7 +29,8 @@ inline std::vector<int32_t> table_rows(const Layout& layout, const Block& block)
     std::vector<int32_t> rows(static_cast<size_t>(block.queries * all));
     for (int64_t query = 0; query < block.queries; ++query) {
         int64_t index[most_axes] = {}, count = 1;
-        for (int64_t a = layout.axes - 1, rest = query; a >= 0; rest /= block.axes[a--].queries) index[a] = rest % block.axes[a].queries;
+        for (int64_t a = layout.axes - 1, rest = query; a >= 0; rest /= block.axes[a--].queries)
+            index[a] = rest % block.axes[a].queries;
         row[0] = 0;
         for (int64_t a = 0; a < layout.axes; ++a) {
             const AxisTiles& axis = block.axes[a];
@@ -113,8 +114,8 @@ inline Biases make_biases(const Layout& layout, const float* table, int64_t head
 }
 
 // The gradient of one head's table from that of a block's biases (N, M padded), which are `groups` partial sums at a distance.
-inline void add_table_gradient(const Block& block, const std::vector<int32_t>& rows, const float* table, float* grads, int64_t groups,
-                               int64_t distance, bool sigmoid, float* to) {
+inline void add_table_gradient(const Block& block, const std::vector<int32_t>& rows, const float* table, float* grads,
+                               int64_t groups, int64_t distance, bool sigmoid, float* to) {
     const int64_t stride = padded(block.keys, width()), all = block.inside + block.outside;
     const int64_t single = sigmoid ? all : block.inside;
     for (int64_t query = 0; query < block.queries; ++query) {
@@ -131,4 +132,4 @@ inline void add_table_gradient(const Block& block, const std::vector<int32_t>& r
     }
 }
 
-}  // namespace geovit
+}  // namespace geovit::tiled

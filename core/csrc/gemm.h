@@ -15,8 +15,8 @@
 
 namespace geovit {
 
-// to = from + a b. `to` and `b` have `vectors * Width` columns, padded in memory. Strides are in floats; a stride of each axis for
-// `a` lets it be a transpose. `from` may be `to` (accumulate), null (zeros), or repeat one row (stride 0).
+// to = from + a b. `to` and `b` have `vectors * Width` columns, padded in memory. Strides are in floats; a stride of each axis
+// lets `a` be a transpose. `from` may be `to` (accumulate), null (zeros), or repeat one row (stride 0).
 struct Product {
     int64_t rows, vectors, depth;
     const float* a;

@@ -9,7 +9,7 @@
 
 #include "tensor.h"
 
-namespace geovit {
+namespace geovit::tiled {
 
 constexpr int64_t most_axes = 3;
 
@@ -23,7 +23,7 @@ struct Block {
     AxisTiles axes[most_axes];
     bool masked;                            // whether a pair is unseen
     int64_t tiles;                          // in one image
-    int64_t queries, inside, outside, keys; // of a tile; keys: those inside the image, then the constant ones that are attended
+    int64_t queries, inside, outside, keys;  // of a tile; keys: those inside the image, then the constant ones that are attended
 };
 
 struct Layout {
@@ -64,14 +64,16 @@ inline Layout read_layout(const Tensor& packed, const Tensor& q, bool sigmoid) {
             axis.query = take(axis.tiles * axis.queries, 0, layout.size[a]);
             axis.key = take(axis.tiles * axis.keys, 0, layout.size[a]);
             axis.row = take(axis.queries * axis.all, -1, axis.rows);
-            block.tiles *= axis.tiles, block.queries *= axis.queries, block.inside *= axis.keys, all *= axis.all, rows *= axis.rows;
+            block.tiles *= axis.tiles, block.queries *= axis.queries, block.inside *= axis.keys;
+            all *= axis.all, rows *= axis.rows;
             STD_TORCH_CHECK(rows < limit, "geovit::local_attention: the layout has more rows than are counted in 32 bits");
             // Every position is a query once. So if all tiles ask their own positions, each is a key once, too.
             layout.disjoint = layout.disjoint && axis.queries == axis.keys && std::equal(axis.query, axis.key, axis.key);
         }
         block.outside = all - block.inside;
         block.keys = block.inside + (sigmoid ? block.outside : std::min<int64_t>(block.outside, 1));
-        STD_TORCH_CHECK(layout.blocks.empty() || rows == layout.rows, "geovit::local_attention: the layout's blocks differ in rows");
+        const bool same = layout.blocks.empty() || rows == layout.rows;
+        STD_TORCH_CHECK(same, "geovit::local_attention: the layout's blocks differ in rows");
         layout.rows = rows;
         asked += block.tiles * block.queries;
         layout.blocks.push_back(block);
@@ -153,4 +155,4 @@ class Buffer {
     std::unique_ptr<float[]> owned;
 };
 
-}  // namespace geovit
+}  // namespace geovit::tiled
