@@ -73,7 +73,7 @@ def _attention(size: tuple[int, ...], pattern: local_attention.Pattern, heads: i
     return OpCase(told, [(1, *size, heads, width)] * 3 + [(rows, heads)], partial(_attend, pattern))
 
 
-def _scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, size: tuple[int, ...], backend: Any) -> Tensor:
+def _scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, size: tuple[int, ...], backend: Any) -> Any:
     orders = None if len(size) == 1 else scan_orders(size, CROSS_2D).to(u.device)
     return selective_scan.selective_scan(u, dt, -A.exp(), B, C, D=D, softplus=True, orders=orders, backend=backend)
 
@@ -99,7 +99,9 @@ def _residual(*shape: int) -> OpCase:
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, *, backend: Any) -> Tensor:
-    return depthwise_conv.depthwise_conv(x, weight, bias, sees="before" if x.ndim == 3 else "around", activation="silu", backend=backend)
+    return depthwise_conv.depthwise_conv(
+        x, weight, bias, sees="before" if x.ndim == 3 else "around", activation="silu", backend=backend
+    )
 
 
 def _convolved(size: tuple[int, ...], dim: int, kernel: int) -> OpCase:

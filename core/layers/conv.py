@@ -59,7 +59,9 @@ class DepthwiseConv(nn.Module):
         super().__init__()
         if sees not in get_args(Sees) or activation not in get_args(Activation):
             told = f"sees is {sees!r} and activation {activation!r}"
-            raise ValueError(f"DepthwiseConv: {told}, allowed are {', '.join(get_args(Sees))} and {', '.join(get_args(Activation))}")
+            raise ValueError(
+                f"DepthwiseConv: {told}, allowed are {', '.join(get_args(Sees))} and {', '.join(get_args(Activation))}"
+            )
         odd = all(k % 2 for k in kernel)
         if not 1 <= len(kernel) <= 3 or min(kernel) < 1 or (sees == "around" and not odd):
             raise ValueError(f"DepthwiseConv: kernel is {tuple(kernel)}, expected 1 to 3 sizes, odd if they lie around")

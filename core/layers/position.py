@@ -63,7 +63,9 @@ class ContinuousBias(nn.Module):
         hidden: units of the perceptron.
     """
 
-    def __init__(self, window: tuple[int, ...], heads: int, *, pretrained: tuple[int, ...] | None = None, hidden: int = 512) -> None:
+    def __init__(
+        self, window: tuple[int, ...], heads: int, *, pretrained: tuple[int, ...] | None = None, hidden: int = 512
+    ) -> None:
         super().__init__()
         ends = [max(p - 1, 1) for p in (window if pretrained is None else pretrained)]
         axes = [torch.arange(1 - w, w, dtype=torch.float64) * (8 / end) for w, end in zip(window, ends, strict=True)]

@@ -25,7 +25,7 @@ def depthwise_conv(
 ) -> Tensor:
     """Convolve every channel with its own kernel, add the bias, apply the activation; the size stays, the border is zero.
 
-    y[i, c] = act(bias[c] + sum over taps t of weight[c, 0, t] x[i + t - before, c]), where before is (kernel - 1) / 2 on every axis.
+    y[i, c] = act(bias[c] + sum over taps t of weight[c, 0, t] x[i + t - before, c]), with before = (kernel - 1) / 2.
     A causal filter sees "before": its own and earlier inputs only, before = kernel - 1 (Mamba, Gu and Dao 2023, section 3.4). One
     that sees "after" is the causal filter of the image turned round on every axis (Vim, Zhu et al. 2024, algorithm 1).
 
