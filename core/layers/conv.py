@@ -1,4 +1,4 @@
-"""Depthwise convolution of channels-last tensors.
+"""Convolution: the classes for one to three axes, and depthwise convolution of channels-last tensors.
 
 Shapes: B batch, S one to three spatial axes, C channels.
 """
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ..ops.depthwise_conv import Activation as ConvActivation
 from ..ops.depthwise_conv import Sees, depthwise_conv
+
+CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by spatial axes
 
 Activation = Literal["none", "silu", "gelu", "relu", "sigmoid"]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+from .conv import CONVS
+
 _NORMS: dict[int, type[nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d]] = {
     1: nn.BatchNorm1d,
     2: nn.BatchNorm2d,
@@ -42,10 +43,10 @@ class ConvUnit(nn.Module):
         act: bool = True,
     ) -> None:
         super().__init__()
-        if axes not in _CONVS:
+        if axes not in CONVS:
             raise ValueError(f"ConvUnit: axes is {axes}, expected 1 to 3")
         options: dict[str, Any] = {"stride": stride, "groups": dim if depthwise else 1, "bias": bias}
-        self.conv = _CONVS[axes](dim, out, kernel, padding=(kernel - 1) // 2 if kernel % 2 else 0, **options)
+        self.conv = CONVS[axes](dim, out, kernel, padding=(kernel - 1) // 2 if kernel % 2 else 0, **options)
         self.norm = _NORMS[axes](out) if norm else nn.Identity()
         self.act = nn.ReLU() if act else nn.Identity()
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .conv import CONVS
 from .linear import Linear
 from .norm import NormKind, make_norm
-
-_CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 MergeOrder = Literal["first_fastest", "last_fastest", "monai", "monai_1_4"]
 _MONAI = "000 100 010 001 110 101 011 111"
@@ -103,11 +102,11 @@ class StridedConv(nn.Module):
         fill_up: bool = True,
     ) -> None:
         super().__init__()
-        if axes not in _CONVS:
+        if axes not in CONVS:
             raise ValueError(f"StridedConv: axes is {axes}, expected 1 to 3")
         self.stride, self.norm_first, self.image = stride, norm_first, image
         self.patches = fill_up and kernel == stride and padding == 0
-        self.conv = _CONVS[axes](dim, out, kernel, stride=stride, padding=padding)
+        self.conv = CONVS[axes](dim, out, kernel, stride=stride, padding=padding)
         self.norm = nn.Identity() if norm is None else make_norm(norm, dim if norm_first else out)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .conv import CONVS
 from .norm import NormKind, make_norm
-
-_CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class PatchEmbed(nn.Module):
@@ -20,10 +19,10 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, channels: int, dim: int, *, patch: tuple[int, ...], bias: bool = True) -> None:
         super().__init__()
-        if len(patch) not in _CONVS:
+        if len(patch) not in CONVS:
             raise ValueError(f"PatchEmbed: patch {tuple(patch)} has {len(patch)} axes, expected 1 to 3")
         self.patch = tuple(patch)
-        self.proj = _CONVS[len(patch)](channels, dim, patch, stride=patch, bias=bias)  # type: ignore[arg-type]
+        self.proj = CONVS[len(patch)](channels, dim, patch, stride=patch, bias=bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[2:])

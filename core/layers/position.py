@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+from .conv import DepthwiseConv
 
 
 class ConvPosition(nn.Module):
@@ -22,12 +22,10 @@ class ConvPosition(nn.Module):
 
     def __init__(self, dim: int, *, axes: int = 2, kernel: int = 3) -> None:
         super().__init__()
-        if axes not in _CONVS or kernel % 2 == 0:
-            raise ValueError(f"ConvPosition: axes is {axes}, kernel is {kernel}, expected 1 to 3 axes and an odd kernel")
-        self.conv = _CONVS[axes](dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.conv = DepthwiseConv(dim, (kernel,) * axes)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x.movedim(-1, 1)).movedim(1, -1)
+        y: Tensor = self.conv(x)
         return x + y
 
 

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from ..ops.ssd import Backend, ssd, ssd_noncausal
 from ..ops.swiglu import swiglu
+from .conv import DepthwiseConv
 from .linear import Linear
 
-_CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _STEPS = (1e-3, 1e-1)  # of Mamba: the initial step sizes are log-uniform between these
 _RATES = (1.0, 16.0)  # of Mamba-2: the initial decay rates are uniform between these
 
@@ -60,7 +60,7 @@ class Mamba2(nn.Module):
         self.groups, self.dt_limit, self.chunk, self.backend = groups, tuple(dt_limit), chunk, backend
         width = self.inner + 2 * groups * states
         self.in_proj = Linear(dim, self.inner + width + self.heads, bias=bias)
-        self.conv1d = nn.Conv1d(width, width, kernel, groups=width, padding=kernel - 1, bias=conv_bias)
+        self.conv1d = DepthwiseConv(width, (kernel,), bias=conv_bias, sees="before", activation="silu")
         self.dt_bias, self.A_log = _initial_rates(self.heads)
         self.D = nn.Parameter(torch.ones(self.heads))
         self.init_states = nn.Parameter(torch.zeros(self.heads, head_dim, states)) if learn_initial_state else None
@@ -69,10 +69,9 @@ class Mamba2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, *size, dim) to the same shape; several axes are walked through in row-major order."""
-        z, xBC, dt = self.in_proj(x.flatten(1, -2)).split([self.inner, self.conv1d.in_channels, self.heads], dim=-1)
+        z, xBC, dt = self.in_proj(x.flatten(1, -2)).split([self.inner, len(self.conv1d.weight), self.heads], dim=-1)
         dt = F.softplus(dt + self.dt_bias).clamp(*self.dt_limit)
-        xBC = F.silu(self.conv1d(xBC.mT)[..., : xBC.shape[1]]).mT
-        u, B, C = _parts(xBC, self.inner, self.heads, self.groups)
+        u, B, C = _parts(self.conv1d(xBC), self.inner, self.heads, self.groups)
         state = None if self.init_states is None else self.init_states.expand(len(x), -1, -1, -1)
         y = ssd(u, dt, -self.A_log.exp(), B, C, D=self.D, initial_state=state, chunk=self.chunk, backend=self.backend)
         assert isinstance(y, Tensor)
@@ -122,14 +121,12 @@ class VSSD(nn.Module):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        if axes not in _CONVS or kernel % 2 == 0:
-            raise ValueError(f"VSSD: axes is {axes}, kernel is {kernel}, expected 1 to 3 axes and an odd kernel")
         groups = int(expand * dim) // head_dim if groups is None else groups
         self.inner, self.heads = _widths("VSSD", dim, expand, head_dim, groups)
         self.groups, self.positive, self.backend = groups, positive, backend
         self.width = self.inner + 2 * groups * states
         self.in_proj = Linear(dim, self.inner + self.width + self.heads, bias=bias)
-        self.conv = _CONVS[axes](self.width, self.width, kernel, groups=self.width, padding=kernel // 2, bias=conv_bias)
+        self.conv = DepthwiseConv(self.width, (kernel,) * axes, bias=conv_bias, activation="silu")
         self.dt_bias, self.A_log = _initial_rates(self.heads)
         self.D = nn.Parameter(torch.ones(self.heads))
         self.norm = nn.LayerNorm(self.inner)
@@ -139,8 +136,7 @@ class VSSD(nn.Module):
         """Map (batch, *size, dim) to the same shape."""
         z, xBC, dt = self.in_proj(x).split([self.inner, self.width, self.heads], dim=-1)
         dt = F.softplus(dt + self.dt_bias).flatten(1, -2)
-        xBC = F.silu(self.conv(xBC.movedim(-1, 1))).flatten(2).mT
-        u, B, C = _parts(xBC, self.inner, self.heads, self.groups)
+        u, B, C = _parts(self.conv(xBC).flatten(1, -2), self.inner, self.heads, self.groups)
         A = self.A_log.exp() if self.positive else -self.A_log.exp()
         u, dt, A, D = self._neighbours(u, 2), self._neighbours(dt, 2), self._neighbours(A, 0), self._neighbours(self.D, 0)
         y = ssd_noncausal(u, dt, A, B, C, D=D, backend=self.backend)

@@ -5,9 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.local_attention import Backend, local_attention, windows
+from .conv import DepthwiseConv
 from .linear import Linear
-
-_CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class StripeAttention(nn.Module):
@@ -42,13 +41,11 @@ class StripeAttention(nn.Module):
     ) -> None:
         super().__init__()
         groups = 1 if split is None else axes
-        if axes not in _CONVS or heads % groups or dim % heads:
+        if not 1 <= axes <= 3 or heads % groups or dim % heads:
             raise ValueError(f"StripeAttention: dim {dim}, heads {heads}, axes {axes}: expected {axes} | heads | dim")
         self.heads, self.split, self.backend = heads, split, backend
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
-        self.positions = nn.ModuleList(
-            _CONVS[axes](dim // groups, dim // groups, 3, padding=1, groups=dim // groups) for _ in range(groups)
-        )
+        self.positions = nn.ModuleList(DepthwiseConv(dim // groups, (3,) * axes) for _ in range(groups))
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +67,7 @@ def _in_windows(x: Tensor, window: tuple[int, ...], conv: nn.Module) -> Tensor:
     """Apply a convolution with zero padding to (batch, *size, dim), to each window as if it were an image."""
     size, axes = x.shape[1:-1], len(window)
     if all(n <= w for n, w in zip(size, window, strict=True)):
-        y: Tensor = conv(x.movedim(-1, 1)).movedim(1, -1)
+        y: Tensor = conv(x)
         return y
     # Zeros behind the image's end are what the convolution would put there.
     missing = [-n % w for n, w in zip(size, window, strict=True)]
@@ -78,8 +75,8 @@ def _in_windows(x: Tensor, window: tuple[int, ...], conv: nn.Module) -> Tensor:
     for axis, w in reversed(list(enumerate(window, start=1))):
         x = torch.unflatten(x, axis, (-1, w))
     count = x.shape[1 : 2 * axes : 2]
-    x = x.permute(0, *range(1, 2 * axes, 2), -1, *range(2, 2 * axes + 1, 2)).flatten(0, axes)
-    x = torch.unflatten(conv(x), 0, (-1, *count)).movedim(axes + 1, -1)
+    x = x.permute(0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), -1).flatten(0, axes)
+    x = torch.unflatten(conv(x), 0, (-1, *count))
     x = x.permute(0, *(i for a in range(axes) for i in (1 + a, 1 + axes + a)), -1)
     for axis in range(axes):
         x = x.flatten(axis + 1, axis + 2)

@@ -75,3 +75,9 @@ def test_official_outputs_and_gradients(model, dtype, golden_dir):
             for name, want in grads.items():
                 assert leaves[name].grad is not None, f"{path.stem}: no gradient reaches {name}"
                 close(leaves[name].grad, want, 1e-4, f"{path.stem}: {kind}.{name}")
+
+
+def test_the_readme_lists_what_is_reproduced():
+    text = (Path(__file__).parents[2] / "core" / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| golden tensors |")[2].splitlines()[2:]
+    assert {line.split("`")[1] for line in table if line.startswith("| ")} == ADAPTERS.keys()
