@@ -17,7 +17,7 @@ inline int64_t padded(int64_t count, int64_t width) { return (count + width - 1)
 // Row of the bias table for each query of a block and each of its keys, first those inside the image: (N, inside + outside).
 inline std::vector<int32_t> table_rows(const Layout& layout, const Block& block) {
     const int64_t all = block.inside + block.outside;
-    std::vector<int32_t> column(static_cast<size_t>(all)), row(static_cast<size_t>(all));
+    std::vector<int32_t> column(static_cast<size_t>(all));
     // Columns: keys are numbered row-major with those outside among them, and these have to go to the end.
     int32_t next[2] = {0, static_cast<int32_t>(block.inside)};
     for (int64_t key = 0; key < all; ++key) {
@@ -27,25 +27,31 @@ inline std::vector<int32_t> table_rows(const Layout& layout, const Block& block)
         column[static_cast<size_t>(key)] = next[outside]++;
     }
     std::vector<int32_t> rows(static_cast<size_t>(block.queries * all));
-    for (int64_t query = 0; query < block.queries; ++query) {
-        int64_t index[most_axes] = {}, count = 1;
-        for (int64_t a = layout.axes - 1, rest = query; a >= 0; rest /= block.axes[a--].queries)
-            index[a] = rest % block.axes[a].queries;
-        row[0] = 0;
-        for (int64_t a = 0; a < layout.axes; ++a) {
-            const AxisTiles& axis = block.axes[a];
-            const int32_t* along = axis.row + index[a] * axis.all;
-            for (int64_t i = count - 1; i >= 0; --i) {  // from the back, so that the list can grow in place
-                const int32_t base = row[static_cast<size_t>(i)];
-                for (int64_t j = axis.all - 1; j >= 0; --j)
-                    row[static_cast<size_t>(i * axis.all + j)] =
-                        base < 0 || along[j] < 0 ? -1 : base * static_cast<int32_t>(axis.rows) + along[j];
+    int32_t* const to = rows.data();
+    torch::stable::parallel_for(0, block.queries, 32768 / all + 1, [&](int64_t begin, int64_t end) {
+        std::vector<int32_t> row(static_cast<size_t>(all));
+        for (int64_t query = begin; query < end; ++query) {
+            // Straight to its place where no key has to move.
+            int32_t* const list = block.outside > 0 ? row.data() : to + query * all;
+            int64_t index[most_axes] = {}, count = 1;
+            for (int64_t a = layout.axes - 1, rest = query; a >= 0; rest /= block.axes[a--].queries)
+                index[a] = rest % block.axes[a].queries;
+            list[0] = 0;
+            for (int64_t a = 0; a < layout.axes; ++a) {
+                const AxisTiles& axis = block.axes[a];
+                const auto factor = static_cast<int32_t>(axis.rows);
+                const int32_t* along = axis.row + index[a] * axis.all;
+                for (int64_t i = count - 1; i >= 0; --i) {  // from the back, so that the list can grow in place
+                    const int32_t base = list[i];
+                    for (int64_t j = axis.all - 1; j >= 0; --j)
+                        list[i * axis.all + j] = base < 0 || along[j] < 0 ? -1 : base * factor + along[j];
+                }
+                count *= axis.all;
             }
-            count *= axis.all;
+            for (int64_t key = 0; block.outside > 0 && key < all; ++key)
+                to[query * all + column[static_cast<size_t>(key)]] = list[key];
         }
-        for (int64_t key = 0; key < all; ++key)
-            rows[static_cast<size_t>(query * all + column[static_cast<size_t>(key)])] = row[static_cast<size_t>(key)];
-    }
+    });
     return rows;
 }
 

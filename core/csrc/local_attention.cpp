@@ -209,7 +209,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(geovit, library) {
         "bool sigmoid) -> (Tensor, Tensor)");
     library.def(
         "local_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? table, Tensor? pad_k, Tensor? pad_v, "
-        "Tensor rows, Tensor layout, float scale, bool sigmoid, bool needs_table) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "Tensor rows, Tensor layout, float scale, bool sigmoid, bool needs_table) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(geovit, CPU, library) {

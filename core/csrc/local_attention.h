@@ -45,7 +45,7 @@ struct Problem {
 // Scores of that many queries at a time: a multiple of all register tiles, about 32 KiB of scores.
 inline int64_t rows_at_once(int64_t stride) { return std::max<int64_t>(12, 8192 / stride / 12 * 12); }
 
-// Scratch of one thread for a tile of one block; `widest` is what the largest block takes.
+// Scratch memory of one thread for a tile of a block.
 struct Scratch {
     int64_t keys, dim, stride, rows;  // M and D padded; floats between rows of M; queries at once
     float *q, *k, *v, *grad, *kt, *vt, *scores, *slopes, *result, *top, *inverse, *grad_k, *grad_v;
