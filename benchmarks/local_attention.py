@@ -1,6 +1,6 @@
 """Time window attention against the same formula in PyTorch, forward and with all gradients, bias table included.
 
-python benchmarks/local_attention.py --threads 2 --out benchmarks/results/local_attention.md
+python benchmarks/local_attention.py --threads 2
 
 Compared, in turn in one process, medians told:
 
@@ -263,7 +263,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=6.0, help="for each case")
-    parser.add_argument("--out", type=Path, help="write the table there, too")
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -279,7 +278,7 @@ def main() -> int:
     )
     columns = ["case", "pass", "plain", "whole", "native", "sdpa", "over plain", "over whole", "share of product rate", "error"]
     columns += ["error of whole", "extra memory, of all scores, MB"]
-    lines = ["# local_attention: the compiled kernel against PyTorch", "", setup, ""]
+    lines = [setup, ""]
     lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     taken = True
     for index, case in enumerate(CASES):
@@ -287,8 +286,6 @@ def main() -> int:
         lines += rows
         taken = taken and ok
     print(*lines, sep="\n")
-    if args.out:
-        args.out.write_text("\n".join(lines) + "\n")
     return 0 if taken else 1
 
 

@@ -11,7 +11,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import timm
 import torch
@@ -84,11 +83,10 @@ def main() -> int:
     """Print times, errors, and with ``--profile`` their parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--bfloat16", action="store_true", help="under autocast")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--out", type=Path, help="write the report there, too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -99,21 +97,26 @@ def main() -> int:
     own, other = medians([lambda: ours(x, grad), lambda: theirs(x, grad)], args.runs)
     ratio = statistics.median(other) / statistics.median(own)
     dtype = "bfloat16 autocast" if args.bfloat16 else "float32"
+    spread = []
+    for taken in (own, other):
+        low, middle, high = (1e3 * t for t in (taken[len(taken) // 5], statistics.median(taken), taken[-1 - len(taken) // 5]))
+        spread.append(f"{middle:.0f} ({low:.0f} to {high:.0f})")
+    cells = [f"batch {args.batch}, {dtype}", *spread, f"{ratio:.2f} (bar {BAR})", *(f"{error:.0e}" for error in errors)]
+    setup = (
+        f"{machine(torch.device('cpu'))}, timm {timm.__version__}; a large product runs at {gemm_rate():.0f} GFLOP/s. Forward "
+        f"and backward through the stages at 224 x 224 pixels, {args.runs} runs in turn, medians (20 to 80 %) in ms; errors are "
+        "differences from timm, relative to the largest value."
+    )
     lines = [
-        f"{machine(torch.device('cpu'))}, timm {timm.__version__}, a large product runs at {gemm_rate():.0f} GFLOP/s",
-        f"Swin-T stages at 224 x 224, batch {args.batch}, {dtype}, forward + backward, {args.runs} runs in turn",
-        *(
-            f"{name:8s} median {1e3 * statistics.median(taken):7.1f} ms, 20 to 80 %: "
-            f"{1e3 * taken[len(taken) // 5]:7.1f} to {1e3 * taken[-1 - len(taken) // 5]:7.1f} ms"
-            for name, taken in (("geovit", own), ("timm", other))
-        ),
-        f"ratio {ratio:.2f}, bar {BAR}; relative to the largest: output off by {errors[0]:.1e}, input gradient {errors[1]:.1e}",
+        setup,
+        "",
+        "| Swin-T stages | geovit | timm | times faster | error | of the input's gradient |",
+        "|---|---|---|---|---|---|",
+        f"| {' | '.join(cells)} |",
     ]
     if args.profile:
         lines += ["", "geovit", profile(lambda: ours(x, grad)), "timm", profile(lambda: theirs(x, grad))]
     print("\n".join(lines))
-    if args.out:
-        args.out.write_text("\n".join(["# Swin-T stages", "", *(f"    {line}" for line in lines), ""]), encoding="utf-8")
     return 0 if ratio >= BAR else 1
 
 

@@ -94,7 +94,28 @@ def test_expected_calibration_error(script, confidence, correct, error):
     assert measured == pytest.approx(error, abs=1e-6)
 
 
-def test_ops_is_the_command():
-    done = run("ops.py", "--seconds", "0")
-    assert done.returncode == 2
-    assert done.stderr == "geovit: threads is 0, seconds is 0.0: expected 0 or more threads, and more than 0 seconds\n"
+@pytest.fixture(scope="module")
+def ops():
+    spec = importlib.util.spec_from_file_location("benchmark_of_ops", SCRIPTS / "ops.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_part_of_the_ops_is_a_command_that_explains_itself(ops):
+    for part in ops.PARTS:
+        done = subprocess.run([*ops.command(part, 1, "cpu"), "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "--threads" in done.stdout
+
+
+def test_the_page_of_ops_tells_all_parts_and_the_worst_status(ops, monkeypatch, tmp_path, capsys):
+    status = {"swin": 1}
+    monkeypatch.setattr(ops, "run", lambda part, threads, device: (f"{part} on {device}, {threads}", status.get(part, 0)))
+    page = tmp_path / "page.md"
+    assert ops.main(["--threads", "3", "--out", str(page)]) == 1
+    assert [line for line in page.read_text().splitlines() if " on cpu, 3" in line] == [f"{part} on cpu, 3" for part in ops.PARTS]
+    page.unlink()
+    assert ops.main(["--only", "backends", "--out", str(page)]) == 0
+    assert not page.exists(), "a page tells all parts"
+    capsys.readouterr()
