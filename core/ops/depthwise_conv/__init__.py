@@ -5,7 +5,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from .._activation import Activation, check_activation
-from .._native import Backend, check_floating, check_parameters, choose_backend, describe, resolve_backend
+from .._backends import Backend, check_floating, check_parameters, choose_backend, describe, resolve_backend
 from . import eager, native, reference
 
 __all__ = ["Activation", "Backend", "Sees", "choose_backend", "depthwise_conv"]

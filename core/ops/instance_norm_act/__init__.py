@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from .._activation import Activation, check_activation
-from .._native import Backend, check_floating, check_like, check_parameters, choose_backend, resolve_backend
+from .._backends import Backend, check_floating, check_like, check_parameters, choose_backend, resolve_backend
 from . import eager, native, reference
 
 __all__ = ["Activation", "Backend", "choose_backend", "instance_norm_act"]

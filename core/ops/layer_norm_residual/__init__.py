@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .._native import Backend, check_floating, check_like, check_parameters, choose_backend, resolve_backend
+from .._backends import Backend, check_floating, check_like, check_parameters, choose_backend, resolve_backend
 from . import eager, native, reference
 
 __all__ = ["Backend", "choose_backend", "layer_norm_residual"]
