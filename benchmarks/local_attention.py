@@ -288,6 +288,7 @@ def main() -> int:
         taken = taken and ok
     print(*lines, sep="\n")
     if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text("\n".join(lines) + "\n")
     return 0 if taken else 1
 

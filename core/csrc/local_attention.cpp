@@ -114,6 +114,7 @@ struct Call {
         : q(as_rows(q_, q_, "q")), k(as_rows(k_, q_, "k")), v(as_rows(v_, q_, "v")) {
         constexpr const char* op = "geovit::local_attention";
         const int64_t heads = q.size(q.dim() - 2), dim = q.size(q.dim() - 1);
+        STD_TORCH_CHECK(heads > 0 && dim > 0, op, ": q has no heads or no width");
         packed_layout = checked(layout_, {layout_.numel()}, op, "layout", ScalarType::Int);
         layout = read_layout(packed_layout, q, sigmoid);
         if (table_) table = checked(*table_, {heads, layout.rows}, op, "table");

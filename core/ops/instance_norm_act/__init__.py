@@ -37,7 +37,7 @@ def instance_norm_act(
         backend: ``auto`` takes the compiled kernel where it exists for these tensors. The result differs by rounding only.
 
     Returns:
-        A tensor like x. Of the backends only ``native`` cannot be differentiated twice.
+        A tensor like x, under autocast, too. Of the backends only ``native`` cannot be differentiated twice.
 
     Raises:
         ValueError: if the tensors do not match, are not floating or have no elements, or ``native`` cannot serve them.

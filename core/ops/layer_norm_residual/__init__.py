@@ -32,7 +32,7 @@ def layer_norm_residual(
         backend: ``auto`` takes the compiled kernel where it exists for these tensors. The result differs by rounding only.
 
     Returns:
-        s and y, tensors like x. Of the backends only ``native`` cannot be differentiated twice.
+        s and y, tensors like x, under autocast, too. Of the backends only ``native`` cannot be differentiated twice.
 
     Raises:
         ValueError: if the tensors do not match, are not floating or have no channels, or ``native`` cannot serve them.

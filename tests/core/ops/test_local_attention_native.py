@@ -314,3 +314,11 @@ print(t.REASON)
         pytest.skip(done.stderr.splitlines()[-1])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{isa} kernels")
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 0, 16), (2, 6, 3, 0)])
+def test_direct_calls_without_heads_or_width_are_refused(shape):
+    layout = _cached_layout(*constants((6,), windows((3,))), False)
+    x = torch.empty(shape)
+    with pytest.raises(RuntimeError, match="q has no heads or no width"):
+        torch.ops.geovit.local_attention(x, x, x, None, None, None, layout, 1.0, False)
