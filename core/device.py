@@ -71,6 +71,12 @@ def launching_on(device: torch.device) -> contextlib.AbstractContextManager[obje
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Turn autocast off on this kind of device, so that the dtypes of the tensors decide; meta tensors know no autocast."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else contextlib.nullcontext()
+
+
 @functools.cache
 def cpu_vendor() -> str:
     """Name the maker of this CPU as it does itself, such as GenuineIntel or AuthenticAMD; empty where that cannot be read."""

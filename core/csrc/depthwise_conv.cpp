@@ -13,9 +13,6 @@
 #include "channels.h"
 #include "memory.h"
 
-// Sums live in registers only where every index of theirs is a constant.
-#define GEOVIT_UNROLL _Pragma("GCC unroll 16")
-
 namespace geovit {
 namespace {
 

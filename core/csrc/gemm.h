@@ -7,12 +7,6 @@
 
 #include "vec.h"
 
-#if defined(__clang__)
-#define GEOVIT_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define GEOVIT_UNROLL _Pragma("GCC unroll 32")
-#endif
-
 namespace geovit {
 
 // to = from + a b. `to` and `b` have `vectors * Width` columns, padded in memory. Strides are in floats; a stride of each axis

@@ -61,6 +61,19 @@ Work backward_work(const Layout& layout, int64_t batches, int64_t heads) {
     return work;
 }
 
+// Floats from one position to the next, or -1 if positions do not lie at one distance. The stride of an axis of length one means
+// nothing, even where torch calls the tensor contiguous.
+int64_t distance(const Tensor& tensor) {
+    int64_t between = 0, next = -1;  // next: what the stride of the axis before has to be
+    for (int64_t a = tensor.dim() - 3; a >= 1; --a) {
+        if (tensor.size(a) == 1) continue;
+        if (next < 0) between = next = tensor.stride(a);
+        if (tensor.stride(a) != next) return -1;
+        next *= tensor.size(a);
+    }
+    return between;
+}
+
 // An operand as rows with one stride for all positions: a copy only where its strides have no such form.
 Tensor as_rows(const Tensor& given, const Tensor& like, const char* name) {
     const bool served = given.is_cpu() && given.scalar_type() == ScalarType::Float;
@@ -69,21 +82,22 @@ Tensor as_rows(const Tensor& given, const Tensor& like, const char* name) {
     bool same = dims == like.dim() && dims >= 4 && dims <= 3 + most_axes;
     for (int64_t a = 0; same && a < dims; ++a) same = given.size(a) == like.size(a);
     STD_TORCH_CHECK(same, "geovit::local_attention: ", name, " has another shape than q, (batch, 1 to 3 axes, heads, head_dim)");
-    bool regular = given.stride(dims - 1) == 1;
-    for (int64_t a = dims - 4; a >= 1; --a) regular = regular && given.stride(a) == given.stride(a + 1) * given.size(a + 1);
-    return regular ? given : torch::stable::contiguous(given);
+    return given.stride(dims - 1) == 1 && distance(given) >= 0 ? given : torch::stable::contiguous(given);
 }
 
 template <class T>
 Rows<T> rows_of(const Tensor& tensor, T* data) {
-    const int64_t dims = tensor.dim();
-    return {data, tensor.stride(0), tensor.stride(dims - 3), tensor.stride(dims - 2)};
+    return {data, tensor.stride(0), distance(tensor), tensor.stride(tensor.dim() - 2)};
 }
 
 Rows<const float> rows_read(const Tensor& tensor) { return rows_of(tensor, read(tensor)); }
 Rows<float> rows_written(const Tensor& tensor) { return rows_of(tensor, write(tensor)); }
 
-Tensor like_rows(const Tensor& q) { return torch::stable::contiguous(torch::stable::empty_like(q)); }
+Tensor like_rows(const Tensor& q) {
+    std::vector<int64_t> shape;
+    for (int64_t a = 0; a < q.dim(); ++a) shape.push_back(q.size(a));
+    return torch::stable::new_empty(q, shape);
+}
 
 using MaybeTensor = std::optional<Tensor>;
 
@@ -100,6 +114,7 @@ struct Call {
         : q(as_rows(q_, q_, "q")), k(as_rows(k_, q_, "k")), v(as_rows(v_, q_, "v")) {
         constexpr const char* op = "geovit::local_attention";
         const int64_t heads = q.size(q.dim() - 2), dim = q.size(q.dim() - 1);
+        STD_TORCH_CHECK(heads > 0 && dim > 0, op, ": q has no heads or no width");
         packed_layout = checked(layout_, {layout_.numel()}, op, "layout", ScalarType::Int);
         layout = read_layout(packed_layout, q, sigmoid);
         if (table_) table = checked(*table_, {heads, layout.rows}, op, "table");

@@ -2,12 +2,12 @@
 
 #include <tuple>
 
-#include "elementwise.h"
-#include "tensor.h"
+#include "channels.h"
 
 namespace geovit {
 namespace {
 
+constexpr const char* op = "geovit::swiglu";
 constexpr int64_t grain_size = 16384;  // elements per task: some microseconds of work, well above the cost of waking a thread
 
 struct Forward {
@@ -32,17 +32,9 @@ struct Backward {
 };
 
 void check(const Tensor& tensor, const Tensor& like, const char* name) {
-    STD_TORCH_CHECK(tensor.is_cpu(), "geovit::swiglu: ", name, " is not on the CPU");
-    STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "geovit::swiglu: ", name, " has another dtype than gate");
-    STD_TORCH_CHECK(tensor.numel() == like.numel(), "geovit::swiglu: ", name, " has another size than gate");
-}
-
-// Calls `task(T{})` with the element type of `tensor`.
-template <class Task>
-void with_element_type(const Tensor& tensor, const Task& task) {
-    if (tensor.scalar_type() == ScalarType::Float) return task(float{});
-    STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::BFloat16, "geovit::swiglu: only float32 and bfloat16 are compiled");
-    task(BFloat16{});
+    STD_TORCH_CHECK(tensor.is_cpu(), op, ": ", name, " is not on the CPU");
+    STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), op, ": ", name, " has another dtype than gate");
+    STD_TORCH_CHECK(tensor.numel() == like.numel(), op, ": ", name, " has another size than gate");
 }
 
 Tensor swiglu(const Tensor& gate_, const Tensor& value_) {
@@ -50,7 +42,7 @@ Tensor swiglu(const Tensor& gate_, const Tensor& value_) {
     check(value_, gate_, "value");
     const Tensor gate = torch::stable::contiguous(gate_), value = torch::stable::contiguous(value_);
     const Tensor out = torch::stable::empty_like(gate);
-    with_element_type(gate, [&](auto element) {
+    with_element_type(gate, op, [&](auto element) {
         using T = decltype(element);
         const T *g = read<T>(gate), *v = read<T>(value);
         T* o = write<T>(out);
@@ -68,7 +60,7 @@ std::tuple<Tensor, Tensor> swiglu_backward(const Tensor& grad_, const Tensor& ga
     const Tensor grad = torch::stable::contiguous(grad_);
     const Tensor gate = torch::stable::contiguous(gate_), value = torch::stable::contiguous(value_);
     const Tensor grad_gate = torch::stable::empty_like(gate), grad_value = torch::stable::empty_like(gate);
-    with_element_type(gate, [&](auto element) {
+    with_element_type(gate, op, [&](auto element) {
         using T = decltype(element);
         const T *d = read<T>(grad), *g = read<T>(gate), *v = read<T>(value);
         T *dg = write<T>(grad_gate), *dv = write<T>(grad_value);

@@ -11,6 +11,13 @@
 
 #include "dispatch.h"
 
+// Before a loop of constant length: arrays live in registers only where every index of theirs is a constant.
+#if defined(__clang__)
+#define GEOVIT_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define GEOVIT_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 namespace geovit {
 
 template <int Width>

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from .._activation import Activation, check_activation
-from .._native import Backend, check_floating, check_parameters, choose_backend, describe, resolve_backend
+from .._backends import Backend, check_floating, check_parameters, choose_backend, describe, resolve_backend
 from . import eager, native, reference
 
 __all__ = ["Activation", "Backend", "Sees", "choose_backend", "depthwise_conv"]
@@ -40,7 +40,7 @@ def depthwise_conv(
         backend: ``auto`` takes the compiled kernel where it exists for these tensors. The result differs by rounding only.
 
     Returns:
-        A tensor like x. Of the backends only ``native`` cannot be differentiated twice.
+        A tensor like x, under autocast, too. Of the backends only ``native`` cannot be differentiated twice.
 
     Raises:
         ValueError: if the tensors do not match or are not floating, a kernel that lies around is even, or

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from .._activation import Activation, check_activation
-from .._native import Backend, check_floating, check_like, check_parameters, choose_backend, resolve_backend
+from .._backends import Backend, check_floating, check_like, check_parameters, choose_backend, resolve_backend
 from . import eager, native, reference
 
 __all__ = ["Activation", "Backend", "choose_backend", "instance_norm_act"]
@@ -37,7 +37,7 @@ def instance_norm_act(
         backend: ``auto`` takes the compiled kernel where it exists for these tensors. The result differs by rounding only.
 
     Returns:
-        A tensor like x. Of the backends only ``native`` cannot be differentiated twice.
+        A tensor like x, under autocast, too. Of the backends only ``native`` cannot be differentiated twice.
 
     Raises:
         ValueError: if the tensors do not match, are not floating or have no elements, or ``native`` cannot serve them.

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ...device import without_autocast
 from .._activation import Activation, activate
 
 
@@ -18,5 +19,6 @@ def instance_norm_act(
     """Compute act(instance_norm(x) * weight + bias + residual); in half precision rounded after each step."""
     weight, bias = (None if p is None else p.to(x.dtype) for p in (weight, bias))
     # A group for each channel. F.instance_norm computes the same, but slower over channels-last memory, and refuses one token.
-    u = torch.group_norm(x.movedim(-1, 1), x.shape[-1], weight, bias, eps).movedim(1, -1)
+    with without_autocast(x.device):  # which must not choose another dtype than that of x
+        u = torch.group_norm(x.movedim(-1, 1), x.shape[-1], weight, bias, eps).movedim(1, -1)
     return activate(u if residual is None else u + residual, activation, slope)

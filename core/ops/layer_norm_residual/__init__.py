@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .._native import Backend, check_floating, check_like, check_parameters, choose_backend, resolve_backend
+from .._backends import Backend, check_floating, check_like, check_parameters, choose_backend, resolve_backend
 from . import eager, native, reference
 
 __all__ = ["Backend", "choose_backend", "layer_norm_residual"]
@@ -32,7 +32,7 @@ def layer_norm_residual(
         backend: ``auto`` takes the compiled kernel where it exists for these tensors. The result differs by rounding only.
 
     Returns:
-        s and y, tensors like x. Of the backends only ``native`` cannot be differentiated twice.
+        s and y, tensors like x, under autocast, too. Of the backends only ``native`` cannot be differentiated twice.
 
     Raises:
         ValueError: if the tensors do not match, are not floating or have no channels, or ``native`` cannot serve them.

@@ -34,6 +34,14 @@ def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Literal["e
     return _ON_CPU
 
 
+def _autocast(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def _told(given: list[Tensor]) -> str:
+    return ", ".join(f"{t.dtype} on {t.device}" for t in given)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Backend = "auto") -> Tensor:
     """Compute x W^T + b.
 
@@ -48,21 +56,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Ba
         (..., out) in the dtype of ``x``, or that of autocast.
 
     Raises:
-        ValueError: if shapes do not match, or ``onednn`` is asked for and cannot serve the tensors.
+        ValueError: if shapes, dtypes or devices do not match, or ``onednn`` is asked for and cannot serve the tensors.
     """
     out = weight.shape[0] if weight.ndim else None
     if x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[1] or (bias is not None and tuple(bias.shape) != (out,)):
         told = f"x {list(x.shape)}, weight {list(weight.shape)}" + ("" if bias is None else f", bias {list(bias.shape)}")
         raise ValueError(f"linear: got {told}, expected (..., in), (out, in) and (out,)")
+    given = [t for t in (x, weight, bias) if t is not None]
+    if any(t.device != x.device for t in given) or (any(t.dtype != x.dtype for t in given) and not _autocast(x.device)):
+        raise ValueError(f"linear: x, weight and bias are {_told(given)}, expected one dtype and device")
     if backend not in get_args(Backend):
         raise ValueError(f"linear: backend is {backend!r}, allowed are {', '.join(get_args(Backend))}")
-    plain = all(t is None or (t.device.type == "cpu" and t.dtype in onednn.DTYPES) for t in (x, weight, bias))
+    plain = all(t.device.type == "cpu" and t.dtype in onednn.DTYPES for t in given)
     if backend == "onednn" and not (plain and onednn.AVAILABLE):
-        told = f"{x.dtype} on {x.device.type}" if onednn.AVAILABLE else "a PyTorch without it"
+        told = _told(given) if onednn.AVAILABLE else "a PyTorch without it"
         raise ValueError(f"linear: backend 'onednn' is for float32 on the CPU, got {told}")
     if backend == "auto":
         large = x.numel() * weight.shape[0] >= _SMALL
-        auto = plain and large and not torch.is_autocast_enabled("cpu")
+        auto = plain and large and not _autocast(x.device)
         backend = choose_backend(x.device, x.dtype)[0] if auto else "eager"
     functions = {"reference": reference.linear, "eager": eager.linear, "onednn": onednn.linear}
     return functions[backend](x, weight, bias)

@@ -15,6 +15,8 @@ AVAILABLE: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkl
 
 
 def _product(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    if x_RI.numel() == 0 or weight_OI.numel() == 0:  # oneDNN has no such product
+        return torch.nn.functional.linear(x_RI, weight_OI, bias_O)
     out: Tensor = getattr(torch.ops.mkldnn, _NAME)(x_RI, weight_OI, bias_O, "none", [], "")
     return out
 
@@ -65,5 +67,5 @@ def _weight_gradient(grad_RO: Tensor, x_RI: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute x W^T + b on CPU tensors of one of ``DTYPES``."""
-    out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    out: Tensor = _Linear.apply(x.reshape(x.shape[:-1].numel(), x.shape[-1]), weight, bias)
     return out.reshape(*x.shape[:-1], out.shape[-1])

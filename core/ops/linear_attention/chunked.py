@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...device import without_autocast
+
 
 def retention(
     q_BLGD: Tensor, k_BLGD: Tensor, v_BLHP: Tensor, log_decay: Tensor, chunk: int, state_BHDP: Tensor | None
@@ -21,7 +23,7 @@ def retention(
     steps = min(chunk, length)
     filling = -length % steps
     # States must not be rounded to 16 bits from chunk to chunk, which autocast would do.
-    with torch.autocast(v_BLHP.device.type, enabled=False):
+    with without_autocast(v_BLHP.device):
         # The sequence is filled up at its end with steps that neither write (k = v = 0) nor decay (log 1 = 0).
         if log_decay.ndim == 1:
             log_decay = log_decay.expand(1, length if filling else steps, heads)

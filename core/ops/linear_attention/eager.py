@@ -6,6 +6,7 @@ Shapes: M queries, N keys, D their width, E width of the values.
 import torch
 from torch import Tensor
 
+from ...device import without_autocast
 from .features import FEATURE_MAPS, FeatureMap
 
 
@@ -14,7 +15,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap, n
     dtype = torch.promote_types(q.dtype, torch.float32)
     query_map, key_map = FEATURE_MAPS[feature_map]
     # A sum over thousands of tokens must not be rounded to 16 bits on its way, which autocast would do.
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         q, k, wide = query_map(q.to(dtype)), key_map(k.to(dtype)), v.to(dtype)
         out = product(q, k, wide)
         if normalize:

@@ -6,6 +6,7 @@ Shapes: M queries, N keys, D their width, E width of the values; B batch, L step
 import torch
 from torch import Tensor
 
+from ...device import without_autocast
 from .features import FEATURE_MAPS, FeatureMap
 
 
@@ -13,10 +14,11 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap, n
     """Weigh the values with the explicit matrix of weights, (..., M, N), in at least float32."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     query_map, key_map = FEATURE_MAPS[feature_map]
-    weights = query_map(q.to(dtype)) @ key_map(k.to(dtype)).mT
-    if normalize:
-        weights = weights / (weights.sum(-1, keepdim=True) + eps)
-    return (weights @ v.to(dtype)).to(v.dtype)
+    with without_autocast(q.device):  # which products would follow
+        weights = query_map(q.to(dtype)) @ key_map(k.to(dtype)).mT
+        if normalize:
+            weights = weights / (weights.sum(-1, keepdim=True) + eps)
+        return (weights @ v.to(dtype)).to(v.dtype)
 
 
 def retention(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...device import triton_status
-from ...native import native_status
+from .._backends import Chosen, Status, choose, native_serves, resolve
 from . import eager, native, reference
 from .pattern import Axis, Grid, Neighborhood, Pattern, Window, grid, neighborhood, windows
 from .prepare import prepare
@@ -31,31 +31,16 @@ Activation = Literal["softmax", "sigmoid"]
 _TRITON_HEAD_DIM = 256  # the shared memory of a GPU holds no more of the rows that a program works on
 
 
-def choose_backend(
-    device: torch.device, dtype: torch.dtype, head_dim: int = 64
-) -> tuple[Literal["eager", "native", "triton"], str]:
+def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int = 64) -> tuple[Chosen, str]:
     """Return what ``backend="auto"`` means for tensors of this device, dtype and head width, and the reason."""
-    if device.type == "cpu":
-        served, reason = _serves_native(device, dtype)
-        return ("native" if served else "eager"), reason
-    served, reason = _serves_triton(device, dtype, head_dim)
-    return ("triton" if served else "eager"), reason
+    return choose(device, _kernels(device, dtype, head_dim))
 
 
-def _serves_native(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
-    loaded, reason = native_status()
-    if device.type != "cpu":
-        return False, f"the compiled kernel is for the CPU, not {device.type}"
-    if dtype not in native.DTYPES:
-        return False, f"the compiled kernel has no {dtype}"
-    return loaded, "the compiled kernel" if loaded else f"the compiled kernels are not in use, {reason}"
-
-
-def _serves_triton(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[bool, str]:
-    served, reason = triton_status(device, dtype)
-    if served and head_dim > _TRITON_HEAD_DIM:
-        return False, f"the Triton kernel serves head widths up to {_TRITON_HEAD_DIM}, not {head_dim}"
-    return served, reason
+def _kernels(device: torch.device, dtype: torch.dtype, head_dim: int) -> dict[Chosen, Status]:
+    triton = triton_status(device, dtype)
+    if triton[0] and head_dim > _TRITON_HEAD_DIM:
+        triton = False, f"the Triton kernel serves head widths up to {_TRITON_HEAD_DIM}, not {head_dim}"
+    return {"native": native_serves(device, dtype, native.DTYPES), "triton": triton}
 
 
 def local_attention(
@@ -98,24 +83,17 @@ def local_attention(
     Raises:
         ValueError: if shapes, dtypes, devices or the pattern do not agree, or for an unknown option.
     """
-    _check(q, k, v, pattern, bias_table, scale, padding, activation, backend)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    _check(q, k, v, pattern, bias_table, scale, padding, activation)
+    chosen = resolve("local_attention", backend, get_args(Backend), q.device, _kernels(q.device, q.dtype, q.shape[-1]))
     if q.numel() == 0:
         return v.clone()
-    if backend == "auto":
-        backend, _ = choose_backend(q.device, q.dtype, q.shape[-1])
-    elif backend in ("native", "triton"):
-        served, reason = (
-            _serves_native(q.device, q.dtype) if backend == "native" else _serves_triton(q.device, q.dtype, q.shape[-1])
-        )
-        if not served:
-            raise ValueError(f"local_attention: backend {backend!r} cannot be used: {reason}")
-    if backend == "reference":
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if chosen == "reference":
         return reference.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
-    if backend == "native":
+    if chosen == "native":
         return native.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
     problem = prepare(q, k, v, pattern, bias_table=bias_table, scale=scale, padding=padding, cosine=cosine, activation=activation)
-    if backend == "eager":
+    if chosen == "eager":
         return eager.attend(*problem)
     from . import triton
 
@@ -131,9 +109,8 @@ def _check(
     scale: float | Tensor | None,
     padding: tuple[Tensor, Tensor] | None,
     activation: str,
-    backend: str,
 ) -> None:
-    given = [(tuple(x.shape), x.dtype, x.device.type) for x in (q, k, v)]
+    given = [(tuple(x.shape), x.dtype, x.device) for x in (q, k, v)]
     if not 4 <= q.ndim <= 6 or not q.is_floating_point() or any(other != given[0] for other in given[1:]):
         told = ", ".join(f"{list(shape)} {dtype} on {device}" for shape, dtype, device in given)
         raise ValueError(f"local_attention: q, k, v are {told}, expected one floating (batch, 1 to 3 axes, heads, head_dim)")
@@ -156,5 +133,3 @@ def _check(
             raise ValueError(f"local_attention: {name} is {told}, expected a floating {list(shape)} on {q.device}")
     if activation not in get_args(Activation):
         raise ValueError(f"local_attention: activation is {activation!r}, allowed are {', '.join(get_args(Activation))}")
-    if backend not in get_args(Backend):
-        raise ValueError(f"local_attention: backend is {backend!r}, allowed are {', '.join(get_args(Backend))}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...device import without_autocast
 from .pattern import Block
 from .prepare import remembered
 
@@ -96,7 +97,7 @@ def _positions(axes: tuple[tuple[tuple[int, ...], ...], ...], size: tuple[int, .
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, activation: str) -> Tensor:
     # Autocast must not choose another dtype than that of the inputs.
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         if activation == "sigmoid" or (bias is not None and bias.requires_grad and torch.is_grad_enabled()):
             out: Tensor = _Recomputed.apply(q, k, v, bias, scale, activation)
             return out
@@ -135,7 +136,7 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
-        with torch.autocast(grad.device.type, enabled=False):
+        with without_autocast(grad.device):
             return *_gradients(q, k, v, bias, grad, ctx.scale, ctx.activation), None, None
 
 

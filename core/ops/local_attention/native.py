@@ -113,7 +113,7 @@ def local_attention(
     q, k, v, padding, scale = fold(q, k, v, scale=scale, padding=padding, cosine=cosine)
     size, rules = constants(tuple(q.shape[1:-2]), pattern)
     if torch.compiler.is_compiling():
-        layout = torch.tensor(_constant_layout(size, rules, padding is not None), dtype=torch.int32)
+        layout = torch.tensor(_constant_layout(size, rules, padding is not None), dtype=torch.int32, device="cpu")
     else:
         layout = _cached_layout(size, rules, padding is not None)
     table = None if bias_table is None else bias_table.float().t().contiguous()
@@ -148,4 +148,4 @@ _constant_layout = traced_as_constant(_layout)
 @functools.lru_cache(maxsize=64)
 def _cached_layout(size: tuple[int, ...], rules: Rules, outside: bool) -> Tensor:
     with torch.inference_mode(False):  # a tensor made in inference mode is refused where a gradient is asked for
-        return torch.tensor(_layout(size, rules, outside), dtype=torch.int32)
+        return torch.tensor(_layout(size, rules, outside), dtype=torch.int32, device="cpu")

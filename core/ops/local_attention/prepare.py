@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...device import without_autocast
 from .pattern import UNSEEN, Axis, Block, Pattern, plan
 
 _P = ParamSpec("_P")
@@ -79,7 +80,7 @@ def prepare(
     q, k, v, padding, scale = fold(q, k, v, scale=scale, padding=padding, cosine=cosine)
     blocks: list[Block] = _constant_blocks(*constants(tuple(q.shape[1:-2]), pattern), padding is not None)
     wide = torch.promote_types(q.dtype, torch.float32)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         biases = [_bias(block, pattern, bias_table, q.shape[-2], activation, wide, q.device) for block in blocks]
     return Problem(q, k, v, blocks, biases, padding, scale, activation)
 
@@ -92,7 +93,7 @@ def fold(
     if padding is not None:
         padding = padding[0].to(q.dtype), padding[1].to(q.dtype)
     # Autocast must not choose another dtype than that of the inputs.
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         if cosine:
             q, k = (F.normalize(t.to(wide), dim=-1).to(t.dtype) for t in (q, k))
             padding = None if padding is None else (F.normalize(padding[0].to(wide), dim=-1).to(q.dtype), padding[1])

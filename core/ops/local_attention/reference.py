@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...device import without_autocast
 from .pattern import Axis, Grid, Pattern, Window
 
 
@@ -45,12 +46,13 @@ def local_attention(
         seen_SP = (seen_SP[:, None, :, None] & seen_sp[:, None]).flatten(2).flatten(0, 1)
         row_SP = (row_SP[:, None, :, None] * axis.rows + row_sp[:, None]).flatten(2).flatten(0, 1)
 
-    scores_BHSP = scale * torch.einsum("bshd,bphd->bhsp", q_BSHD, k_BPHD)
-    if bias_table is not None:
-        scores_BHSP = scores_BHSP + bias_table.to(dtype)[row_SP.masked_fill(~seen_SP, 0)].permute(2, 0, 1)
-    scores_BHSP = scores_BHSP.masked_fill(~seen_SP, -math.inf)
-    weights_BHSP = scores_BHSP.softmax(-1) if activation == "softmax" else scores_BHSP.sigmoid()
-    out_BSHD = torch.einsum("bhsp,bphd->bshd", weights_BHSP, v_BPHD)
+    with without_autocast(q.device):  # which einsum would follow
+        scores_BHSP = scale * torch.einsum("bshd,bphd->bhsp", q_BSHD, k_BPHD)
+        if bias_table is not None:
+            scores_BHSP = scores_BHSP + bias_table.to(dtype)[row_SP.masked_fill(~seen_SP, 0)].permute(2, 0, 1)
+        scores_BHSP = scores_BHSP.masked_fill(~seen_SP, -math.inf)
+        weights_BHSP = scores_BHSP.softmax(-1) if activation == "softmax" else scores_BHSP.sigmoid()
+        out_BSHD = torch.einsum("bhsp,bphd->bshd", weights_BHSP, v_BPHD)
     return out_BSHD.to(q.dtype).reshape(q.shape)
 
 

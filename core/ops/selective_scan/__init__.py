@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...device import triton_status
-from ...native import native_status
+from .._backends import Chosen, Status, choose, native_serves, resolve
 from . import eager, native, reference
 from .orders import CROSS_2D, CROSS_3D, scan_orders
 
@@ -19,22 +19,13 @@ __all__ = ["CROSS_2D", "CROSS_3D", "Backend", "choose_backend", "scan_orders", "
 Backend = Literal["auto", "reference", "eager", "native", "triton"]
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Literal["eager", "native", "triton"], str]:
+def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Chosen, str]:
     """Return what ``backend="auto"`` means for tensors of this device and dtype, and the reason."""
-    if device.type != "cpu":
-        served, reason = triton_status(device, dtype)
-        return ("triton" if served else "eager"), reason
-    served, reason = _serves_native(device, dtype)
-    return ("native" if served else "eager"), reason
+    return choose(device, _kernels(device, dtype))
 
 
-def _serves_native(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
-    loaded, reason = native_status()
-    if device.type != "cpu":
-        return False, f"the compiled kernel is for the CPU, not {device.type}"
-    if torch.promote_types(dtype, torch.float32) != torch.float32:
-        return False, f"the compiled kernel has no {dtype}"
-    return loaded, "the compiled kernel" if loaded else f"the compiled kernels are not in use, {reason}"
+def _kernels(device: torch.device, dtype: torch.dtype) -> dict[Chosen, Status]:
+    return {"native": native_serves(device, dtype, native.DTYPES), "triton": triton_status(device, dtype)}
 
 
 def _triton(*inputs: Any) -> tuple[Tensor, Tensor]:
@@ -43,7 +34,6 @@ def _triton(*inputs: Any) -> tuple[Tensor, Tensor]:
     return triton.selective_scan(*inputs)
 
 
-_SERVES = {"native": _serves_native, "triton": triton_status}
 _FUNCTIONS = {
     "reference": reference.selective_scan,
     "eager": eager.selective_scan,
@@ -167,18 +157,11 @@ def selective_scan(
             raise ValueError(
                 "selective_scan: return_state is True, allowed with orders is False: each route ends in its own state"
             )
-    if backend not in get_args(Backend):
-        raise ValueError(f"selective_scan: backend is {backend!r}, allowed are {', '.join(get_args(Backend))}")
-    if backend == "auto":
-        backend, _ = choose_backend(u.device, dtype)
-    elif backend in _SERVES:
-        served, reason = _SERVES[backend](u.device, dtype)
-        if not served:
-            raise ValueError(f"selective_scan: backend {backend!r} cannot be used: {reason}")
-    if backend != "triton":  # whose kernels convert what they load
+    chosen = resolve("selective_scan", backend, get_args(Backend), u.device, _kernels(u.device, dtype))
+    if chosen != "triton":  # whose kernels convert what they load
         tensors = {name: x.to(dtype) for name, x in tensors.items()}
 
-    y_BLD, state_BKDN = _FUNCTIONS[backend](
+    y_BLD, state_BKDN = _FUNCTIONS[chosen](
         tensors["u"],
         tensors["dt"],
         tensors["A"],

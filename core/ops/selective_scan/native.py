@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from ...native import native_status
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # computed in float32
 CHUNK = 32  # steps between two kept states, as in core/csrc/selective_scan.h
 
 _Optional = Tensor | None

@@ -6,6 +6,7 @@ Shapes: B batch, L steps, H heads, P width of a head, G groups of neighbouring h
 import torch
 from torch import Tensor
 
+from ...device import without_autocast
 from ..linear_attention.chunked import retention
 from ..linear_attention.eager import product
 
@@ -34,7 +35,7 @@ def ssd_noncausal(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C
     dtype = torch.promote_types(x_BLHP.dtype, torch.float32)
     x, groups = x_BLHP.to(dtype), B_BLGN.shape[2]
     # A sum over thousands of tokens must not be rounded to 16 bits on its way, which autocast would do.
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         v_BLHP = x * (dt_BLH.to(dtype) * A_H.to(dtype))[..., None]
         v_BGLRP = torch.unflatten(v_BLHP, 2, (groups, -1)).transpose(1, 2)
         y_BGLE = product(C_BLGN.to(dtype).transpose(1, 2), B_BLGN.to(dtype).transpose(1, 2), v_BGLRP.flatten(3))

@@ -6,6 +6,8 @@ Shapes: B batch, L steps, H heads, P width of a head, G groups of neighbouring h
 import torch
 from torch import Tensor
 
+from ...device import without_autocast
+
 
 def ssd(
     x_BLHP: Tensor,
@@ -32,8 +34,9 @@ def ssd(
 def ssd_noncausal(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor, D_H: Tensor | None) -> Tensor:
     """Sum one state over all tokens and read it at each of them, in at least float32 (Shi et al. 2024, section 3.2)."""
     x, A, B, C = _wide(x_BLHP, A_H, B_BLGN, C_BLGN)
-    state_BHPN = torch.einsum("blh,blhp,blhn->bhpn", dt_BLH.to(x.dtype) * A, x, B)
-    return _with_skip(torch.einsum("bhpn,blhn->blhp", state_BHPN, C), x, D_H).to(x_BLHP.dtype)
+    with without_autocast(x.device):  # which einsum would follow
+        state_BHPN = torch.einsum("blh,blhp,blhn->bhpn", dt_BLH.to(x.dtype) * A, x, B)
+        return _with_skip(torch.einsum("bhpn,blhn->blhp", state_BHPN, C), x, D_H).to(x_BLHP.dtype)
 
 
 def _wide(x_BLHP: Tensor, A: Tensor, B_BLGN: Tensor, C_BLGN: Tensor) -> tuple[Tensor, ...]:

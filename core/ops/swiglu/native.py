@@ -8,8 +8,6 @@ from torch.autograd.function import once_differentiable
 
 from ...native import native_status
 
-DTYPES = (torch.float32, torch.bfloat16)
-
 
 def _fake(gate: Tensor, _value: Tensor) -> Tensor:
     return torch.empty_like(gate, memory_format=torch.contiguous_format)

@@ -96,6 +96,32 @@ def test_onednn_says_what_it_cannot_serve(wrong):
         linear(*inputs((3,), 4, 5, wrong), backend="onednn")
 
 
+@needs_onednn
+def test_onednn_names_what_stands_in_the_way():
+    x, weight, _ = inputs((3,), 4, 5)
+    with torch.autocast("cpu"), pytest.raises(ValueError, match=r"got torch.float32 on cpu, torch.float64 on cpu$"):
+        linear(x, weight.double(), backend="onednn")
+
+
+@needs_onednn
+@pytest.mark.parametrize(("rows", "width", "out"), [((0,), 4, 5), ((3,), 0, 5), ((3,), 4, 0), ((2, 0), 4, 5)])
+def test_empty_products(rows, width, out):
+    x, weight, bias = (t.requires_grad_() for t in inputs(rows, width, out))
+    results = []
+    for backend in ("onednn", "eager"):
+        y = linear(x, weight, bias, backend=backend)
+        results.append([y, *torch.autograd.grad(y.sum(), (x, weight, bias))])
+    torch.testing.assert_close(*results)
+
+
+def test_tensors_of_several_dtypes_are_refused_but_under_autocast():
+    x, weight, bias = inputs((3,), 4, 5)
+    with pytest.raises(ValueError, match="torch.float32 on cpu, torch.float64 on cpu, torch.float32 on cpu, expected one dtype"):
+        linear(x, weight.double(), bias)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(x.bfloat16(), weight, bias).dtype == torch.bfloat16
+
+
 def test_wrong_shapes_and_names_are_named():
     x, weight, bias = inputs((3,), 4, 5)
     with pytest.raises(ValueError, match=r"x \[3, 4\], weight \[4, 5\]"):

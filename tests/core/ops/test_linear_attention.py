@@ -72,12 +72,13 @@ def test_correlation_of_constant_spectra_is_finite():
     assert torch.autograd.grad(out.sum(), q)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("backend", ["reference", "eager"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_rounds_once_also_under_autocast(dtype):
+def test_half_precision_rounds_once_also_under_autocast(dtype, backend):
     q, k, v = (x.detach().to(dtype) for x in make((2, 500, 8), (2, 500, 8), (2, 500, 8)))
     exact = linear_attention(q.double(), k.double(), v.double(), backend="reference")
     with torch.autocast("cpu", torch.bfloat16):
-        got = linear_attention(q, k, v)
+        got = linear_attention(q, k, v, backend=backend)
     assert got.dtype == dtype
     torch.testing.assert_close(got, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
 

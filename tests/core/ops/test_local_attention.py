@@ -242,13 +242,16 @@ def test_bfloat16_stays_near_float64(activation):
 
 
 @pytest.mark.parametrize("variant", ["bias and padding", "padding, cosine, scale", "sigmoid, bias, padding, scale"])
-def test_autocast_does_not_change_the_precision(variant):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_does_not_change_the_precision(variant, backend):
     (size, pattern), (extra, options) = PATTERNS["shifted"], VARIANTS[variant]
-    options = options | {"backend": "eager"}
+    options = options | {"backend": backend}
     inputs = make(size, pattern, extra=extra, dtype=torch.float32)
     expected = run_with_gradients(inputs, pattern, **options)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_same(run_with_gradients(inputs, pattern, **options), expected, tolerance=0)
+        exact = run(inputs, pattern, **options | {"backend": "reference"})
+    assert torch.equal(exact, run(inputs, pattern, **options | {"backend": "reference"}))
 
 
 def test_strided_inputs():
@@ -334,6 +337,13 @@ def test_compiles_as_one_graph(backend, size, pattern, variant):
     assert_same({"out": out, **dict(zip(inputs, grads, strict=True))}, run_with_gradients(inputs, pattern, **options))
 
 
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+@pytest.mark.parametrize("shape", [(0, 4, 5, 2, 3), (2, 4, 5, 0, 3), (2, 4, 5, 2, 0)])
+def test_no_images_no_heads_or_no_width_give_an_empty_result(shape, backend):
+    x = torch.zeros(shape)
+    assert local_attention(x, x, x, windows((2, 2)), backend=backend).shape == shape
+
+
 @pytest.mark.parametrize("size", [(0, 5), (4, 0)])
 @pytest.mark.parametrize("pattern", [windows((4, 4), shift=(2, 2)), neighborhood((3, 3))])
 def test_an_empty_image_gives_an_empty_result(size, pattern):
@@ -362,3 +372,8 @@ def test_an_empty_image_gives_an_empty_result(size, pattern):
 def test_wrong_input_is_named(change, options, message):
     with pytest.raises(ValueError, match=message):
         run(make((4, 4), windows((4, 4))) | change, **({"pattern": windows((4, 4))} | options))
+
+
+def test_shapes_without_numbers():
+    x = torch.empty(2, 9, 10, 3, 8, device="meta")
+    assert local_attention(x, x, x, windows((4, 4))).shape == x.shape

@@ -136,6 +136,32 @@ def test_strides_do_not_matter():
     torch.testing.assert_close(local_attention(q, k, v, pattern, backend="native"), want, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("size", [(8, 1), (1, 8), (5, 1, 6), (5, 6, 1), (1, 7, 1)])
+def test_the_stride_of_an_axis_of_one_position_means_nothing(size):
+    pattern = windows(tuple(min(n, 3) for n in size))
+    table = make(size, pattern)["bias_table"]
+    plain = torch.randn(3, 2, *size, 3, 16)
+    strides = [10**6 if n == 1 else stride for n, stride in zip(plain.shape, plain.stride(), strict=True)]
+    grads = []
+    for qkv, backend in ((plain.as_strided(plain.shape, strides), "native"), (plain.double(), "reference")):
+        q, k, v = (x.detach().requires_grad_() for x in qkv)
+        out = local_attention(q, k, v, pattern, bias_table=table.to(q.dtype), backend=backend)
+        assert backend == "reference" or q.is_contiguous()
+        grads.append([out, *torch.autograd.grad(out.sin().sum(), (q, k, v))])
+    assert_close(*grads)
+
+
+def test_the_default_device_does_not_matter():
+    size, pattern = (6, 9), windows((3, 2))
+    given = make(size, pattern)
+    want = results(given, pattern)
+    _cached_layout.cache_clear()
+    with torch.device("meta"):
+        out = local_attention(*given["qkv"].unbind(-3), pattern, bias_table=given["bias_table"], backend="native")
+    assert torch.equal(out, want[0])
+    assert torch.equal(results(given, pattern)[0], want[0])  # what the first call left in the cache serves the next
+
+
 def test_expanded_gradients_do_not_matter():
     pattern = windows((4, 3))
     given = make((7, 9), pattern)
@@ -288,3 +314,11 @@ print(t.REASON)
         pytest.skip(done.stderr.splitlines()[-1])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{isa} kernels")
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 0, 16), (2, 6, 3, 0)])
+def test_direct_calls_without_heads_or_width_are_refused(shape):
+    layout = _cached_layout(*constants((6,), windows((3,))), False)
+    x = torch.empty(shape)
+    with pytest.raises(RuntimeError, match="q has no heads or no width"):
+        torch.ops.geovit.local_attention(x, x, x, None, None, None, layout, 1.0, False)

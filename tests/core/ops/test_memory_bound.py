@@ -133,6 +133,29 @@ def test_parameters_of_another_dtype_are_taken(case):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", FEW)
+def test_autocast_changes_nothing(case, backend):
+    inputs = inputs_of(case, 24)
+    want = results(case, inputs, backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = results(case, inputs, backend)
+    for g, w in zip(got, want, strict=True):
+        assert g.dtype == w.dtype
+        assert torch.equal(g, w)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(0, 5, 6), (2, 0, 6), (2, 5, 0)])
+@pytest.mark.parametrize("sees", ["around", "before"])
+def test_an_empty_image_is_convolved_to_an_empty_one(shape, sees, backend):
+    x, weight = torch.randn(*shape, 3, requires_grad=True), torch.randn(3, 1, 3, 3, requires_grad=True)
+    y = depthwise_conv(x, weight, sees=sees, activation="silu", backend=backend)
+    grad_x, grad_weight = torch.autograd.grad(y.sum(), (x, weight))
+    assert y.shape == x.shape == grad_x.shape
+    assert not grad_weight.any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", FEW)
 def test_strides_do_not_matter(case, backend):
     inputs = inputs_of(case, 24)
     strided = [x.transpose(0, -1).contiguous().transpose(0, -1) if x.ndim > 1 else x.repeat_interleave(2)[::2] for x in inputs]

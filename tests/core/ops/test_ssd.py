@@ -91,12 +91,13 @@ def test_a_step_size_of_zero_leaves_the_state():
 
 
 @pytest.mark.parametrize("function", [ssd, ssd_noncausal])
-def test_half_precision_keeps_its_dtype_and_float32_sums(function):
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+def test_half_precision_keeps_its_dtype_and_float32_sums(function, backend):
     inputs = image({name: x.detach() for name, x in make(130, 1).items()})
     half = {name: x.to(torch.bfloat16) if name in ("x", "B", "C") else x for name, x in inputs.items()}
     exact = function(**{name: x.double() for name, x in half.items()}, backend="reference")
     with torch.autocast("cpu", torch.bfloat16):
-        got = function(**half)
+        got = function(**half, backend=backend)
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got, exact.to(torch.bfloat16), rtol=2**-7, atol=1e-5 * exact.abs().max().item())
 
