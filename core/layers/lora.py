@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.linear import linear
+from .linear import Linear
+
 _log = logging.getLogger(__name__)
 
 LINEAR_NAMES = ("qkv", "proj", "fc1", "fc2", "w1", "w2", "w3")
@@ -51,7 +54,7 @@ class LoRALinear(nn.Module):
         weight = self.base.weight
         exact = torch.promote_types(weight.dtype, torch.float32)
         update = self.scale * self.up.to(exact) @ self.down.to(exact)
-        return _linear((weight + update).to(weight.dtype), self.base.bias)
+        return _layer((weight + update).to(weight.dtype), self.base.bias)
 
     def fuse(self) -> nn.Module:
         """Return a layer for inference that computes the same with fewer products."""
@@ -62,7 +65,7 @@ class LoRALinear(nn.Module):
         return min(base.in_features, base.out_features)
 
     def _update(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(self.dropout(x), self.down), self.scale * self.up)
+        return linear(linear(self.dropout(x), self.down), self.scale * self.up)
 
 
 class GatedLoRALinear(LoRALinear):
@@ -96,8 +99,8 @@ class GatedLoRALinear(LoRALinear):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         update = self._update(x)
-        y = y + (update if self.gate is None else F.linear(x, self.gate).sigmoid() * update)
-        return y if self.residual is None else y + F.linear(x, self.residual)
+        y = y + (update if self.gate is None else linear(x, self.gate).sigmoid() * update)
+        return y if self.residual is None else y + linear(x, self.residual)
 
     def adapters(self) -> dict[str, Tensor]:
         optional = {"gate": self.gate, "residual": self.residual}
@@ -147,8 +150,8 @@ class FusedGatedLinear(nn.Module):
         self.register_buffer("bias", None if bias is None else F.pad(bias.detach(), (0, sum(self.sizes[1:]))))
 
     def forward(self, x: Tensor) -> Tensor:
-        y, gate, low = torch.split(F.linear(x, self.weight, self.bias), self.sizes, dim=-1)
-        return torch.addcmul(y, gate.sigmoid(), F.linear(low, self.up))
+        y, gate, low = torch.split(linear(x, self.weight, self.bias), self.sizes, dim=-1)
+        return torch.addcmul(y, gate.sigmoid(), linear(low, self.up))
 
 
 def add_lora(
@@ -273,9 +276,9 @@ def _fitting(name: str, layer: nn.Module | None, parts: Mapping[str, Tensor]) ->
     return adapted
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight)
+def _layer(weight: Tensor, bias: Tensor | None) -> Linear:
+    layer = Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight)
     if bias is not None:
-        linear.bias = nn.Parameter(bias.clone())
-    return linear
+        layer.bias = nn.Parameter(bias.clone())
+    return layer

@@ -10,8 +10,8 @@ from ..ops.ssd import Backend, ssd, ssd_noncausal
 from ..ops.swiglu import swiglu
 from .conv import DepthwiseConv
 from .linear import Linear
+from .ssm import initial_steps, undecayed
 
-_STEPS = (1e-3, 1e-1)  # of Mamba: the initial step sizes are log-uniform between these
 _RATES = (1.0, 16.0)  # of Mamba-2: the initial decay rates are uniform between these
 
 
@@ -62,7 +62,7 @@ class Mamba2(nn.Module):
         self.in_proj = Linear(dim, self.inner + width + self.heads, bias=bias)
         self.conv1d = DepthwiseConv(width, (kernel,), bias=conv_bias, sees="before", activation="silu")
         self.dt_bias, self.A_log = _initial_rates(self.heads)
-        self.D = nn.Parameter(torch.ones(self.heads))
+        self.D = undecayed(torch.ones(self.heads))
         self.init_states = nn.Parameter(torch.zeros(self.heads, head_dim, states)) if learn_initial_state else None
         self.norm = nn.RMSNorm(self.inner, eps=1e-5)
         self.out_proj = Linear(self.inner, dim, bias=bias)
@@ -128,7 +128,7 @@ class VSSD(nn.Module):
         self.in_proj = Linear(dim, self.inner + self.width + self.heads, bias=bias)
         self.conv = DepthwiseConv(self.width, (kernel,) * axes, bias=conv_bias, activation="silu")
         self.dt_bias, self.A_log = _initial_rates(self.heads)
-        self.D = nn.Parameter(torch.ones(self.heads))
+        self.D = undecayed(torch.ones(self.heads))
         self.norm = nn.LayerNorm(self.inner)
         self.out_proj = Linear(self.inner, dim, bias=bias)
 
@@ -163,10 +163,7 @@ def _widths(name: str, dim: int, expand: float, head_dim: int, groups: int) -> t
 
 def _initial_rates(heads: int) -> tuple[nn.Parameter, nn.Parameter]:
     """Return the bias of the step sizes, before softplus, and the logarithm of the decay rates."""
-    low, high = (math.log(step) for step in _STEPS)
-    dt = torch.empty(heads).uniform_(low, high).exp()
-    inverse_of_softplus = dt + torch.log(-torch.expm1(-dt))
-    return nn.Parameter(inverse_of_softplus), nn.Parameter(torch.empty(heads).uniform_(*_RATES).log())
+    return undecayed(initial_steps(heads)), undecayed(torch.empty(heads).uniform_(*_RATES).log())
 
 
 def _parts(xBC: Tensor, inner: int, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:

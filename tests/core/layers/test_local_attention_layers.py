@@ -145,7 +145,7 @@ def test_wrong_options_are_named():
         WindowAttention(12, heads=3, window=(3,), position_bias="tables")
     with pytest.raises(ValueError, match="outside is 'zeros'"):
         OverlapAttention(12, heads=3, window=(3,), overlap=1, outside="zeros")
-    with pytest.raises(ValueError, match="odd kernel"):
+    with pytest.raises(ValueError, match=r"kernel is \(2, 2\), expected .* odd"):
         ConvPosition(12, kernel=2)
     with pytest.raises(ValueError, match=r"expected \(batch, \(4, 4, 12\)\)"):
         AbsolutePosition(12, size=(4, 4))(torch.zeros(1, 4, 5, 12))

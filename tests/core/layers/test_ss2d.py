@@ -120,6 +120,16 @@ def test_any_size(size):
     assert layer(image(*size)).isfinite().all()
 
 
+def test_what_is_kept_from_inference_serves_training():
+    layer, x = make(), image(4, 7).requires_grad_()
+    with torch.inference_mode():
+        seen = layer(x)
+    y = layer(x)
+    assert torch.equal(y, seen)
+    y.sum().backward()
+    assert x.grad.any()
+
+
 def test_options_of_the_gate():
     x = image(5, 3)
     for gate, width in (("activated", 32), ("linear", 32), ("none", 16)):
