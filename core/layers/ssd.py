@@ -10,7 +10,7 @@ from ..ops.ssd import Backend, ssd, ssd_noncausal
 from ..ops.swiglu import swiglu
 from .conv import DepthwiseConv
 from .linear import Linear
-from .ssm import initial_steps, undecayed
+from .ssm import decay, initial_steps, undecayed
 
 _RATES = (1.0, 16.0)  # of Mamba-2: the initial decay rates are uniform between these
 
@@ -73,7 +73,7 @@ class Mamba2(nn.Module):
         dt = F.softplus(dt + self.dt_bias).clamp(*self.dt_limit)
         u, B, C = _parts(self.conv1d(xBC), self.inner, self.heads, self.groups)
         state = None if self.init_states is None else self.init_states.expand(len(x), -1, -1, -1)
-        y = ssd(u, dt, -self.A_log.exp(), B, C, D=self.D, initial_state=state, chunk=self.chunk, backend=self.backend)
+        y = ssd(u, dt, decay(self.A_log), B, C, D=self.D, initial_state=state, chunk=self.chunk, backend=self.backend)
         assert isinstance(y, Tensor)
         y = self.norm(swiglu(z, y.flatten(2)))
         out: Tensor = self.out_proj(y)
@@ -137,7 +137,7 @@ class VSSD(nn.Module):
         z, xBC, dt = self.in_proj(x).split([self.inner, self.width, self.heads], dim=-1)
         dt = F.softplus(dt + self.dt_bias).flatten(1, -2)
         u, B, C = _parts(self.conv(xBC).flatten(1, -2), self.inner, self.heads, self.groups)
-        A = self.A_log.exp() if self.positive else -self.A_log.exp()
+        A = -decay(self.A_log) if self.positive else decay(self.A_log)
         u, dt, A, D = self._neighbours(u, 2), self._neighbours(dt, 2), self._neighbours(A, 0), self._neighbours(self.D, 0)
         y = ssd_noncausal(u, dt, A, B, C, D=D, backend=self.backend)
         y = torch.unflatten(y, 2, (self.groups, -1)).transpose(2, 3).flatten(2)

@@ -141,6 +141,25 @@ def test_options_of_the_gate():
             assert layer(x).abs().max() == 0
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("activation", ["none", "silu", "gelu", "relu", "sigmoid"])
+def test_activation_follows_the_convolution_and_is_that_of_the_gate(activation, kernel, monkeypatch):
+    scanned = []
+
+    def skip_the_scan(u, *_args, **_options):
+        scanned.append(u)
+        return u
+
+    monkeypatch.setattr("geovit.core.layers.ss2d.selective_scan", skip_the_scan)
+    layer, x = make(activation=activation, kernel=kernel, refine=()), image(5, 3)
+    function = (lambda t: t) if activation == "none" else getattr(torch if activation == "sigmoid" else F, activation)
+    u, z = layer.in_proj(x).chunk(2, dim=-1)
+    if kernel > 1:
+        u = F.conv2d(u.movedim(-1, 1), layer.conv.weight, layer.conv.bias, padding=1, groups=16).movedim(1, -1)
+    torch.testing.assert_close(layer(x), layer.out_proj(function(u) * function(z)))
+    torch.testing.assert_close(scanned[0], function(u).flatten(1, 2))
+
+
 def test_refinements_in_order():
     x = image(5, 3)
     plain = make(refine=(), gate="none", expand=1)
