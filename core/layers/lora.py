@@ -180,8 +180,11 @@ def add_lora(
         The number of layers adapted.
 
     Raises:
-        ValueError: if no layer matches; it lists the linear layers' names.
+        ValueError: for an unknown variant, or if no layer matches; it lists the linear layers' names.
     """
+    kinds = {"low_rank": LoRALinear, "gated": GatedLoRALinear}
+    if variant not in kinds:
+        raise ValueError(f"LoRA: variant is {variant!r}, expected one of {', '.join(kinds)}")
     linears = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
     chosen = {name: m for name, m in linears.items() if name.rpartition(".")[2] in targets}
     if not chosen:
@@ -190,9 +193,10 @@ def add_lora(
     for name, parameter in module.named_parameters():
         if not any(fnmatchcase(name, pattern) for pattern in keep):
             parameter.requires_grad_(False)
-    kind = {"low_rank": LoRALinear, "gated": GatedLoRALinear}[variant]
     _log.info("LoRA of rank %d on %d linear layers", rank, len(chosen))
-    return _replace(module, {name: kind(linear, rank=rank, alpha=alpha, dropout=dropout) for name, linear in chosen.items()})
+    return _replace(
+        module, {name: kinds[variant](linear, rank=rank, alpha=alpha, dropout=dropout) for name, linear in chosen.items()}
+    )
 
 
 def merge_lora(module: nn.Module) -> int:

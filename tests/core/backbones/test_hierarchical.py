@@ -91,6 +91,8 @@ def test_parts_can_be_replaced():
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match=r"did you mean window"):
         small(mixer="windw")
+    with pytest.raises(ValueError, match="mixer is empty"):
+        small(mixer=())
     with pytest.raises(ValueError, match=r"depths \(2,\)"):
         small(depths=(2,))
     with pytest.raises(ValueError, match="1 stages, 1 downs and 1 dims"):

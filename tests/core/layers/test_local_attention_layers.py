@@ -141,6 +141,8 @@ def test_wrong_options_are_named():
         NeighborhoodAttention(10, heads=3, kernel=(3,))
     with pytest.raises(ValueError, match="border is 'zero', expected 'partial' or 'zeros'"):
         WindowAttention(12, heads=3, window=(3,), border="zero")
+    with pytest.raises(ValueError, match=r"x has shape \[1, 4, 12\], expected \(batch, 2 axes, channels\)"):
+        WindowAttention(12, heads=3, window=(3, 3), shift=(1, 1), shift_single=False)(torch.zeros(1, 4, 12))
     with pytest.raises(ValueError, match="position_bias is 'tables'"):
         WindowAttention(12, heads=3, window=(3,), position_bias="tables")
     with pytest.raises(ValueError, match="outside is 'zeros'"):

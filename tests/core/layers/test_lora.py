@@ -227,3 +227,8 @@ def test_agrees_with_the_official_lola_layer(golden_dir, case, optional):
     y.square().mean().backward()
     for name, expected in rename(part["grad."], names).items():
         torch.testing.assert_close(layer.get_parameter(name).grad, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_unknown_variant_is_named():
+    with pytest.raises(ValueError, match="variant is 'gate', expected one of low_rank, gated"):
+        add_lora(MLP(4, 8), rank=2, variant="gate")
