@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Literal
 
 import torch
@@ -194,9 +195,8 @@ def add_lora(
         if not any(fnmatchcase(name, pattern) for pattern in keep):
             parameter.requires_grad_(False)
     _log.info("LoRA of rank %d on %d linear layers", rank, len(chosen))
-    return _replace(
-        module, {name: kinds[variant](linear, rank=rank, alpha=alpha, dropout=dropout) for name, linear in chosen.items()}
-    )
+    make = partial(kinds[variant], rank=rank, alpha=alpha, dropout=dropout)
+    return _replace(module, {name: make(layer) for name, layer in chosen.items()})
 
 
 def merge_lora(module: nn.Module) -> int:
