@@ -12,6 +12,14 @@ import pytest
 # Threads of torch that wait for each other by spinning slow a busy machine down many times over; read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Start every test from the same random numbers, so that none fails by chance."""
+    if torch := sys.modules.get("torch"):  # a test of files alone need not load it
+        torch.manual_seed(0)
+
+
 _DATA = Path(os.environ.get("GEOVIT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

@@ -38,7 +38,12 @@ def cswin(
         mlp_ratio: hidden channels of the MLP for each channel.
         qkv_bias: whether the projection to query, key and value has a bias.
         drop_path: as in ``hierarchical``.
+
+    Raises:
+        ValueError: if there is not one width for each stage.
     """
+    if len(split) != len(depths):
+        raise ValueError(f"cswin: split is {tuple(split)}, expected one width for each of {len(depths)} stages")
 
     def mixer(dim: int, *, heads: int, axes: int, stage: int, index: int) -> nn.Module:
         return StripeAttention(dim, heads=heads, axes=axes, split=split[stage], qkv_bias=qkv_bias)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -13,6 +13,8 @@ from ..layers.downsample import StridedConv
 from ..layers.mlp import MLP
 from ..layers.position import ConvPosition
 from .hierarchical import Pyramid, hierarchical
+
+MixerKind = Literal["spatial", "channel"]
 
 
 def davit_block(dim: int, mixer: nn.Module, *, axes: int = 2, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> MetaFormerBlock:
@@ -41,7 +43,7 @@ def davit(
     overlap: bool = False,
     mlp_ratio: float = 4.0,
     qkv_bias: bool = True,
-    mixers: Sequence[Literal["spatial", "channel"]] = ("spatial", "channel"),
+    mixers: Sequence[MixerKind] = ("spatial", "channel"),
     drop_path: float = 0.0,
 ) -> Pyramid:
     """Build a DaViT (Ding et al. 2022) without its classifier; the defaults are those of DaViT-T.
@@ -61,7 +63,12 @@ def davit(
         qkv_bias: whether the projections to query, key and value have a bias.
         mixers: of the blocks, in turn: attention in windows ("spatial") and between channels ("channel").
         drop_path: as in ``hierarchical``.
+
+    Raises:
+        ValueError: for no mixer or an unknown one.
     """
+    if not mixers or not set(mixers) <= set(get_args(MixerKind)):
+        raise ValueError(f"davit: mixers are {tuple(mixers)}, expected one or more of {', '.join(get_args(MixerKind))}")
 
     def mixer(dim: int, *, heads: int, axes: int, stage: int, index: int) -> nn.Module:
         if mixers[index % len(mixers)] == "channel":

@@ -113,11 +113,13 @@ def hierarchical(
         drop_path: probability to skip a branch in the last block; it rises linearly from 0 in the first one.
 
     Raises:
-        ValueError: if dims, depths and heads differ in length, or for an unknown name of a mixer.
+        ValueError: if dims, depths and heads differ in length, or for no mixer or an unknown name of one.
     """
     if not len(dims) == len(depths) == len(heads) > 0:
         raise ValueError(f"hierarchical: dims {dims}, depths {depths} and heads {heads}, expected one of each for a stage")
     names: Sequence[Mixer] = [mixer] if isinstance(mixer, str) or callable(mixer) else mixer
+    if not names:
+        raise ValueError("hierarchical: mixer is empty, expected at least one name or factory")
     makers = [MIXERS[name] if isinstance(name, str) else name for name in names]
     last = max(sum(depths) - 1, 1)
     rates = (drop_path * i / last for i in itertools.count())

@@ -84,6 +84,9 @@ class LocalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, *size, dim) to the same shape."""
+        if x.ndim != len(self.pattern) + 2:
+            expected = f"(batch, {len(self.pattern)} axes, channels)"
+            raise ValueError(f"{type(self).__name__}: x has shape {list(x.shape)}, expected {expected}")
         pattern = self.pattern_for(tuple(x.shape[1:-1]))
         q, k, v = self._project(x).unbind(-3)
         out = local_attention(

@@ -4,38 +4,18 @@ Shapes: B batch, S one to three spatial axes, C channels.
 """
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from ..ops.depthwise_conv import Activation as ConvActivation
-from ..ops.depthwise_conv import Sees, depthwise_conv
+from ..ops.depthwise_conv import Activation, Sees, depthwise_conv
 
 CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by spatial axes
-
-Activation = Literal["none", "silu", "gelu", "relu", "sigmoid"]
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "none": nn.Identity,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "relu": nn.ReLU,
-    "sigmoid": nn.Sigmoid,
-}
-
-
-def make_activation(kind: Activation) -> nn.Module:
-    """Return an elementwise function by its name."""
-    if kind not in _ACTIVATIONS:
-        raise ValueError(f"activation is {kind!r}, expected one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[kind]()
 
 
 class DepthwiseConv(nn.Module):
     """Filter every channel on its own, with zeros outside the image: (B, *S, C) to the same shape.
-
-    All layers of state-space models convolve through this class, so that one place decides how.
 
     Args:
         dim: C.
@@ -43,7 +23,7 @@ class DepthwiseConv(nn.Module):
         bias: whether there is one.
         sees: "around": the kernel, odd then, lies around each position; "before": it ends there, as a causal filter does on one
             axis; "after": it runs the other way, as "before" does on a sequence that is turned round and back again.
-        activation: what follows.
+        activation: what follows, by its name in ``depthwise_conv``.
 
     Raises:
         ValueError: if a kernel that lies around has no middle, or for another number of axes than one to three.
@@ -67,10 +47,7 @@ class DepthwiseConv(nn.Module):
         odd = all(k % 2 for k in kernel)
         if not 1 <= len(kernel) <= 3 or min(kernel) < 1 or (sees == "around" and not odd):
             raise ValueError(f"DepthwiseConv: kernel is {tuple(kernel)}, expected 1 to 3 sizes, odd if they lie around")
-        self.sees = sees
-        # The convolution applies those that it knows, while its sums are at hand.
-        self._fused: ConvActivation = "none" if activation == "sigmoid" else activation
-        self.act = make_activation(activation) if activation == "sigmoid" else nn.Identity()
+        self.sees, self.activation = sees, activation
         # Named, shaped and initialised as in nn.Conv1d to nn.Conv3d, whose weights therefore load as they are.
         bound = math.prod(kernel) ** -0.5
         self.weight = nn.Parameter(torch.empty(dim, 1, *kernel).uniform_(-bound, bound))
@@ -80,6 +57,4 @@ class DepthwiseConv(nn.Module):
         if x.ndim != self.weight.ndim:
             axes = self.weight.ndim - 2
             raise ValueError(f"DepthwiseConv: x has shape {list(x.shape)}, expected (batch, {axes} axes, channels)")
-        y = depthwise_conv(x, self.weight, self.bias, sees=self.sees, activation=self._fused)
-        activated: Tensor = self.act(y)
-        return activated
+        return depthwise_conv(x, self.weight, self.bias, sees=self.sees, activation=self.activation)

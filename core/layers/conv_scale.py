@@ -96,17 +96,11 @@ class PatchConvStem(nn.Module):
 
 
 class InvertedDownsample(nn.Module):
-    """Widen, convolve depthwise with stride two, narrow: (batch, *size, dim) to (batch, *ceil(size / 2), out).
+    """Widen fourfold, convolve depthwise with stride two, narrow: (batch, *size, dim) to (batch, *ceil(size / 2), out)."""
 
-    Args:
-        dim, out: channels in and out.
-        axes: spatial axes.
-        ratio: channels between for each of ``out``.
-    """
-
-    def __init__(self, dim: int, out: int, *, axes: int = 2, ratio: float = 4.0) -> None:
+    def __init__(self, dim: int, out: int, *, axes: int = 2) -> None:
         super().__init__()
-        wide = int(ratio * out)
+        wide = 4 * out
         self.conv = nn.Sequential(
             ConvUnit(dim, wide, axes=axes, bias=True, norm=False),
             ConvUnit(wide, wide, axes=axes, kernel=3, stride=2, depthwise=True, bias=True, norm=False),

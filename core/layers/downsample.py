@@ -1,16 +1,15 @@
 """From a finer to a coarser grid of tokens."""
 
 import itertools
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .conv import CONVS
 from .linear import Linear
 from .norm import NormKind, make_norm
+from .padding import fill_up
 
 MergeOrder = Literal["first_fastest", "last_fastest", "monai", "monai_1_4"]
 _MONAI = "000 100 010 001 110 101 011 111"
@@ -64,7 +63,7 @@ class PatchMerging(nn.Module):
         self.proj = Linear(dim * 2**axes, out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _fill_up(x, (2,) * self.axes)
+        x = fill_up(x, (2,) * self.axes)
         x = torch.cat([x[(slice(None), *(slice(o, None, 2) for o in offset))] for offset in self.order], dim=-1)
         y: Tensor = self.proj(self.norm(x)) if self.norm_first else self.norm(self.proj(x))
         return y
@@ -115,12 +114,6 @@ class StridedConv(nn.Module):
         if self.norm_first:
             x = self.norm(x)
         if self.patches:
-            x = _fill_up(x, (self.stride,) * (x.ndim - 2))
+            x = fill_up(x, (self.stride,) * (x.ndim - 2))
         x = self.conv(x.movedim(-1, 1)).movedim(1, -1)
         return x if self.norm_first else self.norm(x)
-
-
-def _fill_up(x: Tensor, multiple: Sequence[int]) -> Tensor:
-    """Extend (batch, *size, dim) with zeros at the end of each axis to a multiple."""
-    missing = [-n % m for n, m in zip(x.shape[1:-1], multiple, strict=True)]
-    return F.pad(x, [0, 0, *(p for m in reversed(missing) for p in (0, m))]) if any(missing) else x

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .conv import CONVS
+from .linear import Linear
 from .norm import NormKind, make_norm
 
 
@@ -83,7 +84,7 @@ class SpectralEmbed(nn.Module):
             self.norms.append(make_norm(norm, width))
             self._pads.append((s // 2, s // 2, s // 2, s // 2, k // 2, k // 2))
             depth, before = math.ceil(depth / stride), width
-        self.proj = nn.Linear(depth * before, dim)
+        self.proj = Linear(depth * before, dim)
         self.norm = make_norm(norm, dim)
 
     def forward(self, x: Tensor) -> Tensor:

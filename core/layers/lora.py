@@ -4,11 +4,15 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..ops.linear import linear
+from .linear import Linear
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ class LoRALinear(nn.Module):
         weight = self.base.weight
         exact = torch.promote_types(weight.dtype, torch.float32)
         update = self.scale * self.up.to(exact) @ self.down.to(exact)
-        return _linear((weight + update).to(weight.dtype), self.base.bias)
+        return _layer((weight + update).to(weight.dtype), self.base.bias)
 
     def fuse(self) -> nn.Module:
         """Return a layer for inference that computes the same with fewer products."""
@@ -62,7 +66,7 @@ class LoRALinear(nn.Module):
         return min(base.in_features, base.out_features)
 
     def _update(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(self.dropout(x), self.down), self.scale * self.up)
+        return linear(linear(self.dropout(x), self.down), self.scale * self.up)
 
 
 class GatedLoRALinear(LoRALinear):
@@ -96,8 +100,8 @@ class GatedLoRALinear(LoRALinear):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         update = self._update(x)
-        y = y + (update if self.gate is None else F.linear(x, self.gate).sigmoid() * update)
-        return y if self.residual is None else y + F.linear(x, self.residual)
+        y = y + (update if self.gate is None else linear(x, self.gate).sigmoid() * update)
+        return y if self.residual is None else y + linear(x, self.residual)
 
     def adapters(self) -> dict[str, Tensor]:
         optional = {"gate": self.gate, "residual": self.residual}
@@ -147,8 +151,8 @@ class FusedGatedLinear(nn.Module):
         self.register_buffer("bias", None if bias is None else F.pad(bias.detach(), (0, sum(self.sizes[1:]))))
 
     def forward(self, x: Tensor) -> Tensor:
-        y, gate, low = torch.split(F.linear(x, self.weight, self.bias), self.sizes, dim=-1)
-        return torch.addcmul(y, gate.sigmoid(), F.linear(low, self.up))
+        y, gate, low = torch.split(linear(x, self.weight, self.bias), self.sizes, dim=-1)
+        return torch.addcmul(y, gate.sigmoid(), linear(low, self.up))
 
 
 def add_lora(
@@ -177,8 +181,11 @@ def add_lora(
         The number of layers adapted.
 
     Raises:
-        ValueError: if no layer matches; it lists the linear layers' names.
+        ValueError: for an unknown variant, or if no layer matches; it lists the linear layers' names.
     """
+    kinds = {"low_rank": LoRALinear, "gated": GatedLoRALinear}
+    if variant not in kinds:
+        raise ValueError(f"LoRA: variant is {variant!r}, expected one of {', '.join(kinds)}")
     linears = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
     chosen = {name: m for name, m in linears.items() if name.rpartition(".")[2] in targets}
     if not chosen:
@@ -187,9 +194,9 @@ def add_lora(
     for name, parameter in module.named_parameters():
         if not any(fnmatchcase(name, pattern) for pattern in keep):
             parameter.requires_grad_(False)
-    kind = {"low_rank": LoRALinear, "gated": GatedLoRALinear}[variant]
     _log.info("LoRA of rank %d on %d linear layers", rank, len(chosen))
-    return _replace(module, {name: kind(linear, rank=rank, alpha=alpha, dropout=dropout) for name, linear in chosen.items()})
+    make = partial(kinds[variant], rank=rank, alpha=alpha, dropout=dropout)
+    return _replace(module, {name: make(layer) for name, layer in chosen.items()})
 
 
 def merge_lora(module: nn.Module) -> int:
@@ -273,9 +280,9 @@ def _fitting(name: str, layer: nn.Module | None, parts: Mapping[str, Tensor]) ->
     return adapted
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight)
+def _layer(weight: Tensor, bias: Tensor | None) -> Linear:
+    layer = Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight)
     if bias is not None:
-        linear.bias = nn.Parameter(bias.clone())
-    return linear
+        layer.bias = nn.Parameter(bias.clone())
+    return layer

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.selective_scan import Backend, scan_orders, selective_scan
+from ..ops.linear import linear
+from ..ops.selective_scan import Backend, selective_scan
 from ..ops.swiglu import swiglu
 from .conv import DepthwiseConv
-from .ssm import decay, default_rank, initial_rates, recurrence_step, step_projection
+from .linear import Linear
+from .ssm import decay, default_rank, initial_rates, orders_on, recurrence_step, step_projection, undecayed
 
 
 class MambaState(NamedTuple):
@@ -61,13 +63,13 @@ class Mamba(nn.Module):
         super().__init__()
         inner, rank = int(expand * dim), default_rank(dim) if rank is None else rank
         self.backend = backend
-        self.in_proj = nn.Linear(dim, 2 * inner, bias=bias)
+        self.in_proj = Linear(dim, 2 * inner, bias=bias)
         self.conv1d = DepthwiseConv(inner, (kernel,), bias=conv_bias, sees="before", activation="silu")
-        self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
+        self.x_proj = Linear(inner, rank + 2 * state, bias=False)
         self.dt_proj = step_projection(rank, inner)
-        self.A_log = initial_rates(inner, state)
-        self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, dim, bias=bias)
+        self.A_log = undecayed(initial_rates(inner, state))
+        self.D = undecayed(torch.ones(inner))
+        self.out_proj = Linear(inner, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, *S, C) to the same shape; several spatial axes are read in row-major order."""
@@ -148,18 +150,18 @@ class BiMamba(nn.Module):
         super().__init__()
         inner, rank = int(expand * dim), default_rank(dim) if rank is None else rank
         self.tied, self.average, self.backend = tied, average, backend
-        self.in_proj = nn.Linear(dim, 2 * inner, bias=bias)
+        self.in_proj = Linear(dim, 2 * inner, bias=bias)
         self.conv1d = DepthwiseConv(inner, (kernel,), bias=conv_bias, sees="before", activation="silu")
-        self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
+        self.x_proj = Linear(inner, rank + 2 * state, bias=False)
         self.dt_proj = step_projection(rank, inner)
-        self.A_log, self.A_b_log = initial_rates(inner, state), initial_rates(inner, state)
-        self.D = nn.Parameter(torch.ones(inner))
+        self.A_log, self.A_b_log = (undecayed(initial_rates(inner, state)) for _ in range(2))
+        self.D = undecayed(torch.ones(inner))
         if not tied:
             self.conv1d_b = DepthwiseConv(inner, (kernel,), bias=conv_bias, sees="after", activation="silu")
-            self.x_proj_b = nn.Linear(inner, rank + 2 * state, bias=False)
+            self.x_proj_b = Linear(inner, rank + 2 * state, bias=False)
             self.dt_proj_b = step_projection(rank, inner)
-            self.D_b = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, dim, bias=bias)
+            self.D_b = undecayed(torch.ones(inner))
+        self.out_proj = Linear(inner, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, *S, C) to the same shape; several spatial axes are read in row-major order, forward and backward."""
@@ -190,7 +192,7 @@ class BiMamba(nn.Module):
             D=D[None],
             dt_bias=dt_bias[None],
             softplus=True,
-            orders=scan_orders((u_BLD.shape[1],), (route,)).to(u_BLD.device),
+            orders=orders_on(u_BLD.device, (u_BLD.shape[1],), (route,)),
             backend=self.backend,
         )
         assert isinstance(y_BLD, Tensor)  # no state was asked for
@@ -202,4 +204,4 @@ def _steps(u: Tensor, x_proj: nn.Linear, dt_proj: nn.Linear) -> tuple[Tensor, Te
     rank = dt_proj.in_features
     state = (x_proj.out_features - rank) // 2
     dt, B, C = x_proj(u).split([rank, state, state], dim=-1)
-    return F.linear(dt, dt_proj.weight), B, C
+    return linear(dt, dt_proj.weight), B, C

@@ -45,7 +45,7 @@ def grid(dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0,
 def neighborhood(
     dim: int, *, heads: int, axes: int = 2, stage: int = 0, index: int = 0, kernel: int = 7, dilation: int = 1
 ) -> nn.Module:
-    """Attention to the ``kernel`` nearest tokens on each axis."""
+    """Attention to the ``kernel`` nearest tokens on each axis, which must hold kernel * dilation tokens in every stage."""
     return NeighborhoodAttention(dim, heads=heads, kernel=(kernel,) * axes, dilation=(dilation,) * axes)
 
 

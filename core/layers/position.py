@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .conv import DepthwiseConv
+from .linear import Linear
 
 
 class ConvPosition(nn.Module):
@@ -70,8 +71,8 @@ class ContinuousBias(nn.Module):
         axes = [d.sign() * d.abs().add(1).log2() / math.log2(8) for d in axes]
         coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
         self.register_buffer("coordinates", coordinates.to(torch.get_default_dtype()), persistent=False)
-        self.fc1 = nn.Linear(len(window), hidden)
-        self.fc2 = nn.Linear(hidden, heads, bias=False)
+        self.fc1 = Linear(len(window), hidden)
+        self.fc2 = Linear(hidden, heads, bias=False)
 
     def forward(self) -> Tensor:
         """Return the table (product of 2 window - 1, heads)."""

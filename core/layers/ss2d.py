@@ -10,14 +10,25 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..ops.depthwise_conv import Activation as FusedActivation
+from ..ops.linear import linear
 from ..ops.selective_scan import CROSS_2D, CROSS_3D, Backend, scan_orders, selective_scan
-from .conv import Activation, DepthwiseConv, make_activation
-from .ssm import decay, default_rank, initial_rates, step_projection
+from .conv import DepthwiseConv
+from .linear import Linear
+from .ssm import decay, default_rank, initial_rates, orders_on, step_projection, undecayed
 
+Activation = Literal["none", "silu", "gelu", "relu", "sigmoid"]
 Gate = Literal["activated", "linear", "none"]
 Refinement = Literal["layer", "conv", "softmax", "sigmoid", "gelu"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "none": nn.Identity,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 class SelectiveScan(nn.Module):
@@ -72,24 +83,29 @@ class SelectiveScan(nn.Module):
             raise ValueError(f"SelectiveScan: axes is {axes}, expected 2 or 3")
         if gate not in get_args(Gate):
             raise ValueError(f"SelectiveScan: gate is {gate!r}, expected 'activated', 'linear' or 'none'")
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"SelectiveScan: activation is {activation!r}, expected one of {', '.join(_ACTIVATIONS)}")
         inner, rank = int(expand * dim), default_rank(dim) if rank is None else rank
         self.routes = tuple(routes) if routes is not None else CROSS_2D if axes == 2 else CROSS_3D
         scan_orders((1,) * axes, self.routes)  # names of unknown routes are told here, not at the first image
         self.axes, self.rank, self.state, self.gate, self.backend = axes, rank, state, gate, backend
-        self.in_proj = nn.Linear(dim, inner if gate == "none" else 2 * inner, bias=bias)
-        self.act = make_activation(activation)
-        conv = kernel > 1
-        self.conv = DepthwiseConv(inner, (kernel,) * axes, bias=conv_bias, activation=activation) if conv else self.act
+        self.in_proj = Linear(dim, inner if gate == "none" else 2 * inner, bias=bias)
+        self.act = _ACTIVATIONS[activation]()
+        # The convolution applies those that it knows, while its sums are at hand.
+        fused: FusedActivation = "none" if kernel == 1 or activation == "sigmoid" else activation
+        conv = partial(DepthwiseConv, inner, (kernel,) * axes, bias=conv_bias, activation=fused)
+        self.conv = nn.Identity() if kernel == 1 else conv()
+        self.act_after_conv = self.act if fused == "none" else nn.Identity()
         # One stack for each kind, so that all routes are projected by one product.
         count = len(self.routes)
         dt_projs = [step_projection(rank, inner) for _ in range(count)]
         self.x_proj = nn.Parameter(torch.stack([nn.Linear(inner, rank + 2 * state).weight.detach() for _ in range(count)]))
         self.dt_proj = nn.Parameter(torch.stack([proj.weight.detach() for proj in dt_projs]))
         self.dt_bias = nn.Parameter(torch.stack([proj.bias.detach() for proj in dt_projs]))
-        self.A_log = nn.Parameter(torch.stack([initial_rates(inner, state).detach() for _ in range(count)]))
-        self.D = nn.Parameter(torch.ones(count, inner))
+        self.A_log = undecayed(initial_rates(inner, state).repeat(count, 1, 1))
+        self.D = undecayed(torch.ones(count, inner))
         self.refine = nn.Sequential(*(_refinement(kind, inner, axes) for kind in refine))
-        self.out_proj = nn.Linear(inner, dim, bias=bias)
+        self.out_proj = Linear(inner, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, *S, C) to the same shape."""
@@ -97,8 +113,8 @@ class SelectiveScan(nn.Module):
         if len(size) != self.axes:
             raise ValueError(f"SelectiveScan: x has shape {list(x.shape)}, expected (batch, {self.axes} axes, channels)")
         u, z = (self.in_proj(x), None) if self.gate == "none" else self.in_proj(x).chunk(2, dim=-1)
-        u_BLD = self.conv(u).flatten(1, -2)
-        projected_BLKP = torch.unflatten(F.linear(u_BLD, self.x_proj.flatten(0, 1)), -1, self.x_proj.shape[:2])
+        u_BLD = self.act_after_conv(self.conv(u)).flatten(1, -2)
+        projected_BLKP = torch.unflatten(linear(u_BLD, self.x_proj.flatten(0, 1)), -1, self.x_proj.shape[:2])
         dt_BLKR, B_BLKN, C_BLKN = torch.split(projected_BLKP, [self.rank, self.state, self.state], dim=-1)
         y_BLD = selective_scan(
             u_BLD,
@@ -109,7 +125,7 @@ class SelectiveScan(nn.Module):
             D=self.D,
             dt_bias=self.dt_bias,
             softplus=True,
-            orders=scan_orders(size, self.routes).to(u_BLD.device),
+            orders=orders_on(u_BLD.device, size, self.routes),
             backend=self.backend,
         )
         assert isinstance(y_BLD, Tensor)  # no state was asked for

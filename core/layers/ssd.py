@@ -10,8 +10,8 @@ from ..ops.ssd import Backend, ssd, ssd_noncausal
 from ..ops.swiglu import swiglu
 from .conv import DepthwiseConv
 from .linear import Linear
+from .ssm import decay, initial_steps, undecayed
 
-_STEPS = (1e-3, 1e-1)  # of Mamba: the initial step sizes are log-uniform between these
 _RATES = (1.0, 16.0)  # of Mamba-2: the initial decay rates are uniform between these
 
 
@@ -62,7 +62,7 @@ class Mamba2(nn.Module):
         self.in_proj = Linear(dim, self.inner + width + self.heads, bias=bias)
         self.conv1d = DepthwiseConv(width, (kernel,), bias=conv_bias, sees="before", activation="silu")
         self.dt_bias, self.A_log = _initial_rates(self.heads)
-        self.D = nn.Parameter(torch.ones(self.heads))
+        self.D = undecayed(torch.ones(self.heads))
         self.init_states = nn.Parameter(torch.zeros(self.heads, head_dim, states)) if learn_initial_state else None
         self.norm = nn.RMSNorm(self.inner, eps=1e-5)
         self.out_proj = Linear(self.inner, dim, bias=bias)
@@ -73,7 +73,7 @@ class Mamba2(nn.Module):
         dt = F.softplus(dt + self.dt_bias).clamp(*self.dt_limit)
         u, B, C = _parts(self.conv1d(xBC), self.inner, self.heads, self.groups)
         state = None if self.init_states is None else self.init_states.expand(len(x), -1, -1, -1)
-        y = ssd(u, dt, -self.A_log.exp(), B, C, D=self.D, initial_state=state, chunk=self.chunk, backend=self.backend)
+        y = ssd(u, dt, decay(self.A_log), B, C, D=self.D, initial_state=state, chunk=self.chunk, backend=self.backend)
         assert isinstance(y, Tensor)
         y = self.norm(swiglu(z, y.flatten(2)))
         out: Tensor = self.out_proj(y)
@@ -128,7 +128,7 @@ class VSSD(nn.Module):
         self.in_proj = Linear(dim, self.inner + self.width + self.heads, bias=bias)
         self.conv = DepthwiseConv(self.width, (kernel,) * axes, bias=conv_bias, activation="silu")
         self.dt_bias, self.A_log = _initial_rates(self.heads)
-        self.D = nn.Parameter(torch.ones(self.heads))
+        self.D = undecayed(torch.ones(self.heads))
         self.norm = nn.LayerNorm(self.inner)
         self.out_proj = Linear(self.inner, dim, bias=bias)
 
@@ -137,7 +137,7 @@ class VSSD(nn.Module):
         z, xBC, dt = self.in_proj(x).split([self.inner, self.width, self.heads], dim=-1)
         dt = F.softplus(dt + self.dt_bias).flatten(1, -2)
         u, B, C = _parts(self.conv(xBC).flatten(1, -2), self.inner, self.heads, self.groups)
-        A = self.A_log.exp() if self.positive else -self.A_log.exp()
+        A = -decay(self.A_log) if self.positive else decay(self.A_log)
         u, dt, A, D = self._neighbours(u, 2), self._neighbours(dt, 2), self._neighbours(A, 0), self._neighbours(self.D, 0)
         y = ssd_noncausal(u, dt, A, B, C, D=D, backend=self.backend)
         y = torch.unflatten(y, 2, (self.groups, -1)).transpose(2, 3).flatten(2)
@@ -163,10 +163,7 @@ def _widths(name: str, dim: int, expand: float, head_dim: int, groups: int) -> t
 
 def _initial_rates(heads: int) -> tuple[nn.Parameter, nn.Parameter]:
     """Return the bias of the step sizes, before softplus, and the logarithm of the decay rates."""
-    low, high = (math.log(step) for step in _STEPS)
-    dt = torch.empty(heads).uniform_(low, high).exp()
-    inverse_of_softplus = dt + torch.log(-torch.expm1(-dt))
-    return nn.Parameter(inverse_of_softplus), nn.Parameter(torch.empty(heads).uniform_(*_RATES).log())
+    return undecayed(initial_steps(heads)), undecayed(torch.empty(heads).uniform_(*_RATES).log())
 
 
 def _parts(xBC: Tensor, inner: int, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,27 +9,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.local_attention.prepare import remembered
+from ..ops.selective_scan import scan_orders
+from .linear import Linear
+
 
 def default_rank(dim: int) -> int:
     """Return R for a layer of ``dim`` channels: one sixteenth of them, rounded up (Gu and Dao 2023, section 3.6)."""
     return math.ceil(dim / 16)
 
 
-def initial_rates(dim: int, state: int) -> nn.Parameter:
+@remembered(16)
+def orders_on(device: torch.device, size: tuple[int, ...], routes: tuple[str, ...]) -> Tensor:
+    """Return ``scan_orders`` on a device, kept: every layer wants the same, and a copy to a GPU waits for all work on it."""
+    return scan_orders(size, routes).to(device)
+
+
+def undecayed(values: Tensor) -> nn.Parameter:
+    """Return a parameter that weight decay is not for, marked as in ``mamba_ssm`` for whoever makes the optimizer."""
+    parameter = nn.Parameter(values)
+    parameter._no_weight_decay = True  # type: ignore[attr-defined]  # noqa: SLF001 - the published name
+    return parameter
+
+
+def initial_rates(dim: int, state: int) -> Tensor:
     """Return log(1) to log(N) for each of ``dim`` channels, that is A = -1 to -N (S4D-real; Gu and Dao 2023, section 3.6)."""
-    return nn.Parameter(torch.arange(1.0, state + 1).log().repeat(dim, 1))
+    return torch.arange(1.0, state + 1).log().repeat(dim, 1)
 
 
-def step_projection(rank: int, dim: int, *, smallest: float = 1e-3, largest: float = 1e-1) -> nn.Linear:
+def initial_steps(count: int, *, smallest: float = 1e-3, largest: float = 1e-1) -> Tensor:
+    """Return numbers that softplus turns into step sizes, log-uniform between the bounds (Gu and Dao 2023, section 3.6)."""
+    step = torch.empty(count).uniform_(math.log(smallest), math.log(largest)).exp()
+    return step + torch.log(-torch.expm1(-step))  # log(exp(step) - 1), without loss for small steps
+
+
+def step_projection(rank: int, dim: int) -> Linear:
     """Return the projection from R numbers to the step sizes of ``dim`` channels (Gu and Dao 2023, section 3.6).
 
-    The weight keeps the variance of its input; softplus turns the bias into steps that are log-uniform between the bounds.
+    The weight keeps the variance of its input, the bias is that of ``initial_steps``.
     """
-    proj = nn.Linear(rank, dim)
+    proj = Linear(rank, dim)
     with torch.no_grad():
         proj.weight.uniform_(-(rank**-0.5), rank**-0.5)
-        step = torch.empty(dim).uniform_(math.log(smallest), math.log(largest)).exp()
-        proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # log(exp(step) - 1), without loss for small steps
+        proj.bias.copy_(initial_steps(dim))
     return proj
 
 

@@ -2,11 +2,11 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..ops.local_attention import Backend, local_attention, windows
 from .conv import DepthwiseConv
 from .linear import Linear
+from .padding import fill_up
 
 
 class StripeAttention(nn.Module):
@@ -42,7 +42,8 @@ class StripeAttention(nn.Module):
         super().__init__()
         groups = 1 if split is None else axes
         if not 1 <= axes <= 3 or heads % groups or dim % heads:
-            raise ValueError(f"StripeAttention: dim {dim}, heads {heads}, axes {axes}: expected {axes} | heads | dim")
+            told = f"dim {dim}, heads {heads}, axes {axes}"
+            raise ValueError(f"StripeAttention: {told}, expected 1 to 3 axes, {groups} | heads and heads | dim")
         self.heads, self.split, self.backend = heads, split, backend
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.positions = nn.ModuleList(DepthwiseConv(dim // groups, (3,) * axes) for _ in range(groups))
@@ -70,8 +71,7 @@ def _in_windows(x: Tensor, window: tuple[int, ...], conv: nn.Module) -> Tensor:
         y: Tensor = conv(x)
         return y
     # Zeros behind the image's end are what the convolution would put there.
-    missing = [-n % w for n, w in zip(size, window, strict=True)]
-    x = F.pad(x, [0, 0, *(p for m in reversed(missing) for p in (0, m))])
+    x = fill_up(x, window)
     for axis, w in reversed(list(enumerate(window, start=1))):
         x = torch.unflatten(x, axis, (-1, w))
     count = x.shape[1 : 2 * axes : 2]

@@ -1,5 +1,6 @@
 """Constructor arguments of other people's models."""
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -31,3 +32,9 @@ def read_arguments(
         if name not in (*defaults, *only, *ignored):
             raise ValueError(f"{of}: unknown argument {name}, known are {', '.join((*defaults, *only, *ignored))}")
     return {name: given.get(name, default) for name, default in defaults.items()}
+
+
+def ratio(inner: int, dim: int) -> float:
+    """Return a factor with ``int(factor * dim) == inner``, which the quotient itself can miss by rounding."""
+    quotient = inner / dim
+    return quotient if int(quotient * dim) == inner else math.nextafter(quotient, math.inf)

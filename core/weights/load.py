@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,15 @@ class Coverage:
 
     def __str__(self) -> str:
         return f"{self.tensors} tensors, {self.elements:,} elements, none missing, none unexpected"
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[M]):
+    """A backbone or layer with published weights, the classifier behind it, if the weights had one, and what was loaded."""
+
+    backbone: M
+    head: nn.Linear | None
+    coverage: Coverage
 
 
 def rename(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str | None]]) -> dict[str, Tensor]:

@@ -4,15 +4,14 @@ Names and shapes are ours already. Only the fork's layer scale after the mixer h
 projection before it, which computes the same.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..layers.mamba import BiMamba, Mamba
-from .arguments import read_arguments
-from .load import Coverage, load_into
+from .arguments import ratio, read_arguments
+from .load import Loaded, load_into
 
 INITIAL_VALUES = ("dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor")
 
@@ -92,8 +91,8 @@ def mamba_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def load_mamba(state: Mapping[str, Tensor], *, average: bool = False) -> tuple[Mamba | BiMamba, Coverage]:
-    """Build a layer with the weights of a published one.
+def load_mamba(state: Mapping[str, Tensor], *, average: bool = False) -> Loaded[Mamba | BiMamba]:
+    """Build a layer with the weights of a published one, which has no head.
 
     Args:
         state: of a single layer, names without a prefix.
@@ -103,10 +102,4 @@ def load_mamba(state: Mapping[str, Tensor], *, average: bool = False) -> tuple[M
         ValueError: if anything is missing or unexpected.
     """
     module = build_mamba(mamba_arguments(state) | {"if_divide_out": average})
-    return module, load_into(module, mamba_state(state))
-
-
-def ratio(inner: int, dim: int) -> float:
-    """Return a factor with ``int(factor * dim) == inner``, which the quotient itself can miss by rounding."""
-    quotient = inner / dim
-    return quotient if int(quotient * dim) == inner else math.nextafter(quotient, math.inf)
+    return Loaded(module, None, load_into(module, mamba_state(state)))

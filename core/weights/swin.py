@@ -1,16 +1,17 @@
 """Published Swin and Swin V2 checkpoints into our backbone."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backbones.hierarchical import Pyramid
 from ..backbones.swin import SwinSize, swin
-from .load import Coverage, load_into, rename
+from .arguments import ratio
+from .head import load_with_head
+from .load import Loaded, rename
 
 # What can be computed, and is saved by some versions only.
 _BUFFERS = r"(attn_mask|relative_position_index|relative_coords_table|attn\.k_bias)$"
@@ -31,21 +32,13 @@ _RULES: list[tuple[str, str | None]] = [
 ]
 
 
-class LoadedSwin(NamedTuple):
-    """A backbone, its classifier (a linear map of the mean of the last tokens) if there was one, and what was loaded."""
-
-    backbone: Pyramid
-    head: nn.Linear | None
-    coverage: Coverage
-
-
 def load_swin(
     state: Mapping[str, Tensor],
     *,
     window: int | Sequence[int] | None = None,
     pretrained_window: Sequence[int] | None = None,
     border: Literal["partial", "zeros"] = "zeros",
-) -> LoadedSwin:
+) -> Loaded[Pyramid]:
     """Build the Swin that a state dict of timm (``swin_*``, ``swinv2_*``) or microsoft/Swin-Transformer belongs to, and load it.
 
     Depths, widths, heads, window, patch and options follow from the names and shapes of the tensors. With ``border="zeros"``,
@@ -60,7 +53,8 @@ def load_swin(
         border: as in ``swin``.
 
     Returns:
-        Backbone, classifier or None, and coverage: every tensor of the state dict was used, but those that can be computed.
+        Backbone, classifier of the mean of the last tokens, or None, and coverage: every tensor of the state dict was used, but
+        those that can be computed.
 
     Raises:
         ValueError: if the tensors are not those of a Swin, one is missing or unexpected, or the window is not known.
@@ -91,20 +85,14 @@ def load_swin(
         patch_norm="patch_embed.norm.weight" in state,
         window=window,
         pretrained_window=pretrained_window,
-        # A hair more, so that the product with dim is not rounded to below the number of hidden channels.
-        mlp_ratio=math.nextafter(state[f"{first[0]}mlp.fc1.weight"].shape[0] / dim, math.inf),
+        mlp_ratio=ratio(len(state[f"{first[0]}mlp.fc1.weight"]), dim),
         qkv_bias=any(f"{first[0]}attn.{name}" in state for name in ("qkv.bias", "q_bias")),
         border=border,
         position_size=None if position is None else _square(position.shape[1], axes),
     )
     converted = swin_state(state)
     head = {key.removeprefix("head."): converted.pop(key) for key in list(converted) if key.startswith("head.")}
-    coverage = load_into(model, converted)
-    if not head:
-        return LoadedSwin(model, None, coverage)
-    classifier = nn.Linear(dim * 2 ** (len(depths) - 1), len(head["weight"]), bias="bias" in head)
-    added = load_into(classifier, head)
-    return LoadedSwin(model, classifier, Coverage(coverage.tensors + added.tensors, coverage.elements + added.elements))
+    return load_with_head(model, converted, head, dim=model.dims[-1])
 
 
 def swin_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backbones.vim import ClassPlace, Vim
 from .arguments import read_arguments
 from .head import load_with_head
-from .load import Coverage, rename
+from .load import Loaded, rename
 from .mamba import build_mamba, mamba_arguments
 
 _NAMES = [
@@ -137,7 +137,7 @@ def load_vim(
     stride: int | None = None,
     use_middle_cls_token: bool = True,
     if_divide_out: bool = True,
-) -> tuple[Vim, nn.Linear | None, Coverage]:
+) -> Loaded[Vim]:
     """Build a backbone with the weights of a published VisionMamba, and its classifier if there is one.
 
     Args:
@@ -158,4 +158,4 @@ def load_vim(
             "if_divide_out": if_divide_out,
         }
     )
-    return (backbone, *load_with_head(backbone, *vim_state(state)))
+    return load_with_head(backbone, *vim_state(state), dim=backbone.dim)

@@ -18,7 +18,7 @@ from ..layers.ss2d import SelectiveScan
 from ..ops.selective_scan import CROSS_2D
 from .arguments import read_arguments
 from .head import load_with_head
-from .load import Coverage
+from .load import Loaded
 from .mamba import INITIAL_VALUES
 from .vmamba_state import vssm_arguments, vssm_state
 
@@ -205,14 +205,14 @@ def build_vssm(arguments: Mapping[str, Any]) -> Pyramid:
     )
 
 
-def load_vssm(state: Mapping[str, Tensor], *, forward_type: str) -> tuple[Pyramid, nn.Linear | None, Coverage]:
+def load_vssm(state: Mapping[str, Tensor], *, forward_type: str) -> Loaded[Pyramid]:
     """Build a backbone with the weights of a published VSSM, and its classifier if there is one.
 
-    The class scores are ``classifier(backbone(image).mean((1, 2)))``.
+    The class scores are ``loaded.head(loaded.backbone(image).mean((1, 2)))``.
 
     Raises:
         ValueError: if anything is missing or unexpected.
     """
     backbone = build_vssm(vssm_arguments(state, forward_type=forward_type))
     ours, head = vssm_state(state)
-    return (backbone, *load_with_head(backbone, ours, head))
+    return load_with_head(backbone, ours, head, dim=backbone.dims[-1])

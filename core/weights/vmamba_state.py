@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import ratio
 from .load import rename
-from .mamba import ratio
 
 _MIXER = [
     (r"\bconv2d\.", "conv."),

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from geovit.core.backbones.hierarchical import Pyramid, hierarchical
+from geovit.core.backbones.hierarchical import Pyramid, hierarchical, patch_stem
 from geovit.core.blocks.metaformer import mlp_block
 from geovit.core.layers.downsample import StridedConv
-from geovit.core.layers.mixers import window
+from geovit.core.layers.mixers import MIXERS, neighborhood, window
 
 
 def small(**options):
@@ -47,6 +47,35 @@ def test_mixers_take_turns_and_know_where_they_stand():
     assert [block.mixer.window for block in model.stages[0] if hasattr(block.mixer, "window")] == [(3, 3)]
 
 
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("name", MIXERS)
+def test_every_mixer_fits_odd_sizes_and_has_the_gradient_of_its_output(name, axes):
+    size, dims = (13, 15, 14)[:axes], (6, 12)
+    model = small(mixer=name, axes=axes, dims=dims, depths=(1, 1), heads=(6, 6), stem=partial(patch_stem, patch=1))
+    x = torch.randn(1, 3, *size, dtype=torch.float64, requires_grad=True)
+    tensors = [x, *model.parameters()]
+    directions = [torch.randn_like(t) for t in tensors]
+    weight = torch.randn(1, *(-(-n // 2) for n in size), 12, dtype=torch.float64)
+
+    def objective(step: float) -> torch.Tensor:
+        moved = [t + step * d for t, d in zip(tensors, directions, strict=True)]
+        names = [name for name, _ in model.named_parameters()]
+        y = torch.func.functional_call(model, dict(zip(names, moved[1:], strict=True)), (moved[0],))
+        assert y.shape == weight.shape
+        return (y * weight).sum()
+
+    grads = torch.autograd.grad(objective(0.0), tensors)
+    slope = sum((g * d).sum() for g, d in zip(grads, directions, strict=True)).item()
+    with torch.no_grad():
+        assert slope == pytest.approx((objective(1e-6) - objective(-1e-6)).item() / 2e-6, rel=1e-5)
+
+
+def test_stage_smaller_than_a_neighborhood_is_told():
+    with pytest.raises(ValueError, match=r"kernel=7.*the axis has 4 positions, expected at least 7"):
+        small(mixer="neighborhood")(torch.randn(1, 3, 32, 32, dtype=torch.float64))
+    assert small(mixer=partial(neighborhood, kernel=3))(torch.randn(1, 3, 32, 32, dtype=torch.float64)).shape == (1, 4, 4, 16)
+
+
 def test_drop_path_rises_over_all_stages():
     rates = [block.drop_path.rate for stage in small(depths=(2, 3), drop_path=0.4).stages for block in stage]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
@@ -62,6 +91,8 @@ def test_parts_can_be_replaced():
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match=r"did you mean window"):
         small(mixer="windw")
+    with pytest.raises(ValueError, match="mixer is empty"):
+        small(mixer=())
     with pytest.raises(ValueError, match=r"depths \(2,\)"):
         small(depths=(2,))
     with pytest.raises(ValueError, match="1 stages, 1 downs and 1 dims"):

@@ -58,14 +58,10 @@ def test_wrong_settings_are_named():
         swin(SMALL, pretrained_window=(2, 2))
     with pytest.raises(ValueError, match="for each of 2 stages"):
         swin(SMALL, window=(7, 7, 7))
-
-
-@pytest.mark.parametrize("mixer", ["grid", "neighborhood", "stripe", "channel", ("window", "grid")])
-def test_any_mixer_fits(mixer):
-    model = hierarchical(3, **PLAIN, mixer=mixer)
-    y = model(torch.randn(1, 3, 61, 67))
-    assert y.shape == (1, 8, 9, 16)
-    assert y.isfinite().all()
+    with pytest.raises(ValueError, match=r"split is \(1, 2\), expected one width for each of 4 stages"):
+        cswin(split=(1, 2))
+    with pytest.raises(ValueError, match="expected one or more of spatial, channel"):
+        davit(mixers=("spatial", "chanel"))
 
 
 def test_cswin_and_davit_take_any_image():

@@ -5,12 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from geovit.core.backbones.hierarchical import hierarchical
 from geovit.core.backbones.vssm import vssm
 from geovit.core.layers.mamba import BiMamba
 from geovit.core.layers.mixers import scan
 from geovit.core.layers.mlp import GEGLU
-from geovit.core.layers.ss2d import SelectiveScan
 
 
 def small(**options):
@@ -65,12 +63,6 @@ def test_geglu_gates_its_first_half_by_the_second():
     layer, x = GEGLU(4, 6), torch.randn(2, 4)
     y = layer.fc1(x)
     torch.testing.assert_close(layer(x), layer.fc2(y[:, :6] * F.gelu(y[:, 6:])))
-
-
-def test_scan_is_a_mixer_of_any_pyramid():
-    model = hierarchical(3, dims=(8, 16), depths=(1, 1), heads=(1, 1), mixer="scan")
-    assert isinstance(model.stages[0][0].mixer, SelectiveScan)
-    assert model(torch.randn(1, 3, 17, 16)).shape == (1, 3, 2, 16)
 
 
 def test_trains():

@@ -141,11 +141,13 @@ def test_wrong_options_are_named():
         NeighborhoodAttention(10, heads=3, kernel=(3,))
     with pytest.raises(ValueError, match="border is 'zero', expected 'partial' or 'zeros'"):
         WindowAttention(12, heads=3, window=(3,), border="zero")
+    with pytest.raises(ValueError, match=r"x has shape \[1, 4, 12\], expected \(batch, 2 axes, channels\)"):
+        WindowAttention(12, heads=3, window=(3, 3), shift=(1, 1), shift_single=False)(torch.zeros(1, 4, 12))
     with pytest.raises(ValueError, match="position_bias is 'tables'"):
         WindowAttention(12, heads=3, window=(3,), position_bias="tables")
     with pytest.raises(ValueError, match="outside is 'zeros'"):
         OverlapAttention(12, heads=3, window=(3,), overlap=1, outside="zeros")
-    with pytest.raises(ValueError, match="odd kernel"):
+    with pytest.raises(ValueError, match=r"kernel is \(2, 2\), expected .* odd"):
         ConvPosition(12, kernel=2)
     with pytest.raises(ValueError, match=r"expected \(batch, \(4, 4, 12\)\)"):
         AbsolutePosition(12, size=(4, 4))(torch.zeros(1, 4, 5, 12))

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from geovit.core.layers.attention import WindowAttention
+from geovit.core.layers.linear import Linear
 from geovit.core.layers.lora import (
     FusedGatedLinear,
     GatedLoRALinear,
@@ -62,7 +63,7 @@ def test_fresh_adapter_changes_nothing(variant, bias):
 def test_merged_layer_is_plain_and_computes_the_same(variant, bias):
     layer = trained(VARIANTS[variant](nn.Linear(12, 20, bias=bias)))
     merged = layer.merge()
-    assert type(merged) is nn.Linear
+    assert type(merged) is Linear
     torch.testing.assert_close(merged(X), layer(X), rtol=1e-5, atol=1e-5)
 
 
@@ -226,3 +227,8 @@ def test_agrees_with_the_official_lola_layer(golden_dir, case, optional):
     y.square().mean().backward()
     for name, expected in rename(part["grad."], names).items():
         torch.testing.assert_close(layer.get_parameter(name).grad, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_unknown_variant_is_named():
+    with pytest.raises(ValueError, match="variant is 'gate', expected one of low_rank, gated"):
+        add_lora(MLP(4, 8), rank=2, variant="gate")

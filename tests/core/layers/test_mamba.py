@@ -32,6 +32,8 @@ def test_published_values_at_the_start():
     layer = Mamba(32, state=16)
     torch.testing.assert_close(layer.A_log.exp(), torch.arange(1.0, 17).expand(64, 16))
     assert torch.equal(layer.D, torch.ones(64))
+    marked = {name for name, p in BiMamba(8).named_parameters() if hasattr(p, "_no_weight_decay")}
+    assert marked == {"A_log", "A_b_log", "D", "D_b"}
     step = F.softplus(step_projection(4, 10_000).bias.detach())
     assert 0.001 <= step.min() < 0.0011
     assert 0.09 < step.max() <= 0.1

@@ -11,9 +11,11 @@ def test_swiglu_is_the_published_formula():
 
 
 @pytest.mark.parametrize("kind", [MLP, SwiGLU])
-def test_every_token_is_treated_alone(kind):
-    layer, x = kind(6, 10), torch.randn(2, 4, 6)
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_token_is_treated_alone(kind, bias):
+    layer, x = kind(6, 10, bias=bias), torch.randn(2, 4, 6)
     torch.testing.assert_close(layer(x)[:, 2], layer(x[:, 2]))
+    assert any(name.endswith("bias") for name, _ in layer.named_parameters()) is bias
 
 
 @pytest.mark.parametrize("kind", [MLP, SwiGLU])

@@ -120,6 +120,16 @@ def test_any_size(size):
     assert layer(image(*size)).isfinite().all()
 
 
+def test_what_is_kept_from_inference_serves_training():
+    layer, x = make(), image(4, 7).requires_grad_()
+    with torch.inference_mode():
+        seen = layer(x)
+    y = layer(x)
+    assert torch.equal(y, seen)
+    y.sum().backward()
+    assert x.grad.any()
+
+
 def test_options_of_the_gate():
     x = image(5, 3)
     for gate, width in (("activated", 32), ("linear", 32), ("none", 16)):
@@ -129,6 +139,25 @@ def test_options_of_the_gate():
         for layer in (linear, activated):
             layer.in_proj.weight[16:] = 0  # silu(0) = 0: the gate is shut
             assert layer(x).abs().max() == 0
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("activation", ["none", "silu", "gelu", "relu", "sigmoid"])
+def test_activation_follows_the_convolution_and_is_that_of_the_gate(activation, kernel, monkeypatch):
+    scanned = []
+
+    def skip_the_scan(u, *_args, **_options):
+        scanned.append(u)
+        return u
+
+    monkeypatch.setattr("geovit.core.layers.ss2d.selective_scan", skip_the_scan)
+    layer, x = make(activation=activation, kernel=kernel, refine=()), image(5, 3)
+    function = (lambda t: t) if activation == "none" else getattr(torch if activation == "sigmoid" else F, activation)
+    u, z = layer.in_proj(x).chunk(2, dim=-1)
+    if kernel > 1:
+        u = F.conv2d(u.movedim(-1, 1), layer.conv.weight, layer.conv.bias, padding=1, groups=16).movedim(1, -1)
+    torch.testing.assert_close(layer(x), layer.out_proj(function(u) * function(z)))
+    torch.testing.assert_close(scanned[0], function(u).flatten(1, 2))
 
 
 def test_refinements_in_order():

@@ -44,7 +44,8 @@ def test_mamba2_bounds_its_steps():
     layer = randomised(Mamba2(8, states=4, head_dim=4, dt_limit=(0.0, 0.0)))
     x = torch.randn(1, 9, 8, dtype=torch.float64)
     z, xBC, _ = layer.in_proj(x).split([16, 24, 4], dim=-1)
-    u = F.silu(layer.conv1d(xBC.mT)[..., :9].mT)[..., :16] * layer.D.repeat_interleave(4)
+    convolved = F.conv1d(F.pad(xBC.mT, (3, 0)), layer.conv1d.weight, layer.conv1d.bias, groups=24).mT
+    u = F.silu(convolved)[..., :16] * layer.D.repeat_interleave(4)
     torch.testing.assert_close(layer(x), layer.out_proj(layer.norm(u * F.silu(z))))
 
 
@@ -69,7 +70,8 @@ def test_vssd_weighs_tokens_by_their_step_sizes_times_rates():
     layer = randomised(VSSD(8, states=4, head_dim=4, groups=2, expand=2))
     x = torch.randn(1, 4, 5, 8, dtype=torch.float64)
     z, xBC, dt = (part.flatten(1, 2) for part in layer.in_proj(x).split([16, 32, 4], dim=-1))
-    xBC = F.silu(layer.conv(xBC.unflatten(1, (4, 5)).movedim(-1, 1))).flatten(2).mT
+    image = xBC.unflatten(1, (4, 5)).movedim(-1, 1)
+    xBC = F.silu(F.conv2d(image, layer.conv.weight, layer.conv.bias, padding=1, groups=32)).flatten(2).mT
     weights = F.softplus(dt + layer.dt_bias) * layer.A_log.exp()
     heads = []
     for h in range(4):  # head h belongs to group h modulo 2
@@ -98,6 +100,7 @@ def test_fresh_layers_have_the_published_step_sizes_and_rates(kind):
     assert ((steps > 0.99e-3) & (steps < 1.01e-1)).all()
     assert ((rates >= 1) & (rates <= 16)).all()
     assert torch.equal(layer.D, torch.ones(4))
+    assert {name for name, p in layer.named_parameters() if hasattr(p, "_no_weight_decay")} == {"dt_bias", "A_log", "D"}
 
 
 @pytest.mark.parametrize(
@@ -106,8 +109,8 @@ def test_fresh_layers_have_the_published_step_sizes_and_rates(kind):
         (Mamba2, {"head_dim": 3}, "16 channels inside .* not a multiple of head_dim 3"),
         (Mamba2, {"head_dim": 4, "groups": 3}, "3 groups do not divide 4 heads"),
         (VSSD, {"head_dim": 3}, "VSSD: the 16 channels inside"),
-        (VSSD, {"kernel": 4}, "kernel is 4, expected .* odd"),
-        (VSSD, {"axes": 4}, "axes is 4"),
+        (VSSD, {"kernel": 4, "head_dim": 4}, r"kernel is \(4, 4\), expected .* odd"),
+        (VSSD, {"axes": 4, "head_dim": 4}, r"kernel is \(3, 3, 3, 3\), expected 1 to 3 sizes"),
     ],
 )
 def test_impossible_layers_are_named(kind, options, message):

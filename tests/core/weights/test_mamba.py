@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from geovit.core.layers.mamba import BiMamba, Mamba
-from geovit.core.weights.arguments import read_arguments
-from geovit.core.weights.mamba import build_mamba, load_mamba, mamba_arguments, mamba_state, ratio
+from geovit.core.weights.arguments import ratio, read_arguments
+from geovit.core.weights.mamba import build_mamba, load_mamba, mamba_arguments, mamba_state
 
 LAYERS = {
     "mamba": lambda: Mamba(16, state=3, kernel=3, rank=2, expand=1.5, conv_bias=False),
@@ -16,10 +16,11 @@ LAYERS = {
 def test_layer_comes_back_from_its_shapes_and_weights(kind):
     torch.manual_seed(0)
     layer, x = LAYERS[kind](), torch.randn(2, 5, 16)
-    loaded, coverage = load_mamba(layer.state_dict(), average=kind == "v2")
-    assert type(loaded) is type(layer)
-    assert torch.equal(loaded(x), layer(x))
-    assert coverage.tensors == len(layer.state_dict())
+    loaded = load_mamba(layer.state_dict(), average=kind == "v2")
+    assert type(loaded.backbone) is type(layer)
+    assert loaded.head is None
+    assert torch.equal(loaded.backbone(x), layer(x))
+    assert loaded.coverage.tensors == len(layer.state_dict())
 
 
 def test_published_arguments_are_understood():
@@ -42,7 +43,7 @@ def test_published_arguments_are_understood():
 def test_layer_scale_is_folded_into_the_projection(bias):
     torch.manual_seed(0)
     layer, x, gamma = BiMamba(16, bias=bias), torch.randn(2, 5, 16), torch.randn(16)
-    loaded, _ = load_mamba({**layer.state_dict(), "gamma": gamma})
+    loaded = load_mamba({**layer.state_dict(), "gamma": gamma}).backbone
     torch.testing.assert_close(loaded(x), gamma * layer(x))
 
 

@@ -18,11 +18,11 @@ def golden(golden_dir):
 
 def test_published_classifier_is_rebuilt_from_its_weights(golden):
     _, state, tensors = golden
-    backbone, head, coverage = load_vim(state, img_size=16)
-    logits = head(backbone.eval().pooled(tensors["input.image"]))
+    loaded = load_vim(state, img_size=16)
+    logits = loaded.head(loaded.backbone.eval().pooled(tensors["input.image"]))
     torch.testing.assert_close(logits, tensors["output.logits"], rtol=0, atol=1e-5 * tensors["output.logits"].abs().max().item())
-    assert coverage.tensors == len(state)
-    assert coverage.elements == sum(tensor.numel() for tensor in state.values())
+    assert loaded.coverage.tensors == len(state)
+    assert loaded.coverage.elements == sum(tensor.numel() for tensor in state.values())
 
 
 def test_shapes_tell_the_arguments(golden):
@@ -42,8 +42,9 @@ def test_two_class_tokens_and_layer_scales(golden):
     state["cls_token_head"], state["cls_token_tail"] = state.pop("cls_token"), torch.randn(1, 1, 16)
     state["pos_embed"] = torch.randn(1, 18, 16)
     state |= {f"layers.{i}.mixer.gamma": torch.randn(16) for i in range(3)}
-    backbone, _, coverage = load_vim(state, img_size=16)
-    assert coverage.tensors == len(state) - 1  # the two class tokens are one tensor
+    loaded = load_vim(state, img_size=16)
+    backbone = loaded.backbone
+    assert loaded.coverage.tensors == len(state) - 1  # the two class tokens are one tensor
     assert torch.equal(backbone.class_tokens[1:], state["cls_token_tail"][0])
     assert torch.equal(backbone.blocks[2].scale1, state["layers.2.mixer.gamma"])
 

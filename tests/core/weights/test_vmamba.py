@@ -71,11 +71,11 @@ def test_first_release_ignores_arguments():
 
 def test_published_classifier_is_rebuilt_from_its_weights(golden):
     arguments, state, tensors = golden
-    backbone, head, coverage = load_vssm(state, forward_type=arguments["forward_type"])
-    logits = head(backbone.eval()(tensors["input.image"]).mean((1, 2)))
+    loaded = load_vssm(state, forward_type=arguments["forward_type"])
+    logits = loaded.head(loaded.backbone.eval()(tensors["input.image"]).mean((1, 2)))
     torch.testing.assert_close(logits, tensors["output.logits"], rtol=0, atol=1e-5 * tensors["output.logits"].abs().max().item())
-    assert coverage.tensors == len(state)
-    assert coverage.elements == sum(tensor.numel() for tensor in state.values())
+    assert loaded.coverage.tensors == len(state)
+    assert loaded.coverage.elements == sum(tensor.numel() for tensor in state.values())
 
 
 def test_shapes_tell_the_arguments(golden):
@@ -91,17 +91,17 @@ def test_names_of_the_first_release_and_layers_stored_as_convolutions(golden):
     for name, tensor in state.items():
         name = name.replace(".op.", ".self_attention.").replace("blocks.0.norm.", "blocks.0.ln_1.").replace("classifier.", "")
         old[name] = tensor[..., None, None] if name.endswith(("in_proj.weight", "fc1.weight")) else tensor
-    new, head, _ = load_vssm(state, forward_type="v05_noz")
-    same, same_head, _ = load_vssm(old, forward_type="v05_noz")
-    assert all(map(torch.equal, new.state_dict().values(), same.state_dict().values()))
-    assert torch.equal(head.weight, same_head.weight)
+    new, same = (load_vssm(weights, forward_type="v05_noz") for weights in (state, old))
+    assert all(map(torch.equal, new.backbone.state_dict().values(), same.backbone.state_dict().values()))
+    assert torch.equal(new.head.weight, same.head.weight)
 
 
 def test_learned_positions(golden):
     _, state, tensors = golden
     state = {**state, "pos_embed": torch.randn(1, 8, 8, 8)}
-    backbone, _, coverage = load_vssm(state, forward_type="v05_noz")
-    assert coverage.tensors == len(state)
+    loaded = load_vssm(state, forward_type="v05_noz")
+    backbone = loaded.backbone
+    assert loaded.coverage.tensors == len(state)
     image = tensors["input.image"]
     torch.testing.assert_close(
         backbone.stem(image), backbone.stem[0](image) + state["pos_embed"].permute(0, 2, 3, 1), rtol=0, atol=0
@@ -110,8 +110,7 @@ def test_learned_positions(golden):
 
 def test_backbone_without_a_classifier(golden):
     _, state, _ = golden
-    _, head, _ = load_vssm({n: t for n, t in state.items() if "head" not in n}, forward_type="v05_noz")
-    assert head is None
+    assert load_vssm({n: t for n, t in state.items() if "head" not in n}, forward_type="v05_noz").head is None
 
 
 def test_missing_and_unexpected_weights_are_told(golden):

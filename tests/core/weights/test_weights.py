@@ -1,11 +1,16 @@
 import pickle
+import re
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from geovit.core import weights
 from geovit.core.weights import load_into, load_state, rename, save_module
+from geovit.core.weights.head import load_with_head
 
 
 class Tied(nn.Module):
@@ -99,3 +104,20 @@ def test_rename_applies_rules_in_order_and_drops():
 def test_two_tensors_under_one_name_are_an_error():
     with pytest.raises(ValueError, match="would be named x"):
         rename({"a.x": torch.zeros(1), "b.x": torch.zeros(1)}, [(r"^[ab]\.", "")])
+
+
+def test_public_loaders_come_on_first_use():
+    there = "'geovit.core.backbones' in sys.modules"
+    code = f"import sys, geovit.core.weights as w; print({there}, w.load_swin, {there})"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"False <function load_swin at .*> True\n", told)
+    assert all(callable(getattr(weights, name)) for name in weights.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'load_all'"):
+        weights.load_all  # noqa: B018
+
+
+def test_head_of_another_width_than_the_backbone_is_told():
+    with pytest.raises(ValueError, match=r"weight \[5, 4\] instead of \[5, 3\]"):
+        load_with_head(nn.Identity(), {}, {"weight": torch.zeros(5, 4)}, dim=3)
+    loaded = load_with_head(nn.Linear(2, 3), nn.Linear(2, 3).state_dict(), {"weight": torch.ones(5, 3)}, dim=3)
+    assert (loaded.head.bias, loaded.coverage.elements) == (None, 9 + 15)
