@@ -115,7 +115,9 @@ def _check(
         told = ", ".join(f"{list(shape)} {dtype} on {device}" for shape, dtype, device in given)
         raise ValueError(f"local_attention: q, k, v are {told}, expected one floating (batch, 1 to 3 axes, heads, head_dim)")
     size, (heads, head_dim) = tuple(q.shape[1:-2]), tuple(q.shape[-2:])
-    if not isinstance(pattern, tuple) or len(pattern) != len(size) or not all(isinstance(axis, Axis) for axis in pattern):
+    # By the classes, not by their union: the compiler of torch 2.10 cannot follow that.
+    rules = isinstance(pattern, tuple) and all(isinstance(axis, (Window, Grid, Neighborhood)) for axis in pattern)
+    if not rules or len(pattern) != len(size):
         raise ValueError(f"local_attention: pattern is {pattern}, expected a tuple of {len(size)} rules, one for each axis")
     for axis, length in zip(pattern, size, strict=True):
         axis.check(length)

@@ -86,7 +86,7 @@ def _along_routes(tensors: dict[str, Tensor], orders: Tensor | None) -> dict[str
     }
     allowed["C"] = allowed["B"]
     for name, tensor in tensors.items():
-        if list(tensor.shape) not in allowed[name]:
+        if not any(tuple(tensor.shape) == tuple(shape) for shape in allowed[name]):
             _refuse(name, tensor, " or ".join(map(str, sorted(allowed[name], key=len))) + " to go with the shapes of dt and A")
     if groups < 1 or dim % groups:
         raise ValueError(f"selective_scan: B has {groups} groups, allowed are divisors of the {dim} channels")
