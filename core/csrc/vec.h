@@ -83,6 +83,16 @@ GEOVIT_INLINE F minimum(F a, F b) {
     return a < b ? a : b;
 }
 
+// x itself. A product is rounded by it, never contracted with the sum that it goes into to a fused multiply-add: where additions
+// have units of their own and multiply-adds are what a loop waits for.
+template <class F>
+GEOVIT_INLINE F rounded(F x) {
+#if defined(__x86_64__)
+    asm("" : "+v"(x));
+#endif
+    return x;
+}
+
 // Entries of a and, counted on, of b.
 template <int... I, class F>
 GEOVIT_INLINE F shuffle(F a, F b) {
