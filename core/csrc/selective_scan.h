@@ -58,12 +58,13 @@ GEOVIT_INLINE Task task_of(const Problem& p, int64_t index) {
 }
 
 // a[k] = exp(dt A) of some states, from dt and A log2(e): 2^x as 2^n times a polynomial of r = x - n. The polynomial is the minimax one
-// for (2^r - 1) / r, so that decays close to one keep their relative distance from one, which a long scan sees. Each line is for
-// all states, since a processor sees only some tens of instructions ahead, and for one state they all wait for each other.
+// for (2^r - 1) / r, so that decays close to one keep their relative distance from one, which a long scan sees. n is an integer, or,
+// where sixteen powers of two fit into a register to be picked from, a multiple of 1/16, for which a cubic is enough.
 //
-// n is a multiple of 1/16 where sixteen powers of two fit into a register to be picked from, so that a cubic is enough; else an integer.
+// Each line is for all states: the operations for one state wait for each other, and a processor looks only so far ahead.
 //
-// x must be between -126 and 127, or it is put there by `Clamped`, which takes half as much time again: see `in_range`.
+// Unless `Clamped`, with which the forward pass takes a third longer, x must be between -126 and 127: see `in_range`. Within, both
+// forms give the same bits, so no channel depends on what its neighbours need.
 template <bool Clamped, int Count, class F>
 GEOVIT_INLINE void decays(F dt, const float* rate, F* a) {
     constexpr int W = width_of<F>;
@@ -75,33 +76,24 @@ GEOVIT_INLINE void decays(F dt, const float* rate, F* a) {
 #endif
     constexpr float round_magic = table ? 786432.0f : 12582912.0f;  // 1.5 * 2^23 or 2^19: adding it leaves n in the low bits
     F x[Count], shifted[Count], p[Count];
-#pragma GCC unroll 4
     for (int k = 0; k < Count; ++k) {
         x[k] = rounded(dt * load_vec<F>(rate + k * W));
         if constexpr (Clamped) x[k] = minimum(fill<F>(127.0f), maximum(fill<F>(-126.0f), x[k]));  // in this order NaN stays NaN
     }
-#pragma GCC unroll 4
     for (int k = 0; k < Count; ++k) shifted[k] = x[k] + round_magic;
-#pragma GCC unroll 4
     for (int k = 0; k < Count; ++k) x[k] -= shifted[k] - round_magic;
     if constexpr (table) {
         // The bits of 2^(j/16), less what j itself adds to them when it is shifted into the exponent along with the integer part.
         constexpr Bits powers = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
                              0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
         Bits scale[Count];
-#pragma GCC unroll 4
         for (int k = 0; k < Count; ++k)
             scale[k] = __builtin_shuffle(powers, bit_cast<Bits>(shifted[k])) + (bit_cast<Bits>(shifted[k]) << 19);
-#pragma GCC unroll 4
         for (int k = 0; k < Count; ++k) p[k] = 5.550508938e-2f * x[k] + 2.402335360e-1f;
-#pragma GCC unroll 4
         for (int k = 0; k < Count; ++k) p[k] = p[k] * x[k] + 6.931471806e-1f;
-#pragma GCC unroll 4
         for (int k = 0; k < Count; ++k) p[k] = p[k] * x[k] + 1.0f;
-#pragma GCC unroll 4
         for (int k = 0; k < Count; ++k) a[k] = p[k] * bit_cast<F>(scale[k]);
     } else {
-#pragma GCC unroll 4
         for (int k = 0; k < Count; ++k) {
             p[k] = 1.326466545e-3f * x[k] + 9.671512611e-3f;
             p[k] = p[k] * x[k] + 5.550733893e-2f;
@@ -187,7 +179,7 @@ GEOVIT_INLINE void read_chunk(const Problem& p, const Task& task, int64_t route,
     }
 }
 
-// Whether dt A log2(e) is between -126 and 126 for all steps of the chunk and all states. A NaN does no harm: it stays one.
+// Whether |dt A log2(e)| is at most 126 for all steps of the chunk and all states. A NaN does no harm: it stays one.
 template <class F>
 GEOVIT_INLINE bool in_range(const Chunk<F>& c, int64_t steps, const float* rate, int64_t states) {
     F dt{}, most{};

@@ -83,12 +83,14 @@ GEOVIT_INLINE F minimum(F a, F b) {
     return a < b ? a : b;
 }
 
-// x itself. A product is rounded by it, never contracted with the sum that it goes into to a fused multiply-add: where additions
-// have units of their own and multiply-adds are what a loop waits for.
+// x itself; the compiler cannot contract a product across it into a fused multiply-add. For loops that wait for the units of these
+// and leave those of plain additions idle, and where two forms of a loop must round alike.
 template <class F>
 GEOVIT_INLINE F rounded(F x) {
 #if defined(__x86_64__)
     asm("" : "+v"(x));
+#elif defined(__aarch64__)
+    asm("" : "+w"(x));
 #endif
     return x;
 }
