@@ -116,7 +116,8 @@ Tensor sum_first(const Tensor& parts, std::vector<int64_t> shape) {
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& u, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C,
                                                    const Optional& D, const Optional& z, const Optional& dt_bias, const Optional& orders,
                                                    bool softplus, bool keep) {
-    const Inputs in = inputs_of(u, dt, A, B, C, D, z, dt_bias, orders, softplus);
+    Inputs in = inputs_of(u, dt, A, B, C, D, z, dt_bias, orders, softplus);
+    in.problem.blocks_per_task = 1;  // a thread does its tasks together, and nothing is summed over channels
     const Problem& p = in.problem;
     const bool keep_ungated = keep && z.has_value();
     const Tensor y = torch::stable::new_empty(dt, {p.batch, p.length, p.dim});

@@ -57,35 +57,52 @@ GEOVIT_INLINE Task task_of(const Problem& p, int64_t index) {
     return {index / parts / p.groups, group, part, group * share + begin, group * share + (end < share ? end : share)};
 }
 
-template <int Width>
-struct SignedTypes {
-    typedef int32_t Int __attribute__((vector_size(4 * Width)));
-};
-
-// exp(dt A) from dt and A log2(e): 2^n times the polynomial of r, with n the nearest integer and |r| <= 1/2. The polynomial is the
-// minimax one for (2^r - 1) / r, so that decays close to one keep their relative distance from one, which a long scan sees. The
-// exponent is clamped as an integer, which is one instruction: below 2^-126 and above 2^127 the result stays about there. The
-// product must be finite: see `Forward::run`.
-template <class F>
-GEOVIT_INLINE F decay(F dt, F rate) {
-    using Int = typename SignedTypes<width_of<F>>::Int;
-    constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-    constexpr int32_t magic_bits = 0x4b400000;
-    const F x = dt * rate;
-    const F shifted = x + round_magic;
-    const F r = x - (shifted - round_magic);
-    F p = fill<F>(1.326466545e-3f);
-    p = p * r + 9.671512611e-3f;
-    p = p * r + 5.550733893e-2f;
-    p = p * r + 2.402224209e-1f;
-    p = p * r + 6.931469775e-1f;
-    p = p * r + 1.0f;
-    const Int least = Int{} + (magic_bits - 126), most = Int{} + (magic_bits + 127);
-    Int n = bit_cast<Int>(shifted);
-    n = n > least ? n : least;
-    n = n > most ? most : n;
-    using Bits = VecInt<width_of<F>>;  // unsigned, so that shifting the magic number out is defined
-    return bit_cast<F>(bit_cast<Bits>(p) + (bit_cast<Bits>(n) << 23));
+// a[k] = exp(dt A) of some states, from dt and A log2(e): 2^x as 2^n times a polynomial of r = x - n. The polynomial is the minimax one
+// for (2^r - 1) / r, so that decays close to one keep their relative distance from one, which a long scan sees. n is an integer, or,
+// where sixteen powers of two fit into a register to be picked from, a multiple of 1/16, for which a cubic is enough.
+//
+// Each line is for all states: the operations for one state wait for each other, and a processor looks only so far ahead.
+//
+// Unless `Clamped`, with which the forward pass takes a third longer, x must be between -126 and 127: see `in_range`. Within, both
+// forms give the same bits, so no channel depends on what its neighbours need.
+template <bool Clamped, int Count, class F>
+GEOVIT_INLINE void decays(F dt, const float* rate, F* a) {
+    constexpr int W = width_of<F>;
+    using Bits = VecInt<W>;
+#if defined(__clang__)
+    constexpr bool table = false;  // no generic form of a permutation known at run time
+#else
+    constexpr bool table = W == 16;
+#endif
+    constexpr float round_magic = table ? 786432.0f : 12582912.0f;  // 1.5 * 2^23 or 2^19: adding it leaves n in the low bits
+    F x[Count], shifted[Count], p[Count];
+    for (int k = 0; k < Count; ++k) {
+        x[k] = rounded(dt * load_vec<F>(rate + k * W));
+        if constexpr (Clamped) x[k] = minimum(fill<F>(127.0f), maximum(fill<F>(-126.0f), x[k]));  // in this order NaN stays NaN
+    }
+    for (int k = 0; k < Count; ++k) shifted[k] = x[k] + round_magic;
+    for (int k = 0; k < Count; ++k) x[k] -= shifted[k] - round_magic;
+    if constexpr (table) {
+        // The bits of 2^(j/16), less what j itself adds to them when it is shifted into the exponent along with the integer part.
+        constexpr Bits powers = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+                             0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+        Bits scale[Count];
+        for (int k = 0; k < Count; ++k)
+            scale[k] = __builtin_shuffle(powers, bit_cast<Bits>(shifted[k])) + (bit_cast<Bits>(shifted[k]) << 19);
+        for (int k = 0; k < Count; ++k) p[k] = 5.550508938e-2f * x[k] + 2.402335360e-1f;
+        for (int k = 0; k < Count; ++k) p[k] = p[k] * x[k] + 6.931471806e-1f;
+        for (int k = 0; k < Count; ++k) p[k] = p[k] * x[k] + 1.0f;
+        for (int k = 0; k < Count; ++k) a[k] = p[k] * bit_cast<F>(scale[k]);
+    } else {
+        for (int k = 0; k < Count; ++k) {
+            p[k] = 1.326466545e-3f * x[k] + 9.671512611e-3f;
+            p[k] = p[k] * x[k] + 5.550733893e-2f;
+            p[k] = p[k] * x[k] + 2.402224209e-1f;
+            p[k] = p[k] * x[k] + 6.931469775e-1f;
+            p[k] = p[k] * x[k] + 1.0f;
+            a[k] = bit_cast<F>(bit_cast<Bits>(p[k]) + (bit_cast<Bits>(shifted[k]) << 23));
+        }
+    }
 }
 
 // softplus and its derivative, from e = exp(-|x|): max(x, 0) + log(1 + e), the logarithm as 2 atanh(e / (2 + e)) by a minimax polynomial.
@@ -116,8 +133,8 @@ struct Steps {
     const float *B[chunk_length], *C[chunk_length];
 };
 
-// Finds the steps from `first` on. Memory is asked for those from `next` on, here and in `read_chunk`: where a route jumps, no
-// processor foresees it. If there are none, the present ones are asked for again.
+// Finds the steps from `first` on. B and C are asked for those from `next` on, u and dt later: where a route jumps, no processor
+// foresees it. If there are none, the present ones are asked for again.
 GEOVIT_INLINE void find_steps(const Problem& p, const Task& task, int64_t route, int64_t first, int64_t next, Steps& s) {
     // Copies, which the compiler knows that the writes leave alone.
     const float *B = p.B.at(task.batch, 0, route, task.group), *C = p.C.at(task.batch, 0, route, task.group);
@@ -154,14 +171,24 @@ GEOVIT_INLINE void read_chunk(const Problem& p, const Task& task, int64_t route,
         c.dt[t] = load_first<F>(dt + s.position[t] * dt_stride, count) + bias;
         c.input[t] = c.dt[t] * c.u[t];
         c.slope[t] = fill<F>(1.0f);
-        __builtin_prefetch(u + s.next[t] * u_stride);
-        __builtin_prefetch(dt + s.next[t] * dt_stride);
     }
     if (!p.softplus) return;
     for (int64_t t = 0; t < steps; ++t) {
         c.dt[t] = softplus(c.dt[t], c.slope[t]);
         c.input[t] = c.dt[t] * c.u[t];
     }
+}
+
+// Whether |dt A log2(e)| is at most 126 for all steps of the chunk and all states. A NaN does no harm: it stays one.
+template <class F>
+GEOVIT_INLINE bool in_range(const Chunk<F>& c, int64_t steps, const float* rate, int64_t states) {
+    F dt{}, most{};
+    for (int64_t t = 0; t < steps; ++t) dt = maximum(maximum(c.dt[t], -c.dt[t]), dt);
+    for (int64_t n = 0; n < states; ++n) {
+        const F one = load_vec<F>(rate + n * width_of<F>);
+        most = maximum(maximum(one, -one), most);
+    }
+    return largest<F>(dt * most <= 126.0f ? F{} : fill<F>(1.0f)) == 0.0f;
 }
 
 // A log2(e) of some channels, transposed to a vector per state; zero in lanes beyond the last channel, which keeps them finite.
@@ -178,29 +205,59 @@ struct Forward {
         float *ungated, *borders;  // null if no gradient is wanted: y before the gate, and the state before each chunk
     };
 
-    static int64_t scratch(const Problem& p) { return 2 * p.blocks_per_task * block * p.states; }
+    static constexpr int64_t most_tasks = 12;  // neighbours that are done together, if one thread has them: no result depends on it
 
-    struct Recurrence {
-        template <int Count, class F>
-        static GEOVIT_INLINE void run(int64_t n0, const Steps* s, const Chunk<F>* c, const float* rate, float* state, F* y) {
-            constexpr int W = width_of<F>;
-            F h[Count];
+    static int64_t scratch(const Problem& p) { return 2 * most_tasks * p.blocks_per_task * block * p.states; }
+
+    // What is asked from memory during the recurrence, little by little, since a core can wait for some tens of lines only: u and dt
+    // of the next chunk, and y of this one.
+    struct Ahead {
+        const float *u, *dt, *y;
+        int64_t u_stride, dt_stride, y_stride;
+    };
+
+    // A function of its own: with this loop inlined several times into `run`, the compiler runs out of registers.
+    template <bool Clamped, int Count>
+    struct Group {
+        template <int W>
+        static GEOVIT_INLINE void run(const Steps* s, const Chunk<Vec<W>>* c, const Ahead* ahead, int64_t n0, const float* rate,
+                                      float* state, Vec<W>* y) {
+            using F = Vec<W>;
+            constexpr int some = Count < 4 ? Count : 4;
+            const Ahead to = *ahead;
+            F h[Count], a[some];
 #pragma GCC unroll 16
-            for (int n = 0; n < Count; ++n) h[n] = load_vec<F>(state + (n0 + n) * W);
+            for (int n = 0; n < Count; ++n) h[n] = load_vec<F>(state + n * W);
             for (int64_t t = 0; t < s->count; ++t) {
                 const float *B = s->B[t] + n0, *C = s->C[t] + n0;
                 const F dt = c->dt[t], input = c->input[t];
                 F even = y[t], odd{};
+                __builtin_prefetch(to.u + s->next[t] * to.u_stride);
+                __builtin_prefetch(to.dt + s->next[t] * to.dt_stride);
+                __builtin_prefetch(to.y + s->position[t] * to.y_stride, 1);
 #pragma GCC unroll 16
-                for (int n = 0; n < Count; ++n) {
-                    const F kept = decay(dt, load_vec<F>(rate + (n0 + n) * W)) * h[n];
-                    h[n] = kept + input * B[n];
-                    (n % 2 ? odd : even) += h[n] * C[n];
+                for (int n = 0; n < Count; n += some) {
+                    decays<Clamped, some>(dt, rate + n * W, a);
+#pragma GCC unroll 4
+                    for (int k = 0; k < some; ++k) {
+                        h[n + k] = a[k] * h[n + k] + input * B[n + k];
+                        ((n + k) % 2 ? odd : even) += h[n + k] * C[n + k];
+                    }
                 }
                 y[t] = even + odd;
             }
 #pragma GCC unroll 16
-            for (int n = 0; n < Count; ++n) store_vec(state + (n0 + n) * W, h[n]);
+            for (int n = 0; n < Count; ++n) store_vec(state + n * W, h[n]);
+        }
+    };
+
+    template <bool Clamped>
+    struct Recurrence {
+        template <int Count, class F>
+        static GEOVIT_INLINE void run(int64_t n0, const Steps* s, const Chunk<F>* c, const Ahead* ahead, const float* rate, float* state,
+                                      F* y) {
+            constexpr int W = width_of<F>;
+            call<W, Group<Clamped, Count>>(s, c, ahead, n0, rate + n0 * W, state + n0 * W, y);
         }
     };
 
@@ -228,12 +285,15 @@ struct Forward {
         const Problem& p = *problem;
         const Output& o = *output;
         const int64_t size = p.states * W;
-        float *rates = scratch, *states = scratch + p.blocks_per_task * block * p.states;
+        float *rates = scratch, *states = scratch + most_tasks * p.blocks_per_task * block * p.states;
         Steps s;
         Chunk<F> c;
         F y[chunk_length];
         for (int64_t index = first_task; index < last_task; ++index) {
-            const Task task = task_of(p, index);
+            Task task = task_of(p, index);
+            const int64_t first = index, rest = p.parts() - task.part;
+            while (index + 1 < last_task && index + 1 - first < rest && index + 1 - first < most_tasks) ++index;
+            task.end = task_of(p, index).end;
             for (int64_t route = 0; route < p.routes; ++route) {
                 for (int64_t channel = task.begin, i = 0; channel < task.end; channel += W, ++i) {
                     read_rates<F>(p, route, channel, task.end - channel, rates + i * size);
@@ -252,11 +312,14 @@ struct Forward {
                         read_chunk(p, task, route, channel, count, s, c);
                         const F skip = p.D ? load_first<F>(p.D + route * p.dim + channel, count) : F{};
                         const float* out = o.y + task.batch * p.length * p.dim + channel;
-                        for (int64_t t = 0; t < s.count; ++t) {
-                            y[t] = skip * c.u[t];
-                            __builtin_prefetch(out + s.position[t] * p.dim, 1);
-                        }
-                        in_groups<Recurrence, W == 16 ? 16 : 8>(0, p.states, &s, &c, rate, state, y);
+                        for (int64_t t = 0; t < s.count; ++t) y[t] = skip * c.u[t];
+                        const Ahead ahead{p.u.at(task.batch, 0, route) + channel, p.dt.at(task.batch, 0, route) + channel, out,
+                                          p.u.position_stride, p.dt.position_stride, p.dim};
+                        constexpr int most = W == 16 ? 16 : 8;
+                        if (in_range(c, s.count, rate, p.states))
+                            in_groups<Recurrence<false>, most>(0, p.states, &s, &c, &ahead, rate, state, y);
+                        else
+                            in_groups<Recurrence<true>, most>(0, p.states, &s, &c, &ahead, rate, state, y);
                         write_chunk(p, o, task, route, channel, count, s, y);
                     }
                 }

@@ -53,10 +53,10 @@ struct Backward {
     };
 
     // Computes the states of a chunk again, keeps them and the decays, and adds to the gradient of C.
-    template <int Count, class F>
+    template <bool Clamped, int Count, class F>
     static GEOVIT_INLINE void recompute(int64_t n0, const Problem* p, Work<F>* w, const float* rate, const float* border, int64_t count) {
-        constexpr int W = width_of<F>;
-        F h[Count];
+        constexpr int W = width_of<F>, some = Count < 4 ? Count : 4;
+        F h[Count], a[some];
 #pragma GCC unroll 8
         for (int n = 0; n < Count; ++n) h[n] = load_first<F>(border + (n0 + n) * p->dim, count);
         for (int64_t t = 0; t < w->s.count; ++t) {
@@ -65,10 +65,10 @@ struct Backward {
             float *before = w->before + t * Count * W, *kept = w->kept + t * Count * W, *grad_C = w->grad_C + (t * p->states + n0) * W;
 #pragma GCC unroll 8
             for (int n = 0; n < Count; ++n) {
-                const F a = decay(dt, load_vec<F>(rate + (n0 + n) * W));
-                store_vec(kept + n * W, a);
+                if (n % some == 0) decays<Clamped, some>(dt, rate + (n0 + n) * W, a);
+                store_vec(kept + n * W, a[n % some]);
                 store_vec(before + n * W, h[n]);
-                const F ah = a * h[n];
+                const F ah = a[n % some] * h[n];
                 h[n] = ah + input * B[n];
                 store_vec(grad_C + n * W, load_vec<F>(grad_C + n * W) + grad_y * h[n]);
             }
@@ -105,11 +105,12 @@ struct Backward {
         for (int n = 0; n < Count; ++n) store_vec(carried + (n0 + n) * W, g[n]), store_vec(grad_A + (n0 + n) * W, dA[n]);
     }
 
+    template <bool Clamped>
     struct States {
         template <int Count, class F>
         static GEOVIT_INLINE void run(int64_t n0, const Problem* p, Work<F>* w, const float* rate, const float* border, int64_t count,
                                       float* carried, float* grad_A) {
-            recompute<Count>(n0, p, w, rate, border, count);
+            recompute<Clamped, Count>(n0, p, w, rate, border, count);
             sweep<Count>(n0, p, w, rate, carried, grad_A);
         }
     };
@@ -119,11 +120,14 @@ struct Backward {
     static GEOVIT_INLINE void read_grad(const Problem& p, const Gradients& g, const Task& task, int64_t route, int64_t channel,
                                         int64_t count, Work<F>& w) {
         const float* grad_y = g.grad_y.at(task.batch, 0) + channel;
+        const float *u = p.u.at(task.batch, 0, route) + channel, *dt = p.dt.at(task.batch, 0, route) + channel;
         const int64_t stride = g.grad_y.position_stride;
         for (int64_t t = 0; t < w.s.count; ++t) {
             w.grad_y[t] = load_first<F>(grad_y + w.s.position[t] * stride, count);
             w.grad_input[t] = w.grad_rate[t] = F{};
             __builtin_prefetch(grad_y + w.s.next[t] * stride);
+            __builtin_prefetch(u + w.s.next[t] * p.u.position_stride);
+            __builtin_prefetch(dt + w.s.next[t] * p.dt.position_stride);
         }
         if (!p.z.data) return;
         for (int64_t t = 0; t < w.s.count; ++t) {
@@ -209,8 +213,13 @@ struct Backward {
                         const int64_t count = task.end - channel;
                         read_chunk(p, task, route, channel, count, w.s, w.c);
                         read_grad(p, g, task, route, channel, count, w);
-                        in_groups<States, W == 16 ? most : most / 2>(0, p.states, problem, &w, rate + i * size, border + channel, count,
-                                                                     carried + i * size, grad_A + i * size);
+                        const float *own = rate + i * size, *start = border + channel;
+                        float *gradient = carried + i * size, *sum = grad_A + i * size;
+                        constexpr int group = W == 16 ? most : most / 2;
+                        if (in_range(w.c, w.s.count, own, p.states))
+                            in_groups<States<false>, group>(0, p.states, problem, &w, own, start, count, gradient, sum);
+                        else
+                            in_groups<States<true>, group>(0, p.states, problem, &w, own, start, count, gradient, sum);
                         write_chunk(p, g, task, route, channel, count, w, grad_D + i * W, grad_bias + i * W);
                     }
                     write_rows<W>(p, task, route, w.s.position, w.s.count, w.grad_B, sums, g.B);

@@ -90,6 +90,18 @@ GEOVIT_INLINE F minimum(F a, F b) {
     return a < b ? a : b;
 }
 
+// x itself; the compiler cannot contract a product across it into a fused multiply-add. For loops that wait for the units of these
+// and leave those of plain additions idle, and where two forms of a loop must round alike.
+template <class F>
+GEOVIT_INLINE F rounded(F x) {
+#if defined(__x86_64__)
+    asm("" : "+v"(x));
+#elif defined(__aarch64__)
+    asm("" : "+w"(x));
+#endif
+    return x;
+}
+
 // Entries of a and, counted on, of b.
 template <int... I, class F>
 GEOVIT_INLINE F shuffle(F a, F b) {

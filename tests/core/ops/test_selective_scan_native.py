@@ -64,6 +64,22 @@ def test_inference_is_training_without_the_memory():
     assert torch.equal(y, results(arguments, "native")["y"])
 
 
+@pytest.mark.parametrize("states", [1, 21])
+def test_decays_beyond_the_exponents_of_a_float(states):
+    torch.manual_seed(0)
+    u, dt, A = torch.rand(1, 40, 20), torch.rand(1, 40, 20), -torch.rand(20, states) - 0.1
+    B, C = torch.rand(2, 1, 40, states)
+    usual = selective_scan(u, dt, A, B, C, backend="native")
+    dt[0, 10, 3], u[0, 10, 3] = 1e4, 1e-4  # forgets all that was before
+    dt[0, 10, 4], A[4] = 1e30, 2.0
+    got = selective_scan(u, dt, A, B, C, backend="native")
+    want = selective_scan(u.double(), dt.double(), A.double(), B.double(), C.double(), backend="reference")
+    torch.testing.assert_close(got[..., 3].double(), want[..., 3], rtol=1e-5, atol=1e-5)
+    assert (got[0, 10:, 4] > 1e30).all()
+    others = [channel for channel in range(20) if channel not in (3, 4)]
+    assert torch.equal(got[..., others], usual[..., others])  # also those in the same vector
+
+
 def test_gradients_of_what_is_fixed_are_not_made_up():
     arguments = {name: x.detach() for name, x in make(1, 40, 8, 4).items()}
     arguments["A"].requires_grad_()
