@@ -26,6 +26,7 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+import roofline
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -160,14 +161,6 @@ def errors(function: Callable[..., Tensor], case: Case, exact: list[Tensor]) -> 
     return found[0], max(found[1:])
 
 
-def roofline() -> tuple[float, float]:
-    """Rate of a product of 2048² matrices in GFLOP/s, and of a copy of 256 MB in GB/s, read and written."""
-    a, b, c = torch.randn(3, 2048, 2048).unbind(0)
-    source, target = torch.randn(2, 1 << 26).unbind(0)
-    found = medians({"mm": lambda: torch.mm(a, b, out=c), "copy": lambda: target.copy_(source)}, 1.0)
-    return 2 * 2048**3 / found["mm"] / 1e6, 2 * 4 * (1 << 26) / found["copy"] / 1e6
-
-
 def extra_memory(index: int) -> float:
     """Peak memory of one training step beyond what it is given and returns, in MB; Linux only."""
 
@@ -269,11 +262,11 @@ def main() -> int:
     if args.memory is not None:
         print(extra_memory(args.memory))
         return 0
-    rate, bandwidth = roofline()
+    rates = roofline.rates()
+    rate = rates[0] / 1e9
     setup = (
         f"{native_status()[1].split(' of ')[0]}, {args.threads} threads, torch {torch.__version__}, {cpu()}. "
-        f"A product of 2048² float32 matrices runs at {rate:.0f} GFLOP/s, a copy of 256 MB at {bandwidth:.0f} GB/s "
-        "(read and written). Milliseconds, medians of runs in turn; extra memory is the peak of a training step beyond its "
+        f"{roofline.told(rates)} Milliseconds, medians of runs in turn; extra memory is the peak of a training step beyond its "
         "inputs and outputs. What is compared: see the head of `benchmarks/local_attention.py`."
     )
     columns = ["case", "pass", "plain", "whole", "native", "sdpa", "over plain", "over whole", "share of product rate", "error"]

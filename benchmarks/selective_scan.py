@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import roofline
 import torch
 from torch import Tensor
 
@@ -74,14 +75,6 @@ def seconds(candidates: list[Callable[[], object]], rounds: list[int]) -> list[f
     return [statistics.median(times) for times in taken]
 
 
-def machine() -> tuple[float, float]:
-    """GEMM rate in flop/s and copy bandwidth in byte/s, reads and writes both counted."""
-    square, long = torch.randn(1024, 1024), torch.randn(1 << 24)
-    target = torch.empty_like(long)
-    gemm, copy = seconds([lambda: square @ square, lambda: target.copy_(long)], [15, 15])
-    return 2 * 1024**3 / gemm, 8 * long.numel() / copy
-
-
 def case(name: str, length: int, dim: int, states: int, size: tuple[int, int] | None, rates: tuple[float, float]) -> bool:
     """Print the rows of a case; return whether it takes its bars."""
     torch.manual_seed(0)
@@ -133,9 +126,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     torch.set_num_threads(parser.parse_args().threads)
-    rates = machine()
-    print(f"{bench.machine(torch.device('cpu'))}, float32, batch 1; ", end="")
-    print(f"matrix product {rates[0] / 1e9:.0f} GFLOP/s, copy {rates[1] / 1e9:.0f} GB/s\n")
+    rates = roofline.rates()
+    print(f"{bench.machine(torch.device('cpu'))}, float32, batch 1. {roofline.told(rates)}\n")
     print("| case | pass | native ms | time loop ms | times faster | error | loop's error | roofline ms | reached |")
     print("|---|---|---|---|---|---|---|---|---|")
     taken = [

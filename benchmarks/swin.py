@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import roofline
 import timm
 import torch
 from torch import Tensor, nn
@@ -64,13 +65,6 @@ def medians(calls: list[Callable[[], object]], runs: int) -> list[list[float]]:
     return [sorted(taken[1:]) for taken in times]
 
 
-def gemm_rate() -> float:
-    """Return the rate of a large product in GFLOP/s."""
-    a, b = torch.randn(2048, 768), torch.randn(768, 2048)
-    (taken,) = medians([lambda: a @ b], 9)
-    return 2 * 2048 * 768 * 2048 / statistics.median(taken) / 1e9
-
-
 def profile(step: Callable[[], object]) -> str:
     """Return where the time of a step goes, by op."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
@@ -103,7 +97,7 @@ def main() -> int:
         spread.append(f"{middle:.0f} ({low:.0f} to {high:.0f})")
     cells = [f"batch {args.batch}, {dtype}", *spread, f"{ratio:.2f} (bar {BAR})", *(f"{error:.0e}" for error in errors)]
     setup = (
-        f"{machine(torch.device('cpu'))}, timm {timm.__version__}; a large product runs at {gemm_rate():.0f} GFLOP/s. Forward "
+        f"{machine(torch.device('cpu'))}, timm {timm.__version__}; {roofline.told(roofline.rates())} Forward "
         f"and backward through the stages at 224 x 224 pixels, {args.runs} runs in turn, medians (20 to 80 %) in ms; errors are "
         "differences from timm, relative to the largest value."
     )
