@@ -97,7 +97,7 @@ def main() -> int:
         spread.append(f"{middle:.0f} ({low:.0f} to {high:.0f})")
     cells = [f"batch {args.batch}, {dtype}", *spread, f"{ratio:.2f} (bar {BAR})", *(f"{error:.0e}" for error in errors)]
     setup = (
-        f"{machine(torch.device('cpu'))}, timm {timm.__version__}; {roofline.told(roofline.rates())} Forward "
+        f"{machine(torch.device('cpu'))}, timm {timm.__version__}. {roofline.told(roofline.rates())} Forward "
         f"and backward through the stages at 224 x 224 pixels, {args.runs} runs in turn, medians (20 to 80 %) in ms; errors are "
         "differences from timm, relative to the largest value."
     )
