@@ -1,8 +1,9 @@
 """Official implementations reproduced: outputs and gradients of every case in the folder of golden tensors.
 
-An adapter, in the files beside this one in ``golden/``, builds our module from a case's constructor arguments, loads the official
-state dict into it and returns the outputs by their official names. It is given the state as leaves and calls the module on them
-(``torch.func.functional_call``), so that gradients come out under official names too, whatever was renamed, split or joined.
+An adapter, in the files of ``core/golden`` and ``apps/*/golden``, builds our module from a case's constructor arguments, loads
+the official state dict into it and returns the outputs by their official names. It is given the state as leaves and calls the
+module on them (``torch.func.functional_call``), so that gradients come out under official names too, whatever was renamed, split
+or joined.
 """
 
 import importlib.util
@@ -19,9 +20,12 @@ from torch import Tensor
 Adapter = Callable[[SimpleNamespace], dict[str, Tensor]]
 
 
-def _adapters() -> dict[str, Adapter]:
+TESTS = Path(__file__).parent
+
+
+def _adapters(folder: Path) -> dict[str, Adapter]:
     found: dict[str, Adapter] = {}
-    for path in sorted(Path(__file__).with_name("golden").glob("*.py")):
+    for path in sorted(folder.glob("*.py")):
         spec = importlib.util.spec_from_file_location(f"golden_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -30,7 +34,8 @@ def _adapters() -> dict[str, Adapter]:
     return found
 
 
-ADAPTERS = _adapters()
+OF = {folder: _adapters(folder) for folder in (TESTS / "core" / "golden", *sorted(TESTS.glob("apps/*/golden")))}
+ADAPTERS = {name: adapter for adapters in OF.values() for name, adapter in adapters.items()}
 
 
 def load(path: Path, dtype: torch.dtype) -> SimpleNamespace:
@@ -77,7 +82,8 @@ def test_official_outputs_and_gradients(model, dtype, golden_dir):
                 close(leaves[name].grad, want, 1e-4, f"{path.stem}: {kind}.{name}")
 
 
-def test_the_readme_lists_what_is_reproduced():
-    text = (Path(__file__).parents[2] / "core" / "README.md").read_text(encoding="utf-8")
-    table = text.partition("| golden tensors |")[2].splitlines()[2:]
-    assert {line.split("`")[1] for line in table if line.startswith("| ")} == ADAPTERS.keys()
+@pytest.mark.parametrize("folder", OF, ids=lambda folder: folder.parent.name)
+def test_the_readme_lists_what_is_reproduced(folder):
+    readme = TESTS.parent / folder.parent.relative_to(TESTS) / "README.md"
+    table = readme.read_text(encoding="utf-8").partition("| golden tensors |")[2].splitlines()[2:]
+    assert {line.split("`")[1] for line in table if line.startswith("| ")} == OF[folder].keys()

@@ -1,0 +1,1 @@
+"""Image restoration: super-resolution, deblurring, denoising, deraining."""

@@ -1,0 +1,57 @@
+"""Reading a checkpoint file of anybody's: the tensors in it and nothing else."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .store import load_state
+
+# Where training programs put the state dict, the averaged weights first.
+_WRAPPERS = ("params_ema", "params", "state_dict", "model", "net")
+_PREFIX = "module."  # left behind by DataParallel
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a state dict from a safetensors file or one of ``torch.save``, and the text metadata that the former may hold.
+
+    Taken out of what training programs wrap it in: "params_ema" before "params" (BasicSR), "state_dict", "model", "net", and the
+    prefix "module." of all names. Nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds something else, code among it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    if path.suffix == ".safetensors":
+        return load_state(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors, or is no checkpoint: it was not loaded") from error
+    except (RuntimeError, EOFError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint: expected a file of torch.save or safetensors") from error
+    return unwrap(found, str(path)), {}
+
+
+def unwrap(found: Any, name: str) -> dict[str, Tensor]:
+    """Find the state dict in what a training program saved; ``name`` tells the source in errors.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    while isinstance(found, Mapping) and (key := next((w for w in _WRAPPERS if isinstance(found.get(w), Mapping)), None)):
+        found = found[key]
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        told = f"a mapping with {', '.join(map(str, list(found)[:3]))}" if isinstance(found, Mapping) else type(found).__name__
+        raise ValueError(
+            f"{name} holds no state dict, but {told}: expected tensors by name, perhaps under {', '.join(_WRAPPERS)}"
+        )
+    prefixed = all(str(key).startswith(_PREFIX) for key in found)
+    return {str(key)[len(_PREFIX) if prefixed else 0 :]: value for key, value in found.items()}
