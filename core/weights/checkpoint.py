@@ -1,9 +1,9 @@
 """Reading a checkpoint file of anybody's: the tensors in it and nothing else."""
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
         return load_state(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise ValueError(f"{path} holds more than tensors, or is no checkpoint: it was not loaded") from error
     except (RuntimeError, EOFError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a whole checkpoint: expected a file of torch.save or safetensors") from error
