@@ -11,6 +11,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window
@@ -23,6 +24,7 @@ from .image import PIXEL_TYPES, GeoDetails, Image, Pixels, peak_of
 _T = TypeVar("_T")
 _EXTRA_SAMPLES = 338  # a tag of TIFF
 _WHITE_IS_ZERO, _PREMULTIPLIED = 0, 1  # their values
+_MOST_BANDS = 1024  # GDAL's time grows with their square, and a damaged header can claim 65535
 _TILE = 256
 _ROWS_BYTES = 2**26  # pixels that change their order of axes at a time
 _STALE = ("STATISTICS_",)  # band tags that tell of pixels which are no longer there
@@ -45,8 +47,9 @@ def read_pixels(src: DatasetReader, bands: list[int]) -> Pixels:
     Raises:
         ValueError: bands of different types, or of a type that is not supported.
     """
-    of = src.dtypes  # asked once: it costs time for each of the bands
-    types = {of[band - 1] for band in bands}
+    if len(bands) > _MOST_BANDS:
+        raise ValueError(f"{src.name}: {len(bands)} bands, more than the limit of {_MOST_BANDS}")
+    types = {src.dtypes[band - 1] for band in bands}
     if len(types) != 1 or not types <= set(PIXEL_TYPES):
         raise ValueError(f"{src.name}: pixels of type {', '.join(sorted(types))}, expected one of {', '.join(PIXEL_TYPES)}")
     pixels: Pixels = np.empty((src.height, src.width, len(bands)), dtype=types.pop())
@@ -67,6 +70,7 @@ def read_geotiff(src: DatasetReader, name: str) -> Image:
     bands = [band for band in src.indexes if band not in transparent[:1]]
     if not bands:
         raise ValueError(f"{name}: a GeoTIFF with an alpha band only")
+    pixels = read_pixels(src, bands)
     gcps, gcps_crs = src.gcps
 
     def kept(values: Sequence[_T]) -> tuple[_T, ...]:
@@ -85,7 +89,7 @@ def read_geotiff(src: DatasetReader, name: str) -> Image:
         rpcs=src.rpcs,
     )
     return Image(
-        pixels=read_pixels(src, bands),
+        pixels=pixels,
         alpha=read_pixels(src, [transparent[0]])[..., 0] if transparent else None,
         mask=src.dataset_mask() != 0 if _masked(src) else None,
         nodata=src.nodata,
@@ -204,7 +208,7 @@ def _describe(dst: DatasetWriter, image: Image, geo: GeoDetails) -> None:
         dst.scales = (*geo.scales, *(1.0 for _ in alpha))
         dst.offsets = (*geo.offsets, *(0.0 for _ in alpha))
     if geo.gcps:
-        dst.gcps = (list(geo.gcps), geo.gcps_crs)
+        dst.gcps = (list(geo.gcps), geo.gcps_crs or CRS())
     if geo.rpcs is not None:
         dst.rpcs = geo.rpcs
 

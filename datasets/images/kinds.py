@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def as_images(obj: Any) -> list[Image]:
     if _is_tensor(obj):
         return _of_tensor(obj)
     if _is_pillow(obj):
-        return [from_pillow(obj, "PIL image")]
+        image = from_pillow(obj, "PIL image")
+        return [replace(image, pixels=_checked(image.pixels, image.name))]
     raise TypeError(f"{type(obj).__name__} is no picture: expected a path, a NumPy array, a PIL image or a torch tensor")
 
 

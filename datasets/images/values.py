@@ -99,9 +99,9 @@ def from_unit(unit: NDArray[Any], like: Image, *, alpha: NDArray[Any] | None = N
     if like.pixels.dtype.kind == "f" and (low, high) == (0.0, 1.0) and like.format != "GTiff":
         np.clip(values, 0, 1, out=values)
     pixels = _to_type(values, like.pixels.dtype)
-    invalid = invalid_pixels(like)
-    if invalid is not None:
-        pixels = _with_nodata(pixels, like, _nearest(invalid, shape))
+    if like.nodata is not None:
+        invalid = invalid_pixels(like)
+        pixels = _with_nodata(pixels, like.nodata, None if invalid is None else _nearest(invalid, shape))
     opacity = like.alpha if alpha is None else _to_type(np.clip(alpha, 0, 1) * peak_of(like.pixels.dtype), like.pixels.dtype)
     if opacity is not None and opacity.shape != shape:
         raise ValueError(f"{like.name}: alpha of shape {opacity.shape} for a result of {shape}")
@@ -191,16 +191,18 @@ def _as_type(value: float, dtype: np.dtype[Any]) -> Any:
     return dtype.type(value) if info.min <= value <= info.max and value == int(value) else None
 
 
-def _with_nodata(pixels: Pixels, like: Image, invalid: NDArray[np.bool_]) -> Pixels:
-    value = None if like.nodata is None else _as_type(like.nodata, pixels.dtype)
+def _with_nodata(pixels: Pixels, nodata: float, invalid: NDArray[np.bool_] | None) -> Pixels:
+    value = _as_type(nodata, pixels.dtype)
     if value is None:
         return pixels
     if pixels.dtype.kind == "f":
         beside = np.nextafter(value, pixels.dtype.type(0 if value else 1))
     else:
         beside = value + 1 if value < np.iinfo(pixels.dtype).max else value - 1
-    pixels = np.where(pixels == value, beside, pixels).astype(pixels.dtype, copy=False)
-    return np.where(invalid, value, pixels)
+    pixels[pixels == value] = beside
+    if invalid is not None:
+        np.copyto(pixels, value, where=invalid)
+    return pixels
 
 
 def _nearest(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
