@@ -25,6 +25,7 @@ _T = TypeVar("_T")
 _EXTRA_SAMPLES = 338  # a tag of TIFF
 _WHITE_IS_ZERO, _PREMULTIPLIED = 0, 1  # their values
 _MOST_BANDS = 1024  # GDAL's time grows with their square, and a damaged header can claim 65535
+PNG_LEVEL = 3  # of zlib; its usual 6 takes three times as long, for files 5 % smaller (enlarged photograph, Pillow 13)
 _TILE = 256
 _ROWS_BYTES = 2**26  # pixels that change their order of axes at a time
 _STALE = ("STATISTICS_",)  # band tags that tell of pixels which are no longer there
@@ -151,7 +152,9 @@ def encode_png(image: Image) -> bytes:
     """A PNG file of 16 bits, without metadata."""
     bands = image.channels + (image.alpha is not None)
     with MemoryFile() as memory, quiet_georeference():
-        with memory.open(driver="PNG", count=bands, height=image.shape[0], width=image.shape[1], dtype="uint16") as dst:
+        with memory.open(
+            driver="PNG", count=bands, height=image.shape[0], width=image.shape[1], dtype="uint16", zlevel=PNG_LEVEL
+        ) as dst:
             _write_pixels(dst, image)
         return bytes(memory.getbuffer())
 

@@ -82,9 +82,9 @@ def _decode(made: "PillowImage.Image", name: str) -> tuple[Pixels, Pixels | None
     if mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         made, icc = _to_rgb(made, icc, name)
     elif mode in ("1", "L", "LA", "La"):
-        made = made.convert("LA" if transparent or mode in ("LA", "La") else "L")
+        made = _in_mode(made, "LA" if transparent or mode in ("LA", "La") else "L")
     elif mode in ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa"):
-        made = made.convert("RGBA" if made.has_transparency_data or mode == "RGBa" else "RGB")
+        made = _in_mode(made, "RGBA" if made.has_transparency_data or mode == "RGBa" else "RGB")
     else:
         raise ValueError(f"{name}: pixels of Pillow's mode {mode}, whose range is unknown; expected 8 or 16 bits, or floats")
     values: NDArray[np.uint8] = np.array(made)
@@ -93,6 +93,10 @@ def _decode(made: "PillowImage.Image", name: str) -> tuple[Pixels, Pixels | None
     if values.shape[2] in (2, 4):
         return np.ascontiguousarray(values[..., :-1]), np.ascontiguousarray(values[..., -1]), icc
     return values, None, icc
+
+
+def _in_mode(made: "PillowImage.Image", mode: str) -> "PillowImage.Image":
+    return made if made.mode == mode else made.convert(mode)  # which copies even if there is nothing to convert
 
 
 def _to_rgb(made: "PillowImage.Image", icc: bytes | None, name: str) -> tuple["PillowImage.Image", bytes | None]:

@@ -45,8 +45,8 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image:
 
     8 and 16 bits stay what they are. Palettes become RGB, 1-bit images grey, transparent colours an alpha channel, CMYK and Lab
     RGB (with a note in the log). EXIF orientation is applied. Of an animation or a file with several pages the first is read,
-    with a warning in the log. A TIFF with a georeference, nodata, ground control points, int16 or more than four bands is read
-    as GeoTIFF, with its grid.
+    with a warning in the log. A TIFF with a georeference, control points, nodata, a mask, or bands that are neither grey nor RGB
+    is read as GeoTIFF, with its grid.
 
     Args:
         path: The file.
@@ -119,8 +119,10 @@ def _identify(file: IO[bytes], head: bytes, name: str) -> tuple["ImageFile.Image
 
 def _maximum(made: "ImageFile.ImageFile") -> int:
     """Largest value of a PPM, as far as it matters to Pillow's decoder."""
-    args = made.tile[0].args
-    return max((arg for arg in args if isinstance(arg, int)), default=0) if made.tile[0].codec_name.startswith("ppm") else 0
+    tile = made.tile[0]
+    if not (tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple)):
+        return 0
+    return max((arg for arg in tile.args if isinstance(arg, int)), default=0)
 
 
 def _read_deep_png(file: IO[bytes], facts: PngFacts, name: str) -> Image:

@@ -208,7 +208,8 @@ def _with_nodata(pixels: Pixels, nodata: float, invalid: NDArray[np.bool_] | Non
 def _nearest(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """A mask (H, W, ...) in another size: each pixel as the old one in which its centre lies."""
     rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(shape, mask.shape[:2], strict=True))
-    return mask[rows][:, columns]
+    chosen: NDArray[np.bool_] = mask[rows][:, columns]
+    return chosen
 
 
 def _filled(unit: NDArray[np.float32], invalid: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..writing import atomic
 from .containers import add_tiff_tags, with_png_chunks
-from .geotiff import encode_png, write_tiff
+from .geotiff import PNG_LEVEL, encode_png, write_tiff
 from .image import Image
 from .pillow import encode, exif_for, require_pillow
 
@@ -62,6 +62,8 @@ def write_image(path: str | Path, image: Image, *, overwrite: bool = False, qual
         options: dict[str, Any] = {}
         if format_ in ("JPEG", "WEBP"):
             options["quality"] = quality
+        if format_ == "PNG":
+            options["compress_level"] = PNG_LEVEL
         if format_ == "JPEG" and quality >= _FULL_CHROMA:
             options["subsampling"] = 0
         if format_ not in _NO_PROFILE:
