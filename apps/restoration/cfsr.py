@@ -81,11 +81,11 @@ class CFSR(Network):
             y_BHWC = group(y_BHWC)
         y_BCHW = self.conv_after_body(self.norm(y_BHWC).permute(0, 3, 1, 2)) + first_BCHW
         if self.upsample is not None:
-            out_BCHW: Tensor = F.pixel_shuffle(self.upsample(y_BCHW), self.scale) + self.mean
-            return out_BCHW
-        assert self.last is not None
-        out_BCHW = x_BCHW + self.last(y_BCHW) + self.mean
-        return out_BCHW
+            out_BCHW: Tensor = F.pixel_shuffle(self.upsample(y_BCHW), self.scale)
+        else:
+            assert self.last is not None
+            out_BCHW = x_BCHW + self.last(y_BCHW)
+        return out_BCHW + self.mean
 
     def folded(self) -> "CFSR":
         """Return a copy with the edge detectors folded into the convolutions beside them, which computes the same."""

@@ -5,7 +5,6 @@ Shapes: B batch, H height, W width, C channels.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..ops.depthwise_conv import Activation, depthwise_conv
 from .conv import DepthwiseConv
@@ -72,7 +71,7 @@ class ConvModulation(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.proj(self.conv(F.gelu(self.context(x))) * self.value(x))
+        y: Tensor = self.proj(self.conv(self.context(x, "gelu")) * self.value(x))
         return y
 
 
@@ -94,6 +93,6 @@ class ConvMLP(nn.Module):
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.gelu(self.fc1(x))
+        h = self.fc1(x, "gelu")
         y: Tensor = self.fc2(h + self.conv(h))
         return y
