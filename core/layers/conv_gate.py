@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..ops.depthwise_conv import Activation, depthwise_conv
 from .conv import DepthwiseConv
 from .linear import Linear
+from .reuse import add, multiply
 
 # What an edge detector answers to: horizontal change, vertical change, and curvature (Sobel's two filters and Laplace's).
 _EDGES = (
@@ -71,7 +72,7 @@ class ConvModulation(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.proj(self.conv(self.context(x, "gelu")) * self.value(x))
+        y: Tensor = self.proj(multiply(self.value(x), self.conv(self.context(x, "gelu"))))
         return y
 
 
@@ -94,5 +95,5 @@ class ConvMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.fc1(x, "gelu")
-        y: Tensor = self.fc2(h + self.conv(h))
+        y: Tensor = self.fc2(add(self.conv(h), h))
         return y
