@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 def _may(own: Tensor, other: Tensor) -> bool:
-    return not torch.is_grad_enabled() and own.dtype == other.dtype and own.shape == torch.broadcast_shapes(own.shape, other.shape)
+    return (
+        not torch.is_grad_enabled() and own.dtype == other.dtype and own.shape == torch.broadcast_shapes(own.shape, other.shape)
+    )
 
 
 def add(own: Tensor, other: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import cfsr
+from . import cfsr, nafnet
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Restorer:
     metadata: Mapping[str, str]
 
 
-ARCHITECTURES: tuple[Architecture, ...] = (Architecture("cfsr", "CFSR", cfsr.infer, cfsr.build, cfsr.LAYOUT),)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture("cfsr", "CFSR", cfsr.infer, cfsr.build, cfsr.LAYOUT),
+    Architecture("nafnet", "NAFNet", nafnet.infer, nafnet.build, nafnet.LAYOUT),
+)
 
 
 def load_restorer(path: str | os.PathLike[str]) -> Restorer:

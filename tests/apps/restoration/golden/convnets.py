@@ -1,4 +1,4 @@
-"""CFSR of Aitical/CFSR."""
+"""CFSR of Aitical/CFSR, NAFNet of megvii-research/NAFNet."""
 
 from torch import Tensor
 from torch.func import functional_call
@@ -15,4 +15,8 @@ def network(case, name: str) -> dict[str, Tensor]:
     return {"y": functional_call(ours, state, x)}
 
 
-ADAPTERS = {"cfsr": lambda case: network(case, "cfsr")}
+ADAPTERS = {
+    "cfsr": lambda case: network(case, "cfsr"),
+    "nafnet": lambda case: network(case, "nafnet"),
+    "nafnet_local": lambda case: network(case, "nafnet"),
+}
