@@ -7,17 +7,22 @@ import torch
 from torch import Tensor
 
 
-def _may(own: Tensor, other: Tensor) -> bool:
-    return (
-        not torch.is_grad_enabled() and own.dtype == other.dtype and own.shape == torch.broadcast_shapes(own.shape, other.shape)
-    )
+def _may(own: Tensor, *others: Tensor) -> bool:
+    return not torch.is_grad_enabled() and all(_fits(own, other) for other in others)
 
 
-def add(own: Tensor, other: Tensor) -> Tensor:
-    """Return own + other, in the memory of ``own`` where no gradient is asked for; the caller must have no more use for it."""
-    return own.add_(other) if _may(own, other) else own + other
+def _fits(own: Tensor, other: Tensor) -> bool:
+    sizes = zip(reversed(other.shape), reversed(own.shape), strict=False)
+    return other.dtype == own.dtype and other.ndim <= own.ndim and all(n in (1, m) for n, m in sizes)
+
+
+def add(own: Tensor, other: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Return own + other * scale, in the memory of ``own`` where no gradient is asked for; the caller has no more use for it."""
+    if scale is None:
+        return own.add_(other) if _may(own, other) else own + other
+    return own.addcmul_(other, scale) if _may(own, other, scale) else torch.addcmul(own, other, scale)
 
 
 def multiply(own: Tensor, other: Tensor) -> Tensor:
-    """Return own * other, in the memory of ``own`` where no gradient is asked for; the caller must have no more use for it."""
+    """Return own * other, in the memory of ``own`` where no gradient is asked for; the caller has no more use for it."""
     return own.mul_(other) if _may(own, other) else own * other

@@ -41,7 +41,7 @@ class SimpleChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])
         if self.window is None or all(k >= n for k, n in zip(self.window, size, strict=True)):
-            return x * self.proj(x.mean((1, 2), keepdim=True))
+            return multiply(x, self.proj(x.mean((1, 2), keepdim=True)))
         means, repeats = x, [1, 1]
         for i, (n, k) in enumerate(zip(size, self.window, strict=True)):
             axis = i + 1

@@ -12,7 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import cfsr, nafnet
+from . import cfsr, nafnet, restormer
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Restorer:
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("cfsr", "CFSR", cfsr.infer, cfsr.build, cfsr.LAYOUT),
     Architecture("nafnet", "NAFNet", nafnet.infer, nafnet.build, nafnet.LAYOUT),
+    Architecture("restormer", "Restormer", restormer.infer, restormer.build, restormer.LAYOUT),
 )
 
 
