@@ -1,4 +1,4 @@
-"""The nonlinear-activation-free layers of NAFNet: products of channels in the place of activations.
+"""The layers of NAFNet, whose gate is a product: the first half of the channels times the second, in the place of activations.
 
 Source: Chen et al. 2022, "Simple Baselines for Image Restoration", section 4. Shapes: B batch, H height, W width, C channels.
 """
@@ -6,15 +6,10 @@ Source: Chen et al. 2022, "Simple Baselines for Image Restoration", section 4. S
 import torch
 from torch import Tensor, nn
 
-from .conv import DepthwiseConv
+from ..ops.linear import linear
 from .linear import Linear
+from .linear_conv import LinearConv
 from .reuse import multiply
-
-
-def simple_gate(x: Tensor) -> Tensor:
-    """Multiply the first half of the channels by the second: (..., 2 C) to (..., C); equation 4."""
-    first, second = x.chunk(2, dim=-1)
-    return first * second
 
 
 class SimpleChannelAttention(nn.Module):
@@ -73,7 +68,7 @@ def _moving_mean(x: Tensor, axis: int, count: int) -> Tensor:
 
 
 class SimpleGateConv(nn.Module):
-    """Mix tokens by a depthwise 3 x 3 convolution, a gate and channel attention: (B, H, W, C) to the same shape; figure 3(d).
+    """Mix tokens by a depthwise 3 x 3 convolution, a simple gate and channel attention: (B, H, W, C) to the same shape.
 
     Args:
         dim: C.
@@ -82,18 +77,19 @@ class SimpleGateConv(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc = Linear(dim, hidden)
-        self.conv = DepthwiseConv(hidden, (3, 3))
+        self.fc = LinearConv(dim, hidden)
         self.attention = SimpleChannelAttention(hidden // 2)
         self.proj = Linear(hidden // 2, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.proj(self.attention(simple_gate(self.conv(self.fc(x)))))
+        hidden = self.fc.channels
+        first, second = self.fc(x, 0, hidden // 2), self.fc(x, hidden // 2, hidden)  # each in memory on its own
+        y: Tensor = self.proj(self.attention(multiply(first, second)))
         return y
 
 
 class SimpleGateMLP(nn.Module):
-    """Two linear layers with a gate between: (..., C) to the same shape.
+    """Two linear layers with a simple gate between: (..., C) to the same shape.
 
     Args:
         dim: C.
@@ -106,5 +102,6 @@ class SimpleGateMLP(nn.Module):
         self.fc2 = Linear(hidden // 2, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc2(simple_gate(self.fc1(x)))
+        first, second = (linear(x, w, b) for w, b in zip(self.fc1.weight.chunk(2), self.fc1.bias.chunk(2), strict=True))
+        y: Tensor = self.fc2(multiply(first, second))
         return y

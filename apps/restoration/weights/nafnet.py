@@ -14,8 +14,8 @@ LAYOUT = Layout(
     rules=[
         (r"^middle\.", "middle_blks."),
         (r"^(ups\.\d+)\.", r"\1.0."),
-        (r"\.mixer\.fc\.", ".conv1."),
-        (r"\.mixer\.conv\.", ".conv2."),
+        (r"\.mixer\.fc\.linear\.", ".conv1."),
+        (r"\.mixer\.fc\.conv\.", ".conv2."),
         (r"\.mixer\.attention\.proj\.", ".sca.1."),
         (r"\.mixer\.proj\.", ".conv3."),
         (r"\.channel_mixer\.fc1\.", ".conv4."),
@@ -23,7 +23,7 @@ LAYOUT = Layout(
         (r"\.scale1$", ".beta"),
         (r"\.scale2$", ".gamma"),
     ],
-    pointwise=r"(\.(fc|fc1|fc2|proj)|^ups\.\d+)\.weight$",
+    pointwise=r"(\.(linear|fc1|fc2|proj)|^ups\.\d+)\.weight$",
     channels=r"\.scale\d$",
 )
 _SIZE = r"^{}\.(\d+)\."

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from geovit.core.layers.norm import DeviationNorm
 from geovit.core.layers.reuse import add, multiply
-from geovit.core.layers.simple_gate import SimpleChannelAttention, simple_gate
+from geovit.core.layers.simple_gate import SimpleChannelAttention, SimpleGateConv, SimpleGateMLP
 from geovit.core.layers.transposed_attention import GatedConvMLP, TransposedAttention
 
 
@@ -94,8 +94,14 @@ def test_means_of_windows_keep_their_digits_on_wide_images(dtype):
 
 
 def test_the_simple_gate_multiplies_halves():
-    x = torch.randn(2, 3, 8)
-    torch.testing.assert_close(simple_gate(x), x[..., :4] * x[..., 4:])
+    x = torch.randn(2, 6, 5, 4)
+    mlp, mixer = SimpleGateMLP(6, 12), SimpleGateConv(6, 12)
+    first, second = conv(x, mlp.fc1).chunk(2, 1)
+    torch.testing.assert_close(mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), conv(first * second, mlp.fc2))
+    first, second = conv(conv(x, mixer.fc.linear), mixer.fc.conv).chunk(2, 1)
+    y = first * second
+    want = conv(y * conv(y.mean((2, 3), keepdim=True), mixer.attention.proj), mixer.proj)
+    torch.testing.assert_close(mixer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), want)
 
 
 def test_memory_is_reused_only_where_no_gradient_is_asked_for():
