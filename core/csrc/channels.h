@@ -48,6 +48,14 @@ GEOVIT_INLINE F without_first(F x, int64_t count) {
     return lane < static_cast<uint32_t>(count) ? F{} : x;
 }
 
+// The first `count` entries of one vector and the others of another.
+template <class F>
+GEOVIT_INLINE F first_of(F first, F others, int64_t count) {
+    VecInt<width_of<F>> lane;
+    for (int i = 0; i < width_of<F>; ++i) lane[i] = i;
+    return lane < static_cast<uint32_t>(count) ? first : others;
+}
+
 // Over the entries of a vector, by halves that stay in registers.
 template <class F>
 GEOVIT_INLINE float total_of(F x) {

@@ -209,8 +209,10 @@ struct KernelGradient {
 template <Activation kind>
 struct Activate {
     template <class F, class T>
-    static GEOVIT_INLINE void at(int64_t i, int64_t, const T* x, T* out, float slope) {
-        store_as(out + i, activate<kind>(load_as<F>(x + i), slope));
+    static GEOVIT_INLINE void at(int64_t i, int64_t seen, const T* x, T* out, float slope) {
+        // x may be out itself: what was activated before must not be so again.
+        const F y = activate<kind>(load_as<F>(x + i), slope);
+        store_as(out + i, seen > 0 ? first_of(load_as<F>(out + i), y, seen) : y);
     }
 
     template <class F, class T>

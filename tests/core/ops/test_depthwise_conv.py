@@ -56,6 +56,20 @@ def test_every_length_around_the_pieces_and_every_kernel(length, kernel):
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "gelu", "silu"])
+def test_the_activation_is_applied_once_where_no_gradient_is_asked_for(activation, dtype):
+    """In place then, in vectors that overlap where their width does not divide a row."""
+    for channels, length in ((17, 3), (21, 8), (33, 129), (5, 1)):
+        x, weight, bias = torch.randn(2, 2, length, channels, dtype=dtype), torch.randn(channels, 1, 3, 3), torch.randn(channels)
+        with torch.no_grad():
+            got = depthwise_conv(x, weight, bias, activation=activation, slope=0.3, backend="native")
+        want = depthwise_conv(x.double(), weight, bias, activation=activation, slope=0.3, backend="reference")
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
+
+
+@needs_native
 def test_frozen_kernel_or_input_gets_no_gradient():
     x, weight = torch.randn(1, 5, 5, 8), torch.randn(8, 1, 3, 3)
     for free in (0, 1):
