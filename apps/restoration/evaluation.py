@@ -1,11 +1,9 @@
 """`geovit evaluate restoration`: PSNR and SSIM of a network next to bicubic, with the protocol beside the figures."""
 
-import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Group
 from rich.table import Table
 
 from ... import __version__
 from ...core.device import resolve_device
 from ...core.precision import Precision, autocast, resolve_precision
-from PIL import Image
 from ...datasets import check_writable, write_text_atomic
 from ...datasets.image_pairs import ImagePair, find_pairs
 from .metrics import psnr, ssim, to_uint8
