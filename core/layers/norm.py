@@ -1,5 +1,6 @@
 """Norms: over the channels of a token, or over the tokens of an image for each channel."""
 
+from collections.abc import Callable
 from functools import reduce
 from typing import Literal
 
@@ -9,14 +10,17 @@ from torch import Tensor, nn
 from ..ops.instance_norm_act import Activation, instance_norm_act
 from ..ops.layer_norm_residual import layer_norm_residual
 
-NormKind = Literal["layer", "rms"]
+NormKind = Literal["layer", "rms"] | Callable[[int], nn.Module]
 
 
 def make_norm(kind: NormKind, dim: int) -> nn.Module:
-    """Return a norm over the last axis of (..., dim): "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019).
+    """Return a norm over the last axis of (..., dim): "layer" (Ba et al. 2016), "rms" (Zhang and Sennrich 2019) or a factory's.
 
-    PyTorch's own: they take the statistics of a 16-bit input in float32 (tested here, since all else relies on it).
+    A factory is called with ``dim``, such as ``partial(nn.LayerNorm, eps=1e-6)``. The named norms are PyTorch's own: they take
+    the statistics of a 16-bit input in float32 (tested here, since all else relies on it).
     """
+    if callable(kind):
+        return kind(dim)
     if kind == "layer":
         return nn.LayerNorm(dim)
     if kind == "rms":

@@ -12,6 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
+from . import cfsr
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Restorer:
     metadata: Mapping[str, str]
 
 
-ARCHITECTURES: tuple[Architecture, ...] = ()
+ARCHITECTURES: tuple[Architecture, ...] = (Architecture("cfsr", "CFSR", cfsr.infer, cfsr.build, cfsr.LAYOUT),)
 
 
 def load_restorer(path: str | os.PathLike[str]) -> Restorer:
@@ -78,5 +79,5 @@ def restorer_from(
 def save_restorer(
     path: str | os.PathLike[str], network: Network, architecture: Architecture, metadata: Mapping[str, str]
 ) -> None:
-    """Write a network as safetensors in its published layout, which other programs read as well."""
-    save_module(path, architecture.layout.to_published(network.state_dict()), metadata)
+    """Write a network as safetensors in its published layout, folded, which other programs read as well."""
+    save_module(path, architecture.layout.to_published(network.folded().state_dict()), metadata)
