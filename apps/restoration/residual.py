@@ -1,7 +1,7 @@
 """The frame of SwinIR and its descendants: a convolution, groups of blocks, a convolution, a sum, and a head."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +60,8 @@ class ResidualNetwork(Network):
         embed_norm: whether the features are normed before the groups.
     """
 
-    unsafe = {
-        torch.float16: "the features grow from group to group until they exceed 65504, the largest float16 (SwinIR issues 103 and 180)"
+    unsafe: ClassVar[dict[torch.dtype, str]] = {
+        torch.float16: "features grow from group to group, beyond 65504, the largest float16 (SwinIR issues 103 and 180)"
     }
 
     def __init__(

@@ -56,7 +56,7 @@ class Layout:
         }
 
     def buffers(self, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the buffers that the published program stores beside these tensors of ``to_published``, and asks for on loading."""
+        """Return the buffers that the published program stores beside these tensors of ``to_published`` and wants to load."""
         return {}
 
     def load(self, module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
