@@ -12,7 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import swinir
+from . import drct, hat, swinir
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,11 @@ class Restorer:
     metadata: Mapping[str, str]
 
 
-ARCHITECTURES: tuple[Architecture, ...] = (Architecture("swinir", "SwinIR", swinir.infer, swinir.build, swinir.LAYOUT),)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture("swinir", "SwinIR", swinir.infer, swinir.build, swinir.LAYOUT),
+    Architecture("hat", "HAT", hat.infer, hat.build, hat.LAYOUT),
+    Architecture("drct", "DRCT", drct.infer, drct.build, drct.LAYOUT),
+)
 
 
 def load_restorer(path: str | os.PathLike[str]) -> Restorer:
