@@ -55,6 +55,10 @@ class Layout:
             for own, tensor in state.items()
         }
 
+    def buffers(self, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the buffers that the published program stores beside these tensors of ``to_published`` and wants to load."""
+        return {}
+
     def load(self, module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
         """Copy a published state dict into a module, all of it or nothing.
 

@@ -12,7 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import cfsr
+from . import cfsr, drct, hat, swinir
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,12 @@ class Restorer:
     metadata: Mapping[str, str]
 
 
-ARCHITECTURES: tuple[Architecture, ...] = (Architecture("cfsr", "CFSR", cfsr.infer, cfsr.build, cfsr.LAYOUT),)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture("swinir", "SwinIR", swinir.infer, swinir.build, swinir.LAYOUT),
+    Architecture("hat", "HAT", hat.infer, hat.build, hat.LAYOUT),
+    Architecture("drct", "DRCT", drct.infer, drct.build, drct.LAYOUT),
+    Architecture("cfsr", "CFSR", cfsr.infer, cfsr.build, cfsr.LAYOUT),
+)
 
 
 def load_restorer(path: str | os.PathLike[str]) -> Restorer:
@@ -77,7 +82,22 @@ def restorer_from(
 
 
 def save_restorer(
-    path: str | os.PathLike[str], network: Network, architecture: Architecture, metadata: Mapping[str, str]
+    path: str | os.PathLike[str],
+    network: Network,
+    architecture: Architecture,
+    metadata: Mapping[str, str],
+    *,
+    buffers: bool = True,
 ) -> None:
+<<<<<<< HEAD
     """Write a network as safetensors in its published layout, folded, which other programs read as well."""
     save_module(path, architecture.layout.to_published(network.folded().state_dict()), metadata)
+=======
+    """Write a network as safetensors in its published layout, which other programs read as well.
+
+    Some of those ask for buffers that follow from sizes; we do not, and without ``buffers`` they are left out of the file.
+    """
+    layout = architecture.layout
+    state = layout.to_published(network.state_dict())
+    save_module(path, state | layout.buffers(state) if buffers else state, metadata)
+>>>>>>> transformers
