@@ -22,7 +22,7 @@ class PublishedNetwork(nn.Module):
     """One of our networks behind the constructor and the tensor names of its official class.
 
     ``state_dict`` gives, and ``load_state_dict`` takes, what the official class does, for this module itself as for one that
-    holds it (DataParallel). Buffers that follow from sizes are not given, and are passed over.
+    holds it (DataParallel). Buffers that follow from sizes are given as well, and passed over.
 
     Args:
         arguments: of the official constructor.
@@ -49,7 +49,9 @@ def _publish(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata
     """Rename our tensors in a state dict, where they are all those below the prefix."""
     assert isinstance(module, PublishedNetwork)
     own = {name: state.pop(prefix + _OWN + name) for name in module.network.state_dict()}
-    for name, tensor in module.architecture.layout.to_published(own).items():
+    layout = module.architecture.layout
+    published = layout.to_published(own)
+    for name, tensor in (published | layout.buffers(published)).items():
         state[prefix + name] = tensor
 
 

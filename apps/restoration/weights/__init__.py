@@ -89,15 +89,10 @@ def save_restorer(
     *,
     buffers: bool = True,
 ) -> None:
-<<<<<<< HEAD
-    """Write a network as safetensors in its published layout, folded, which other programs read as well."""
-    save_module(path, architecture.layout.to_published(network.folded().state_dict()), metadata)
-=======
-    """Write a network as safetensors in its published layout, which other programs read as well.
+    """Write a network as safetensors in its published layout, folded, which other programs read as well.
 
     Some of those ask for buffers that follow from sizes; we do not, and without ``buffers`` they are left out of the file.
     """
     layout = architecture.layout
-    state = layout.to_published(network.state_dict())
+    state = layout.to_published(network.folded().state_dict())
     save_module(path, state | layout.buffers(state) if buffers else state, metadata)
->>>>>>> transformers
