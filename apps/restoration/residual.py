@@ -26,7 +26,7 @@ def make_join(kind: Join, dim: int) -> nn.Module:
         return Conv(dim, dim)
     narrow = dim // 4
     activation = nn.LeakyReLU(0.2)
-    return nn.Sequential(Conv(dim, narrow), activation, Conv(narrow, narrow, kernel=1), activation, Conv(narrow, dim))
+    return nn.Sequential(Conv(dim, narrow), activation, Conv(narrow, narrow, kernel=(1, 1)), activation, Conv(narrow, dim))
 
 
 class ResidualGroup(nn.Module):
