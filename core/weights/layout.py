@@ -55,8 +55,13 @@ class Layout:
             for own, tensor in state.items()
         }
 
-    def buffers(self, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the buffers that the published program stores beside these tensors of ``to_published`` and wants to load."""
+    def buffers(self, published: Mapping[str, Tensor], image: int | None = None) -> dict[str, Tensor]:
+        """Return the buffers that the published program stores beside these tensors of ``to_published`` and wants to load.
+
+        Args:
+            published: tensors by their published names.
+            image: pixels on a side of the images that the published network is constructed for, on which some depend.
+        """
         return {}
 
     def load(self, module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..weights import ARCHITECTURES, Architecture
 
 _OWN = "network."
+_IMAGE = 64  # the default of all official constructors that have an img_size
 
 
 class Registry(Protocol):
@@ -36,6 +37,7 @@ class PublishedNetwork(nn.Module):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         self.network = self.architecture.build(arguments)
+        self.image = arguments.get("img_size", _IMAGE)
         self.register_state_dict_post_hook(_publish)
         self.register_load_state_dict_pre_hook(_accept)
 
@@ -51,7 +53,7 @@ def _publish(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata
     own = {name: state.pop(prefix + _OWN + name) for name in module.network.state_dict()}
     layout = module.architecture.layout
     published = layout.to_published(own)
-    for name, tensor in (published | layout.buffers(published)).items():
+    for name, tensor in (published | layout.buffers(published, module.image)).items():
         state[prefix + name] = tensor
 
 

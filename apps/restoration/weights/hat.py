@@ -46,7 +46,7 @@ class HATLayout(Layout):
         published = super().to_published(state)
         return _turned(published, _sizes(published)[0])
 
-    def buffers(self, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def buffers(self, published: Mapping[str, Tensor], image: int | None = None) -> dict[str, Tensor]:
         window, keys = _sizes(published)
         return {f"relative_position_index_{n}": position_index(window, m) for n, m in (("SA", window), ("OCA", keys))}
 

@@ -75,7 +75,7 @@ class WindowLayout(Layout):
                 check_buffer(name, tensor, expected[window])
         return super().to_ours(module, state)
 
-    def buffers(self, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def buffers(self, published: Mapping[str, Tensor], image: int | None = None) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for name, table in published.items():
             if name.endswith(_TABLE):
@@ -83,6 +83,7 @@ class WindowLayout(Layout):
                 found[name.removesuffix(_TABLE) + _INDEX] = position_index(window, window)
                 block = name.removesuffix(f"attn.{_TABLE}")
                 if re.search(self.shifted, block):
-                    # For the smallest image that has shifted windows; other sizes are computed there.
-                    found[f"{block}attn_mask"] = shift_mask((2 * window, 2 * window), window)
+                    # By default for the smallest image that has shifted windows; for other sizes it is computed there.
+                    side = image or 2 * window
+                    found[f"{block}attn_mask"] = shift_mask((side, side), window)
         return found

@@ -97,6 +97,28 @@ def test_without_basicsr_one_line_tells(monkeypatch):
         import_basicsr()
 
 
+@with_basicsr
+def test_its_own_swinir_and_ours_exchange_checkpoints(registry):
+    import_basicsr()
+    from basicsr.archs.swinir_arch import SwinIR
+
+    arguments = {
+        "upscale": 2, "img_size": 24, "window_size": 8, "depths": [2], "embed_dim": 12, "num_heads": [2], "mlp_ratio": 2,
+        "upsampler": "pixelshuffle", "resi_connection": "1conv",
+    }  # fmt: skip
+    official, ours = SwinIR(**arguments).eval(), registry["GeovitSwinIR"](**arguments).eval()
+    assert ours.state_dict().keys() == official.state_dict().keys(), "buffers that follow from sizes among them"
+    ours.load_state_dict(official.state_dict(), strict=True)
+    x = torch.rand(1, 3, 24, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), official(x))
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    official.load_state_dict(ours.state_dict(), strict=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), official(x))
+
+
 @pytest.fixture
 def options(tmp_path):
     """An option file as for the official network, and generated images."""
