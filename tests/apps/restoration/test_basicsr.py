@@ -98,6 +98,7 @@ def test_without_basicsr_one_line_tells(monkeypatch):
 
 
 @with_basicsr
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # BasicSR's own code
 def test_its_own_swinir_and_ours_exchange_checkpoints(registry):
     import_basicsr()
     from basicsr.archs.swinir_arch import SwinIR
