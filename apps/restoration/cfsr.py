@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ...core.blocks.metaformer import MetaFormerBlock
 from ...core.layers.conv_gate import ConvMLP, ConvModulation, EdgeConv
 from ...core.layers.linear import Linear
+from ...core.layers.reuse import add
 from .network import Network
 
 _MEAN_RGB = (0.4488, 0.4371, 0.4040)  # of DIV2K, taken off before the network
@@ -79,12 +80,13 @@ class CFSR(Network):
         y_BHWC = first_BCHW.permute(0, 2, 3, 1)
         for group in self.groups:
             y_BHWC = group(y_BHWC)
-        y_BCHW = self.conv_after_body(self.norm(y_BHWC).permute(0, 3, 1, 2)) + first_BCHW
+        y_BCHW = add(self.conv_after_body(self.norm(y_BHWC).permute(0, 3, 1, 2)), first_BCHW)
         if self.upsample is not None:
-            return F.pixel_shuffle(self.upsample(y_BCHW), self.scale) + self.mean
-        assert self.last is not None
-        y_BCHW = self.last(y_BCHW)
-        return x_BCHW + y_BCHW + self.mean
+            out_BCHW: Tensor = F.pixel_shuffle(self.upsample(y_BCHW), self.scale)
+        else:
+            assert self.last is not None
+            out_BCHW = x_BCHW + self.last(y_BCHW)
+        return out_BCHW + self.mean
 
     def folded(self) -> "CFSR":
         """Return a copy with the edge detectors folded into the convolutions beside them, which computes the same."""
@@ -116,5 +118,4 @@ class _Group(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         x_BHWC = self.blocks(x_BHWC)
-        y_BHWC: Tensor = self.proj(x_BHWC) + x_BHWC
-        return y_BHWC
+        return add(self.proj(x_BHWC), x_BHWC)

@@ -5,11 +5,11 @@ Shapes: B batch, H height, W width, C channels.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..ops.depthwise_conv import depthwise_conv
+from ..ops.depthwise_conv import Activation, depthwise_conv
 from .conv import DepthwiseConv
 from .linear import Linear
+from .reuse import add, multiply
 
 # What an edge detector answers to: horizontal change, vertical change, and curvature (Sobel's two filters and Laplace's).
 _EDGES = (
@@ -28,12 +28,13 @@ class EdgeConv(DepthwiseConv):
 
     Args:
         dim: C.
+        activation: what follows, by its name in ``depthwise_conv``.
     """
 
     filters: Tensor
 
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, (3, 3))
+    def __init__(self, dim: int, *, activation: Activation = "none") -> None:
+        super().__init__(dim, (3, 3), activation=activation)
         self.edges = nn.Parameter(1e-3 * torch.randn(len(_EDGES), dim))
         self.register_buffer("filters", torch.tensor(_EDGES), persistent=False)
 
@@ -42,12 +43,12 @@ class EdgeConv(DepthwiseConv):
         return self.weight + torch.einsum("ec,eyx->cyx", self.edges, self.filters.to(self.edges.dtype)).unsqueeze(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv(x, self.kernel(), self.bias)
+        return depthwise_conv(x, self.kernel(), self.bias, activation=self.activation)
 
     @torch.no_grad()
     def folded(self) -> DepthwiseConv:
         """Return the plain convolution that computes the same."""
-        plain = DepthwiseConv(len(self.weight), (3, 3)).to(self.weight)
+        plain = DepthwiseConv(len(self.weight), (3, 3), activation=self.activation).to(self.weight)
         plain.load_state_dict({"weight": self.kernel(), "bias": self.bias})
         return plain
 
@@ -71,7 +72,7 @@ class ConvModulation(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.proj(self.conv(F.gelu(self.context(x))) * self.value(x))
+        y: Tensor = self.proj(multiply(self.value(x), self.conv(self.context(x, "gelu"))))
         return y
 
 
@@ -89,10 +90,10 @@ class ConvMLP(nn.Module):
     def __init__(self, dim: int, hidden: int, *, edges: bool = False) -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden)
-        self.conv = EdgeConv(hidden) if edges else DepthwiseConv(hidden, (3, 3))
+        self.conv = EdgeConv(hidden, activation="gelu") if edges else DepthwiseConv(hidden, (3, 3), activation="gelu")
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.gelu(self.fc1(x))
-        y: Tensor = self.fc2(h + F.gelu(self.conv(h)))
+        h = self.fc1(x, "gelu")
+        y: Tensor = self.fc2(add(self.conv(h), h))
         return y

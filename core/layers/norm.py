@@ -48,6 +48,28 @@ def norm_residual(norm: nn.Module, x: Tensor, branch: Tensor, scale: Tensor | No
     return layer_norm_residual(x, branch, norm.weight, bias, scale=scale, rms=isinstance(norm, nn.RMSNorm), eps=eps)
 
 
+class DeviationNorm(nn.Module):
+    """Divide the channels of a token by their standard deviation, without taking their mean off: (..., dim) to the same shape.
+
+    x / sqrt(var(x) + eps) * weight. It is the bias-free layer norm of Restormer (Zamir et al. 2022), with which a network without
+    other biases denoises alike at every level of noise (Mohan et al. 2020, section 4).
+
+    Args:
+        dim: channels.
+        eps: added to the variance.
+    """
+
+    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        variance = x.to(dtype).var(-1, correction=0, keepdim=True)
+        return x * (variance + self.eps).rsqrt().to(x.dtype) * self.weight
+
+
 class InstanceNormAct(nn.Module):
     """Instance norm, residual and activation of channels-last images: act(norm(x) + residual).
 

@@ -12,7 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import cfsr, drct, hat, swinir
+from . import cfsr, drct, hat, nafnet, restormer, swinir
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("hat", "HAT", hat.infer, hat.build, hat.LAYOUT),
     Architecture("drct", "DRCT", drct.infer, drct.build, drct.LAYOUT),
     Architecture("cfsr", "CFSR", cfsr.infer, cfsr.build, cfsr.LAYOUT),
+    Architecture("nafnet", "NAFNet", nafnet.infer, nafnet.build, nafnet.LAYOUT),
+    Architecture("restormer", "Restormer", restormer.infer, restormer.build, restormer.LAYOUT),
 )
 
 

@@ -1,4 +1,4 @@
-"""CFSR of Aitical/CFSR."""
+"""CFSR of Aitical/CFSR, NAFNet of megvii-research/NAFNet, Restormer of swz30/Restormer."""
 
 from torch import Tensor
 from torch.func import functional_call
@@ -15,4 +15,10 @@ def network(case, name: str) -> dict[str, Tensor]:
     return {"y": functional_call(ours, state, x)}
 
 
-ADAPTERS = {"cfsr": lambda case: network(case, "cfsr")}
+ADAPTERS = {
+    "cfsr": lambda case: network(case, "cfsr"),
+    "nafnet": lambda case: network(case, "nafnet"),
+    "nafnet_local": lambda case: network(case, "nafnet"),
+    "restormer_biasfree": lambda case: network(case, "restormer"),
+    "restormer_withbias": lambda case: network(case, "restormer"),
+}
