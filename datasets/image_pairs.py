@@ -1,11 +1,10 @@
 """Which image files belong together: degraded ones and what they should become."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".pgm")
+from .images import find_images
 
 
 @dataclass(frozen=True)
@@ -18,23 +17,23 @@ class ImagePair:
 
 
 def find_pairs(high: str, low: str | None = None) -> list[ImagePair]:
-    """List the pairs of two folders or patterns, by name.
+    """List the pairs of two files, folders or patterns, by name.
 
     Args:
-        high: an image file, a folder of them, or a pattern such as ``pairs/*_sharp.png`` of files that lie in one folder.
+        high: an image file, a folder of them, or a pattern such as ``pairs/*_sharp.png``.
         low: the same for the degraded images. Two files belong together if they have the same name without suffix, after which
             that of ``low`` may have a factor such as ``x2``; of two patterns, if what their stars stand for is the same.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or nothing in it is an image.
+        FileNotFoundError: if there is nothing, or nothing of it is an image.
         ValueError: if a file has no partner, or two files have one name.
     """
     highs = _named(high)
     if low is None:
         return [ImagePair(name, path, None) for name, path in highs.items()]
-    if not _is_pattern(high) and Path(high).is_file() and Path(low).is_file():
-        return [ImagePair(Path(high).stem, Path(high), Path(low))]
     lows = _named(low)
+    if Path(high).is_file() and Path(low).is_file():
+        lows = dict(zip(highs, lows.values(), strict=True))
     if not lows.keys() & highs.keys():
         plain = [re.sub(r"x\d+$", "", name) for name in lows]
         if len(set(plain)) == len(plain):
@@ -45,26 +44,15 @@ def find_pairs(high: str, low: str | None = None) -> list[ImagePair]:
     return [ImagePair(name, path, lows[name]) for name, path in highs.items()]
 
 
-def _is_pattern(source: str) -> bool:
-    return "*" in Path(source).name
-
-
-def _named(source: str) -> Mapping[str, Path]:
-    path = Path(source)
-    if _is_pattern(source):
-        expression = re.compile("(.*)".join(map(re.escape, path.name.split("*"))))
-        candidates = path.parent.iterdir() if path.parent.is_dir() else ()
-        matches = [(match, file) for file in candidates if (match := expression.fullmatch(file.name))]
-        found = [("_".join(filter(None, match.groups())), file) for match, file in matches]
-    elif path.is_dir():
-        found = [(file.stem, file) for file in path.iterdir()]
-    else:
-        found = [(path.stem, path)]
-    images = sorted((name, file) for name, file in found if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise FileNotFoundError(f"no image at {source}: expected a file, a folder or a pattern with *")
-    named = dict(images)
-    if len(named) < len(images):
-        twice = next(name for i, (name, _) in enumerate(images) if i and name == images[i - 1][0])
-        raise ValueError(f"{source}: two images are called {twice}")
-    return named
+def _named(source: str) -> dict[str, Path]:
+    """Files by their names, in that order: without suffix, or what the stars of a pattern stand for."""
+    stars = re.compile("(.*)".join(map(re.escape, Path(source).name.split("*"))))
+    named: dict[str, Path] = {}
+    for file in find_images([source]):
+        match = stars.fullmatch(file.name)
+        parts = list(filter(None, match.groups())) if match else []
+        name = "_".join(parts) or file.stem
+        if name in named:
+            raise ValueError(f"{source}: {named[name].name} and {file.name} would both be called {name}")
+        named[name] = file
+    return dict(sorted(named.items()))

@@ -1,5 +1,6 @@
 """`geovit evaluate restoration`: PSNR and SSIM of a network next to bicubic, with the protocol beside the figures."""
 
+import hashlib
 import json
 import logging
 import math
@@ -11,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Group
 from rich.table import Table
 
@@ -20,6 +20,7 @@ from ...core.device import resolve_device
 from ...core.precision import Precision, autocast, resolve_precision
 from ...datasets import check_writable, write_text_atomic
 from ...datasets.image_pairs import ImagePair, find_pairs
+from ...datasets.images import open_image
 from .metrics import psnr, ssim, to_uint8
 from .resize import matlab_resize
 from .weights import load_restorer
@@ -102,10 +103,17 @@ def evaluate(
     if out is not None:
         check_writable([out], overwrite)
     pairs = find_pairs(high, low)
-    method = None if model == "bicubic" and weights is None else _Network(weights, scale, tile, device, precision)
-    scale = scale or (method.scale if method else None)
-    if scale is None:
-        raise ValueError("bicubic has any scale: name one")
+    if model == "bicubic" and weights is None:
+        method = None
+        if scale is None:
+            raise ValueError("bicubic has any scale: name one")
+    else:
+        method = _Network(weights, device, precision)
+        if scale not in (None, method.scale):
+            raise ValueError(f"scale is {scale}, but {weights} is a network of scale {method.scale}")
+        scale = method.scale
+    if scale < 1:
+        raise ValueError(f"scale is {scale}: expected a whole number from 1 on")
     if low is None and scale == 1:
         raise ValueError("scale is 1, and no degraded images are given: expected those of --low")
     luma = scale > 1 if channels == "auto" else channels == "luma"
@@ -189,9 +197,13 @@ def _read(pair: ImagePair, scale: int, grey: bool) -> tuple[Pixels, Pixels]:
 
 def _pixels(path: Path, grey: bool) -> Pixels:
     """Read an image of 8 bits: (H, W, 3), grey as three equal channels, or (H, W, 1) for a network of grey images."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels
+    image = open_image(path)
+    if image.pixels.dtype != np.uint8 or image.channels not in (1, 3):
+        given = f"{image.channels} channel{'s' if image.channels > 1 else ''} of {image.pixels.dtype}"
+        raise ValueError(f"{path}: {given}, expected 8 bits, colour or grey, which PSNR and SSIM are defined on here")
+    if grey and image.channels == 3:
+        raise ValueError(f"{path}: a colour image, the network takes grey ones")
+    return image.pixels if grey else np.broadcast_to(image.pixels, (*image.shape, 3))
 
 
 def _without_infinity(value: Any) -> Any:
@@ -206,14 +218,14 @@ def _without_infinity(value: Any) -> Any:
 class _Network:
     """A network with its weights, from image to image."""
 
-    def __init__(self, weights: Path | None, scale: int | None, tile: int, device: str, precision: Precision) -> None:
+    def __init__(self, weights: Path, device: str, precision: Precision) -> None:
         self.device = resolve_device(device)
         self.dtype = resolve_precision(precision, self.device)
-        restorer = load_restorer(weights)
-        self.weights, self.tile = weights, tile
-        self.network = restorer.network.to(self.device)
+        self.restorer = load_restorer(weights)
+        self.weights = weights
+        self.network = self.restorer.network.to(self.device)
         self.scale, self.channels = self.network.scale, self.network.in_channels
-        self.name = self.architecture = restorer.architecture.name
+        self.name = self.restorer.architecture.name
 
     def __call__(self, image_HWC: Pixels) -> Pixels:
         x_BCHW = torch.from_numpy(np.moveaxis(image_HWC, -1, 0).astype(np.float32) / 255)[None].to(self.device)
@@ -223,4 +235,11 @@ class _Network:
 
     def told(self) -> dict[str, Any]:
         """Return what the figures of the network depend on."""
-        return {"tile": self.tile or "whole image"}
+        return {
+            "architecture": self.restorer.architecture.official,
+            "weights": {"file": self.weights.name, "sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest()},
+            "tile": "whole image",
+            "filled_up": f"to multiples of {self.network.multiple} by {self.network.fill}" if self.network.multiple > 1 else None,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+        }
