@@ -107,6 +107,8 @@ def evaluate(
         method = None
         if scale is None:
             raise ValueError("bicubic has any scale: name one")
+    elif weights is None:
+        raise ValueError(f"model is {model}: expected bicubic, or weights")
     else:
         method = _Network(weights, device, precision)
         if scale not in (None, method.scale):
