@@ -83,7 +83,7 @@ def main() -> int:
     print(
         f"Degraded images: {protocol['degraded']}, of images cropped to multiples of the scale; {protocol['rounding']}."
         f" As many pixels as the scale are cut off at each edge. PSNR of Y = {protocol['luma']}: {protocol['psnr']}. SSIM of it:"
-        f" {protocol['ssim']}. No self-ensemble. Mean {protocol['mean']}. A grey image (bridge of Set14) counts as a colour image."
+        f" {protocol['ssim']}. No self-ensemble. Mean {protocol['mean']}. Grey images (bridge of Set14) count as colour images."
     )
     print("\n| images | method | PSNR (dB) | SSIM | to bicubic | bar |\n|---|---|---|---|---|---|")
     print("\n".join(lines))
