@@ -92,6 +92,16 @@ class Image:
         return int(self.pixels.shape[2])
 
     @property
+    def rgb(self) -> tuple[int, int, int] | None:
+        """Where red, green and blue are among the bands; a GeoTIFF has them in any order. None if it has no such bands."""
+        if self.geo is None:
+            return (0, 1, 2) if self.channels == 3 else None
+        names = self.geo.colors
+        if not {"red", "green", "blue"} <= set(names):
+            return None
+        return names.index("red"), names.index("green"), names.index("blue")
+
+    @property
     def peak(self) -> float:
         """What full brightness is by the dtype: 255, 65535, 32767, or 1.0 for floats."""
         return peak_of(self.pixels.dtype)
