@@ -23,6 +23,7 @@ from ...datasets.image_pairs import ImagePair, find_pairs
 from ...datasets.images import open_image
 from .metrics import psnr, ssim, to_uint8
 from .resize import matlab_resize
+from .tiling import Tiler
 from .weights import load_restorer
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def evaluate(
         scale: output pixels for each input pixel. Default: that of the weights.
         channels: luma (BT.601, 16 to 235), rgb, or auto: luma for super-resolution, rgb for scale 1.
         crop: pixels that are left out at each edge. Default: the scale, and none at scale 1.
-        tile: pixels on a side of the tiles that images are restored in; 0 restores them whole.
+        tile: pixels on a side of the tiles that images are restored in, as geovit restore does; 0 restores them whole.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: auto, fp32, bf16 or fp16.
         out: JSON file to write.
@@ -110,7 +111,7 @@ def evaluate(
     elif weights is None:
         raise ValueError(f"model is {model}: expected bicubic, or weights")
     else:
-        method = _Network(weights, device, precision)
+        method = _Network(weights, tile, device, precision)
         if scale not in (None, method.scale):
             raise ValueError(f"scale is {scale}, but {weights} is a network of scale {method.scale}")
         scale = method.scale
@@ -220,27 +221,37 @@ def _without_infinity(value: Any) -> Any:
 class _Network:
     """A network with its weights, from image to image."""
 
-    def __init__(self, weights: Path, device: str, precision: Precision) -> None:
+    def __init__(self, weights: Path, tile: int, device: str, precision: Precision) -> None:
         self.device = resolve_device(device)
         self.dtype = resolve_precision(precision, self.device)
         self.restorer = load_restorer(weights)
         self.weights = weights
         self.network = self.restorer.network.to(self.device)
+        if self.dtype in self.network.unsafe:
+            raise ValueError(f"precision is {precision}: {self.network.unsafe[self.dtype]}")
+        self.tiler = Tiler(self.network, self.device, self.dtype, tile) if tile else None
         self.scale, self.channels = self.network.scale, self.network.in_channels
         self.name = self.restorer.architecture.name
 
     def __call__(self, image_HWC: Pixels) -> Pixels:
-        x_BCHW = torch.from_numpy(np.moveaxis(image_HWC, -1, 0).astype(np.float32) / 255)[None].to(self.device)
-        with torch.inference_mode(), autocast(self.device, self.dtype):
-            y_BCHW = self.network(x_BCHW)
-        return to_uint8(np.moveaxis(y_BCHW[0].float().cpu().numpy(), 0, -1))
+        x_CHW = torch.from_numpy(np.moveaxis(image_HWC, -1, 0).astype(np.float32) / 255)
+        if self.tiler is None:
+            with torch.inference_mode(), autocast(self.device, self.dtype):
+                y_CHW = self.network(x_CHW[None].to(self.device))[0].float().cpu()
+        else:
+            y_CHW = torch.empty(self.network.out_channels, *(size * self.scale for size in x_CHW.shape[1:]))
+            for rows, strip in self.tiler.run(lambda rows, columns: x_CHW[:, rows, columns], image_HWC.shape[:2]):
+                y_CHW[:, rows] = strip
+        if not y_CHW.isfinite().all():
+            raise ValueError(f"{self.name} gives values that are not finite in {self.told()['precision']}")
+        return to_uint8(np.moveaxis(y_CHW.numpy(), 0, -1))
 
     def told(self) -> dict[str, Any]:
         """Return what the figures of the network depend on."""
         return {
             "architecture": self.restorer.architecture.official,
             "weights": {"file": self.weights.name, "sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest()},
-            "tile": "whole image",
+            "tile": {"side": self.tiler.tile, "overlap": self.tiler.shared} if self.tiler else "whole image",
             "filled_up": f"to multiples of {self.network.multiple} by {self.network.fill}" if self.network.multiple > 1 else None,
             "precision": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),

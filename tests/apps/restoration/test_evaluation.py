@@ -41,6 +41,15 @@ def test_published_cfsr_has_its_score_on_set5(data_dir, tmp_path, scale, bicubic
     assert given.report["mean"]["bicubic"] == report["mean"]["bicubic"], "what was made is what MATLAB made"
 
 
+def test_tiles_leave_the_score_as_it_is_and_are_told(data_dir):
+    weights = data_dir / "checkpoints" / "cfsr" / "CFSR_x4.pth"
+    image = str(data_dir / "restoration" / "Set5" / "HR" / "bird.png")
+    whole, tiled = (evaluate(image, weights=weights, tile=tile, device="cpu").report for tile in (0, 160))
+    assert tiled["mean"]["cfsr"]["psnr"] == pytest.approx(whole["mean"]["cfsr"]["psnr"], abs=1e-3)
+    assert tiled["protocol"]["tile"]["side"] == 160
+    assert tiled["protocol"]["tile"]["overlap"] > 0
+
+
 def test_degraded_photographs_have_their_known_scores(data_dir):
     folder = data_dir / "restoration"
     blurred = evaluate(f"{folder}/gopro_pairs/*_sharp1.png", low=f"{folder}/gopro_pairs/*_blur1.png", model="bicubic", scale=1)
