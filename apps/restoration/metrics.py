@@ -25,8 +25,8 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8], *, crop: int, luma: bool) -
     Raises:
         ValueError: for images of different shapes, another dtype, or a crop that is negative or leaves nothing.
     """
-    a, b = _prepared(a, b, crop=crop, luma=luma, least=1)
-    error = float(np.mean(np.square(a - b)))
+    first, second = _prepared(a, b, crop=crop, luma=luma, least=1)
+    error = float(np.mean(np.square(first - second)))
     return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
 
 
@@ -36,8 +36,8 @@ def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8], *, crop: int, luma: bool) -
     With their constants, a Gaussian window of 11 x 11 and standard deviation 1.5, and only where it lies in the image.
     Arguments and errors as ``psnr``; 11 x 11 pixels must be left.
     """
-    a, b = _prepared(a, b, crop=crop, luma=luma, least=_WINDOW)
-    return float(np.mean([_ssim_of_plane(a[..., i], b[..., i]) for i in range(a.shape[2])]))
+    first, second = _prepared(a, b, crop=crop, luma=luma, least=_WINDOW)
+    return float(np.mean([_ssim_of_plane(first[..., i], second[..., i]) for i in range(first.shape[2])]))
 
 
 def y_channel(image_HWC: NDArray[Any]) -> NDArray[np.float32]:

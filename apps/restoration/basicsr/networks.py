@@ -38,8 +38,8 @@ class PublishedNetwork(nn.Module):
         super().__init__()
         self.network = self.architecture.build(arguments)
         self.image = arguments.get("img_size", _IMAGE)
-        self.register_state_dict_post_hook(_publish)
-        self.register_load_state_dict_pre_hook(_accept)
+        self.register_state_dict_post_hook(_publish)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_accept)  # type: ignore[no-untyped-call]
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Restore images of any size; see ``Network``."""
