@@ -21,10 +21,12 @@ from ...core.precision import Precision, autocast, resolve_precision
 from ...datasets import check_writable, write_text_atomic
 from ...datasets.image_pairs import ImagePair, find_pairs
 from ...datasets.images import open_image
+from .models import open_restorer
 from .metrics import psnr, ssim, to_uint8
 from .resize import matlab_resize
+from .restoration import safe_precision
 from .tiling import Tiler
-from .weights import load_restorer
+from .weights import Restorer
 
 logger = logging.getLogger(__name__)
 
@@ -108,12 +110,8 @@ def evaluate(
         method = None
         if scale is None:
             raise ValueError("bicubic has any scale: name one")
-    elif weights is None:
-        raise ValueError(f"model is {model}: expected bicubic, or weights")
     else:
-        method = _Network(weights, tile, device, precision)
-        if scale not in (None, method.scale):
-            raise ValueError(f"scale is {scale}, but {weights} is a network of scale {method.scale}")
+        method = _Network(open_restorer(weights, model, scale), model or "weights", tile, device, precision)
         scale = method.scale
     if scale < 1:
         raise ValueError(f"scale is {scale}: expected a whole number from 1 on")
