@@ -17,12 +17,12 @@ from rich.table import Table
 
 from ... import __version__
 from ...core.device import resolve_device
-from ...core.precision import Precision, autocast, resolve_precision
+from ...core.precision import Precision, autocast
 from ...datasets import check_writable, write_text_atomic
 from ...datasets.image_pairs import ImagePair, find_pairs
 from ...datasets.images import open_image
-from .models import open_restorer
 from .metrics import psnr, ssim, to_uint8
+from .models import open_restorer
 from .resize import matlab_resize
 from .restoration import safe_precision
 from .tiling import Tiler
@@ -111,7 +111,9 @@ def evaluate(
         if scale is None:
             raise ValueError("bicubic has any scale: name one")
     else:
-        method = _Network(open_restorer(weights, model, scale), model or "weights", tile, device, precision)
+        restorer = open_restorer(weights, model, scale)
+        packaged = restorer.file.stem if weights is None and restorer.file else None
+        method = _Network(restorer, packaged or restorer.architecture.name, tile, device, precision)
         scale = method.scale
     if scale < 1:
         raise ValueError(f"scale is {scale}: expected a whole number from 1 on")
@@ -219,17 +221,13 @@ def _without_infinity(value: Any) -> Any:
 class _Network:
     """A network with its weights, from image to image."""
 
-    def __init__(self, weights: Path, tile: int, device: str, precision: Precision) -> None:
+    def __init__(self, restorer: Restorer, name: str, tile: int, device: str, precision: Precision) -> None:
         self.device = resolve_device(device)
-        self.dtype = resolve_precision(precision, self.device)
-        self.restorer = load_restorer(weights)
-        self.weights = weights
-        self.network = self.restorer.network.to(self.device)
-        if self.dtype in self.network.unsafe:
-            raise ValueError(f"precision is {precision}: {self.network.unsafe[self.dtype]}")
+        self.dtype = safe_precision(restorer, precision, self.device)
+        self.restorer, self.name = restorer, name
+        self.network = restorer.network.folded().eval().to(self.device)
         self.tiler = Tiler(self.network, self.device, self.dtype, tile) if tile else None
         self.scale, self.channels = self.network.scale, self.network.in_channels
-        self.name = self.restorer.architecture.name
 
     def __call__(self, image_HWC: Pixels) -> Pixels:
         x_CHW = torch.from_numpy(np.moveaxis(image_HWC, -1, 0).astype(np.float32) / 255)
@@ -246,9 +244,11 @@ class _Network:
 
     def told(self) -> dict[str, Any]:
         """Return what the figures of the network depend on."""
+        file = self.restorer.file
+        assert file is not None
         return {
             "architecture": self.restorer.architecture.official,
-            "weights": {"file": self.weights.name, "sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest()},
+            "weights": {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
             "tile": {"side": self.tiler.tile, "overlap": self.tiler.shared} if self.tiler else "whole image",
             "filled_up": f"to multiples of {self.network.multiple} by {self.network.fill}" if self.network.multiple > 1 else None,
             "precision": str(self.dtype).removeprefix("torch."),

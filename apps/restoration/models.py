@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import safe_open
@@ -20,9 +21,7 @@ def packaged_models(folder: Path = PRETRAINED) -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
 
-def open_restorer(
-    weights: str | os.PathLike[str] | None = None, model: str | None = None, scale: int | None = None
-) -> Restorer:
+def open_restorer(weights: str | os.PathLike[str] | None = None, model: str | None = None, scale: int | None = None) -> Restorer:
     """Load a network with its weights.
 
     Args:
@@ -54,10 +53,11 @@ def open_restorer(
 def _from_file(path: str | os.PathLike[str]) -> Restorer:
     state, metadata = read_checkpoint(path)
     try:
-        return restorer_from(state, metadata, name=str(path))
+        restorer = restorer_from(state, metadata, name=str(path))
     except UnknownArchitectureError:
         known = ", ".join(architecture.official for architecture in ARCHITECTURES)
-        return foreign_restorer(state, metadata, name=str(path), known=known)
+        restorer = foreign_restorer(state, metadata, name=str(path), known=known)
+    return replace(restorer, file=Path(path))
 
 
 def _packaged(model: str | None, scale: int | None) -> Restorer:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,7 +178,9 @@ class Restoration:
         return replace(
             image,
             pixels=pixels,
-            alpha=None if opacity is None else np.rint(opacity * image.peak).astype(image.pixels.dtype)
+            alpha=None
+            if opacity is None
+            else np.rint(opacity * image.peak).astype(image.pixels.dtype)
             if image.pixels.dtype.kind != "f"
             else opacity,
             mask=masks,
@@ -250,5 +252,3 @@ def safe_precision(restorer: Restorer, precision: Precision, device: torch.devic
         logger.info("computing in fp32, not %s: %s", dtype, unsafe[dtype])
         return torch.float32
     return dtype
-
-

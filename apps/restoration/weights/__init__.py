@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -37,12 +38,13 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Restorer:
-    """A network with its weights, what they are, and what was loaded."""
+    """A network with its weights, what they are, what was loaded, and the file that it was loaded from."""
 
     network: Network
     architecture: Architecture
     coverage: Coverage
     metadata: Mapping[str, str]
+    file: Path | None = None
 
 
 class UnknownArchitectureError(ValueError):
@@ -67,13 +69,16 @@ def load_restorer(path: str | os.PathLike[str]) -> Restorer:
         ValueError: if it is no checkpoint, of an unknown architecture, or a tensor is missing, unexpected or of another shape.
     """
     state, metadata = read_checkpoint(path)
-    return restorer_from(state, metadata, name=str(path))
+    return replace(restorer_from(state, metadata, name=str(path)), file=Path(path))
 
 
 def restorer_from(
     state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, name: str = "state dict"
 ) -> Restorer:
-    """Make the network that a published state dict belongs to, and load it; errors as ``load_restorer``, an UnknownArchitectureError among them."""
+    """Make the network that a published state dict belongs to, and load it.
+
+    Errors are those of ``load_restorer``, an UnknownArchitectureError among them.
+    """
     for architecture in ARCHITECTURES:
         arguments = architecture.infer(state)
         if arguments is not None:
