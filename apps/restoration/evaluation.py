@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import math
 import time
 from dataclasses import dataclass
@@ -22,13 +21,12 @@ from ...datasets import check_writable, write_text_atomic
 from ...datasets.image_pairs import ImagePair, find_pairs
 from ...datasets.images import open_image
 from .metrics import psnr, ssim, to_uint8
-from .models import open_restorer
+from .models import open_restorer, packaged_models
+from .progress import Bar
 from .resize import matlab_resize
 from .restoration import safe_precision
 from .tiling import Tiler
 from .weights import Restorer
-
-logger = logging.getLogger(__name__)
 
 Channels = Literal["auto", "luma", "rgb"]
 Pixels = NDArray[np.uint8]
@@ -106,61 +104,70 @@ def evaluate(
     if out is not None:
         check_writable([out], overwrite)
     pairs = find_pairs(high, low)
-    if model == "bicubic" and weights is None:
-        method = None
-        if scale is None:
-            raise ValueError("bicubic has any scale: name one")
-    else:
-        restorer = open_restorer(weights, model, scale)
-        packaged = restorer.file.stem if weights is None and restorer.file else None
-        method = _Network(restorer, packaged or restorer.architecture.name, tile, device, precision)
+    method = None
+    if model != "bicubic" or weights is not None:
+        method = _Network(open_restorer(weights, model, scale), tile, device, precision)
         scale = method.scale
+    if scale is None:
+        raise ValueError("bicubic has any scale: name one")
     if scale < 1:
         raise ValueError(f"scale is {scale}: expected a whole number from 1 on")
     if low is None and scale == 1:
         raise ValueError("scale is 1, and no degraded images are given: expected those of --low")
     luma = scale > 1 if channels == "auto" else channels == "luma"
     crop = (scale if scale > 1 else 0) if crop is None else crop
-    plain = "bicubic" if scale > 1 else "input"
-    grey = method is not None and method.channels == 1
 
-    rows: list[dict[str, Any]] = []
-    for pair in pairs:
-        truth, degraded = _read(pair, scale, grey)
-        restored = {plain: matlab_resize(degraded, scale) if scale > 1 else degraded}
-        row: dict[str, Any] = {"name": pair.name, "height": truth.shape[0], "width": truth.shape[1]}
-        if method is not None:
-            started = time.perf_counter()
-            restored[method.name] = method(degraded)
-            row["seconds"] = time.perf_counter() - started
-        try:
-            for name, image in restored.items():
-                row[name] = {
-                    "psnr": psnr(truth, image, crop=crop, luma=luma),
-                    "ssim": ssim(truth, image, crop=crop, luma=luma),
-                }
-        except ValueError as error:
-            raise ValueError(f"{pair.high}: {error}") from error
-        rows.append(row)
-    methods = [plain, *([method.name] if method else [])]
+    rows = []
+    with Bar(progress) as bar:
+        for number, pair in enumerate(pairs, start=1):
+            bar.start(f"{pair.name} ({number} of {len(pairs)})", 1)
+            rows.append(_measured(pair, scale, method, crop=crop, luma=luma, bar=bar))
+    methods = [_plain(scale), *([method.name] if method else [])]
     mean = {name: {key: float(np.mean([row[name][key] for row in rows])) for key in ("psnr", "ssim")} for name in methods}
-    protocol = _protocol(scale, luma=luma, crop=crop, made=low is None, plain=plain, grey=grey)
-    report = {
-        "geovit": __version__,
-        "high": high,
-        "low": low,
-        "protocol": {**protocol, **(method.told() if method else {})},
-        "methods": methods,
-        "images": rows,
-        "mean": mean,
-    }
-    report = _without_infinity(report)
+    protocol = _protocol(scale, luma=luma, crop=crop, made=low is None, grey=_grey(method))
+    report = _without_infinity(
+        {
+            "geovit": __version__,
+            "high": high,
+            "low": low,
+            "protocol": {**protocol, **(method.told() if method else {})},
+            "methods": methods,
+            "images": rows,
+            "mean": mean,
+        }
+    )
     if out is not None:
         write_text_atomic(out, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", overwrite)
     return Evaluation(report)
 
 
-def _protocol(scale: int, *, luma: bool, crop: int, made: bool, plain: str, grey: bool) -> dict[str, Any]:
+def _plain(scale: int) -> str:
+    """Name what a network has to be better than."""
+    return "bicubic" if scale > 1 else "input"
+
+
+def _grey(method: "_Network | None") -> bool:
+    return method is not None and method.network.in_channels == 1
+
+
+def _measured(pair: ImagePair, scale: int, method: "_Network | None", *, crop: int, luma: bool, bar: Bar) -> dict[str, Any]:
+    """Return the figures of one image."""
+    truth, degraded = _read(pair, scale, _grey(method))
+    row: dict[str, Any] = {"name": pair.name, "height": truth.shape[0], "width": truth.shape[1]}
+    restored = {_plain(scale): matlab_resize(degraded, scale) if scale > 1 else degraded}
+    if method is not None:
+        started = time.perf_counter()
+        restored[method.name] = method(degraded, bar)
+        row["seconds"] = time.perf_counter() - started
+    try:
+        for name, image in restored.items():
+            row[name] = {"psnr": psnr(truth, image, crop=crop, luma=luma), "ssim": ssim(truth, image, crop=crop, luma=luma)}
+    except ValueError as error:
+        raise ValueError(f"{pair.high}: {error}") from error
+    return row
+
+
+def _protocol(scale: int, *, luma: bool, crop: int, made: bool, grey: bool) -> dict[str, Any]:
     """Return all that the figures depend on beside images and network."""
     compared = "the single channel" if grey else "Y of BT.601 (16 to 235)" if luma else "R, G, B"
     degraded = "MATLAB's imresize of the cropped image" if made else "as given"
@@ -177,7 +184,7 @@ def _protocol(scale: int, *, luma: bool, crop: int, made: bool, plain: str, grey
         "psnr": "float64, peak 255, of the mean square over pixels and channels",
         "ssim": "Gaussian window 11 x 11, sigma 1.5, inside the image; K1 0.01, K2 0.03, L 255; mean over channels",
         "mean": "over images, of their figures",
-        "next_to": "MATLAB imresize, bicubic" if plain == "bicubic" else "the degraded image",
+        "next_to": "MATLAB imresize, bicubic" if scale > 1 else "the degraded image",
         "self_ensemble": False,
     }
 
@@ -221,22 +228,31 @@ def _without_infinity(value: Any) -> Any:
 class _Network:
     """A network with its weights, from image to image."""
 
-    def __init__(self, restorer: Restorer, name: str, tile: int, device: str, precision: Precision) -> None:
+    def __init__(self, restorer: Restorer, tile: int, device: str, precision: Precision) -> None:
+        if restorer.network.in_channels not in (1, 3) or restorer.network.in_channels != restorer.network.out_channels:
+            taken = f"{restorer.network.in_channels} channels and makes {restorer.network.out_channels}"
+            raise ValueError(f"{restorer.architecture.official} takes {taken}: expected a network of colour or grey images")
         self.device = resolve_device(device)
         self.dtype = safe_precision(restorer, precision, self.device)
-        self.restorer, self.name = restorer, name
+        self.restorer, self.scale = restorer, restorer.network.scale
         self.network = restorer.network.folded().eval().to(self.device)
         self.tiler = Tiler(self.network, self.device, self.dtype, tile) if tile else None
-        self.scale, self.channels = self.network.scale, self.network.in_channels
 
-    def __call__(self, image_HWC: Pixels) -> Pixels:
+    @property
+    def name(self) -> str:
+        """That of the file for a model of the package, else of the architecture."""
+        file = self.restorer.file
+        return file.stem if file is not None and file in packaged_models().values() else self.restorer.architecture.name
+
+    def __call__(self, image_HWC: Pixels, bar: Bar) -> Pixels:
         x_CHW = torch.from_numpy(np.moveaxis(image_HWC, -1, 0).astype(np.float32) / 255)
         if self.tiler is None:
             with torch.inference_mode(), autocast(self.device, self.dtype):
                 y_CHW = self.network(x_CHW[None].to(self.device))[0].float().cpu()
         else:
-            y_CHW = torch.empty(self.network.out_channels, *(size * self.scale for size in x_CHW.shape[1:]))
-            for rows, strip in self.tiler.run(lambda rows, columns: x_CHW[:, rows, columns], image_HWC.shape[:2]):
+            height, width = image_HWC.shape[:2]
+            y_CHW = torch.empty(self.network.out_channels, height * self.scale, width * self.scale)
+            for rows, strip in self.tiler.run(lambda rows, columns: x_CHW[:, rows, columns], (height, width), tick=bar.tick):
                 y_CHW[:, rows] = strip
         if not y_CHW.isfinite().all():
             raise ValueError(f"{self.name} gives values that are not finite in {self.told()['precision']}")
