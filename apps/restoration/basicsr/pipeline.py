@@ -8,11 +8,8 @@ from typing import Any
 import torch
 
 from .loading import import_basicsr
+from .models import NAMES, TiledTest
 from .networks import register
-
-# Models of the networks' own repositories. They differ from BasicSR's SRModel in padding to whole windows, which our networks do
-# themselves.
-_MODELS = ("HATModel", "DRCTModel")
 
 
 def prepare() -> None:
@@ -26,9 +23,9 @@ def prepare() -> None:
     from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 
     register(ARCH_REGISTRY)
-    for name in _MODELS:
+    for name in NAMES:
         if name not in MODEL_REGISTRY:
-            MODEL_REGISTRY.register(type(name, (SRModel,), {"__module__": __name__}))
+            MODEL_REGISTRY.register(type(name, (TiledTest, SRModel), {"__module__": __name__}))
 
 
 def run(arguments: Sequence[str]) -> None:

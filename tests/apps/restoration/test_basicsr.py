@@ -15,6 +15,7 @@ from torch import nn
 
 from geovit.apps.restoration.basicsr import network_classes, register
 from geovit.apps.restoration.basicsr.loading import import_basicsr
+from geovit.apps.restoration.basicsr.models import TiledTest
 from geovit.apps.restoration.resize import matlab_resize
 from geovit.apps.restoration.weights import ARCHITECTURES, load_restorer
 
@@ -89,6 +90,35 @@ def test_what_does_not_fit_is_told_and_without_strictness_left_out(registry):
     assert (found.missing_keys, found.unexpected_keys) == (["network.conv_first.weight"], ["conv_fist.weight"])
     with pytest.raises(ValueError, match="unknown argument window_size"):
         registry["GeovitCFSR"](**CFSR, window_size=8)
+
+
+class FakeModel:
+    """What is used of BasicSR's SRModel."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, network, opt, x):
+        self.net_g, self.opt, self.lq = network, opt, x
+
+    def get_bare_model(self, network):
+        return network
+
+    def test(self):
+        with torch.inference_mode():
+            self.output = self.net_g.eval()(self.lq)
+
+
+def test_models_of_option_files_restore_in_tiles_where_these_ask_for_it(registry):
+    model_type = type("HATModel", (TiledTest, FakeModel), {})
+    network, x = registry["GeovitCFSR"](**CFSR), torch.rand(2, 3, 70, 50)
+    whole, tiled = (model_type(network, opt, x) for opt in ({}, {"tile": {"tile_size": 24, "tile_pad": 20}}))
+    whole.test()
+    network.train()
+    tiled.test()
+    assert network.training
+    torch.testing.assert_close(tiled.output, whole.output)
+    with pytest.raises(ValueError, match="tile is for networks of geovit, not for Identity"):
+        model_type(nn.Identity(), {"tile": {"tile_size": 24, "tile_pad": 20}}, x).test()
 
 
 def test_without_basicsr_one_line_tells(monkeypatch):
@@ -182,7 +212,11 @@ def test_basicsr_trains_validates_resumes_and_tests(options, tmp_path):
     assert "Resuming training from epoch" in run(options, tmp_path)
 
     test = {key: options[key] for key in ("name", "scale", "num_gpu", "manual_seed", "network_g", "val")}
-    test |= {"model_type": "SRModel", "datasets": {"test_1": options["datasets"]["val_1"]}}
+    test |= {
+        "model_type": "HATModel",
+        "tile": {"tile_size": 16, "tile_pad": 18},
+        "datasets": {"test_1": options["datasets"]["val_1"]},
+    }
     latest = str(models / "net_g_latest.pth")
     test["path"] = {"pretrain_network_g": latest, "strict_load_g": True, "param_key_g": "params_ema"}
     printed = run(test, tmp_path, "--test")
