@@ -12,6 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
+from . import compact
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Restorer:
     metadata: Mapping[str, str]
 
 
-ARCHITECTURES: tuple[Architecture, ...] = ()
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture("compact", "SRVGGNetCompact", compact.infer, compact.build, compact.LAYOUT),
+)
 
 
 def load_restorer(path: str | os.PathLike[str]) -> Restorer:
@@ -80,3 +83,21 @@ def save_restorer(
 ) -> None:
     """Write a network as safetensors in its published layout, which other programs read as well."""
     save_module(path, architecture.layout.to_published(network.state_dict()), metadata)
+
+
+def architecture_of(network: Network) -> Architecture:
+    """Return the architecture in whose published layout a network can be saved and read back.
+
+    Raises:
+        ValueError: if it has none, or not with its options.
+    """
+    state = network.state_dict()
+    for architecture in ARCHITECTURES:
+        try:
+            published = architecture.layout.to_published(state)
+            arguments = architecture.infer(published)
+            if arguments is not None and type(architecture.build(arguments)) is type(network):
+                return architecture
+        except ValueError:
+            continue
+    raise ValueError(f"{type(network).__name__} with these options has no published layout, in which it would be saved")
