@@ -53,6 +53,22 @@ class Grid:
         t = self.transform
         return Grid(height, width, self.crs, Affine(t.a, t.b, x, t.d, t.e, y))
 
+    def resized(self, height: int, width: int) -> "Grid":
+        """The grid of the same area in other pixels: same CRS and corners, pixel size as it follows."""
+        down, across = self.height / height, self.width / width
+        t = self.transform
+        return Grid(height, width, self.crs, Affine(t.a * across, t.b * down, t.c, t.d * across, t.e * down, t.f))
+
+    def scaled(self, factor: float) -> "Grid":
+        """The grid of the same area with ``factor`` times as many pixels a side, rounded to whole pixels.
+
+        Raises:
+            ValueError: a factor that is not positive.
+        """
+        if not factor > 0:
+            raise ValueError(f"scale {factor}: expected a positive number")
+        return self.resized(max(1, round(self.height * factor)), max(1, round(self.width * factor)))
+
     @property
     def bounds(self) -> Box:
         """(left, bottom, right, top) of the box around the grid, which may be rotated."""

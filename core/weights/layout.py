@@ -18,11 +18,13 @@ class Layout:
             they end at the published name.
         computed: a regular expression that finds published names of buffers which follow from sizes. They are not loaded.
         pointwise: a regular expression that finds our names of matrices that are 1 x 1 convolutions there: with two more axes.
+        channels: a regular expression that finds our names of vectors over channels that are (1, channels, 1, 1) there.
     """
 
     rules: Sequence[tuple[str, str]]
     computed: str | None = None
     pointwise: str | None = None
+    channels: str | None = None
 
     def published_name(self, own: str) -> str:
         """Translate a name of ours."""
@@ -44,16 +46,33 @@ class Layout:
             if self.computed and re.search(self.computed, name) and name not in own_names:
                 continue
             own = own_names.get(name, name)
-            flat = self._is_pointwise(own) and tensor.ndim == 4 and tensor.shape[2:] == (1, 1)
-            ours[own] = tensor.flatten(1) if flat else tensor
+            if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+                if self._is(self.pointwise, own):
+                    tensor = tensor.flatten(1)
+                elif self._is(self.channels, own) and len(tensor) == 1:
+                    tensor = tensor.flatten()
+            ours[own] = tensor
         return ours
 
     def to_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a module's tensors under the published names and shapes, without the buffers that follow from sizes."""
-        return {
-            self.published_name(own): tensor[:, :, None, None] if self._is_pointwise(own) else tensor
-            for own, tensor in state.items()
-        }
+        published = {}
+        for own, tensor in state.items():
+            if self._is(self.pointwise, own):
+                tensor = tensor[:, :, None, None]
+            elif self._is(self.channels, own):
+                tensor = tensor[None, :, None, None]
+            published[self.published_name(own)] = tensor
+        return published
+
+    def buffers(self, published: Mapping[str, Tensor], image: int | None = None) -> dict[str, Tensor]:
+        """Return the buffers that the published program stores beside these tensors of ``to_published`` and wants to load.
+
+        Args:
+            published: tensors by their published names.
+            image: pixels on a side of the images that the published network is constructed for, on which some depend.
+        """
+        return {}
 
     def load(self, module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
         """Copy a published state dict into a module, all of it or nothing.
@@ -63,5 +82,6 @@ class Layout:
         """
         return load_into(module, self.to_ours(module, state))
 
-    def _is_pointwise(self, own: str) -> bool:
-        return self.pointwise is not None and re.search(self.pointwise, own) is not None
+    @staticmethod
+    def _is(pattern: str | None, own: str) -> bool:
+        return pattern is not None and re.search(pattern, own) is not None

@@ -12,7 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import compact
+from . import cfsr, compact, drct, hat, nafnet, restormer, swinir
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,12 @@ class Restorer:
 
 
 ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture("swinir", "SwinIR", swinir.infer, swinir.build, swinir.LAYOUT),
+    Architecture("hat", "HAT", hat.infer, hat.build, hat.LAYOUT),
+    Architecture("drct", "DRCT", drct.infer, drct.build, drct.LAYOUT),
+    Architecture("cfsr", "CFSR", cfsr.infer, cfsr.build, cfsr.LAYOUT),
+    Architecture("nafnet", "NAFNet", nafnet.infer, nafnet.build, nafnet.LAYOUT),
+    Architecture("restormer", "Restormer", restormer.infer, restormer.build, restormer.LAYOUT),
     Architecture("compact", "SRVGGNetCompact", compact.infer, compact.build, compact.LAYOUT),
 )
 
@@ -79,10 +85,20 @@ def restorer_from(
 
 
 def save_restorer(
-    path: str | os.PathLike[str], network: Network, architecture: Architecture, metadata: Mapping[str, str]
+    path: str | os.PathLike[str],
+    network: Network,
+    architecture: Architecture,
+    metadata: Mapping[str, str],
+    *,
+    buffers: bool = True,
 ) -> None:
-    """Write a network as safetensors in its published layout, which other programs read as well."""
-    save_module(path, architecture.layout.to_published(network.state_dict()), metadata)
+    """Write a network as safetensors in its published layout, folded, which other programs read as well.
+
+    Some of those ask for buffers that follow from sizes; we do not, and without ``buffers`` they are left out of the file.
+    """
+    layout = architecture.layout
+    state = layout.to_published(network.folded().state_dict())
+    save_module(path, state | layout.buffers(state) if buffers else state, metadata)
 
 
 def architecture_of(network: Network) -> Architecture:
@@ -91,12 +107,12 @@ def architecture_of(network: Network) -> Architecture:
     Raises:
         ValueError: if it has none, or not with its options.
     """
-    state = network.state_dict()
+    state = network.folded().state_dict()
     for architecture in ARCHITECTURES:
         try:
             published = architecture.layout.to_published(state)
             arguments = architecture.infer(published)
-            if arguments is not None and type(architecture.build(arguments)) is type(network):
+            if arguments is not None and type(architecture.build(arguments)) is type(network.folded()):
                 return architecture
         except ValueError:
             continue

@@ -1,0 +1,35 @@
+"""Pictures: reading and writing of image files, their values as floats, and the kinds in which Python users hold images.
+
+Nothing here imports Pillow before it is needed.
+"""
+
+from .image import GeoDetails, Image
+from .kinds import as_image, as_images, to_kind_of, to_pillow
+from .paths import find_images, output_path, output_paths
+from .reading import MAX_PIXELS, open_image
+from .values import check_finite, from_unit, invalid_pixels, premultiply, to_unit, unit_alpha, unpremultiply, value_range
+from .writing import check_format, write_image
+
+__all__ = [
+    "MAX_PIXELS",
+    "GeoDetails",
+    "Image",
+    "as_image",
+    "as_images",
+    "check_finite",
+    "check_format",
+    "find_images",
+    "from_unit",
+    "invalid_pixels",
+    "open_image",
+    "output_path",
+    "output_paths",
+    "premultiply",
+    "to_kind_of",
+    "to_pillow",
+    "to_unit",
+    "unit_alpha",
+    "unpremultiply",
+    "value_range",
+    "write_image",
+]
