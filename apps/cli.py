@@ -38,7 +38,9 @@ COMMANDS = {
     "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene"),
     "fit hyperspectral": Command(".hyperspectral:fit_model", "fit a classifier to a labelled scene"),
     "evaluate hyperspectral": Command(".hyperspectral:evaluate", "measure classifiers on a labelled scene"),
-    "fit restoration": Command(".restoration.training:fit", "fit a network to images, for super-resolution, denoising, deblurring"),
+    "fit restoration": Command(
+        ".restoration.training:fit", "fit a network to images, for super-resolution, denoising, deblurring"
+    ),
     "demo": Command(".demo:demo", "make a scene, map it, and measure the map"),
     "doctor": Command(".doctor:doctor", "show what is installed and test it"),
     "bench": Command(".bench:bench", "time the ops on this machine"),

@@ -72,7 +72,9 @@ def _draw_shape(rng: np.random.Generator, draw: ImageDraw.ImageDraw, x: float, y
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
         return
     corners = int(rng.integers(3, 8)) if kind == 1 else 4
-    angles = np.sort(rng.uniform(0, 2 * math.pi, corners)) if kind == 1 else rng.uniform(0, math.pi) + np.array([-1, 1, 5, 7]) * 0.3
+    angles = (
+        np.sort(rng.uniform(0, 2 * math.pi, corners)) if kind == 1 else rng.uniform(0, math.pi) + np.array([-1, 1, 5, 7]) * 0.3
+    )
     draw.polygon([(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles], fill=1)
 
 

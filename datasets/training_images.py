@@ -51,9 +51,7 @@ _SKLEARN = ("scikit_learn-1.9.1-", "sklearn/datasets/images/")
 _SCIPY = ("scipy-1.9.3-", "scipy/misc/")
 
 
-def _from(
-    source: tuple[str, str], name: str, author: str, licence: str, *shrink: int, validation: bool = False
-) -> Photograph:
+def _from(source: tuple[str, str], name: str, author: str, licence: str, *shrink: int, validation: bool = False) -> Photograph:
     return Photograph(source[0], source[1] + name, author, licence, shrink or (1,), validation)
 
 

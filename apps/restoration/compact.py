@@ -27,7 +27,9 @@ class Compact(Network):
     def __init__(self, scale: int = 2, channels: int = 3, *, width: int = 64, depth: int = 16) -> None:
         super().__init__()
         if min(scale, channels, width, depth) < 1:
-            raise ValueError(f"scale, channels, width, depth are {scale}, {channels}, {width}, {depth}: allowed are numbers from 1 on")
+            raise ValueError(
+                f"scale, channels, width, depth are {scale}, {channels}, {width}, {depth}: allowed are numbers from 1 on"
+            )
         self.scale = scale
         self.in_channels = self.out_channels = channels
         self.halo = depth + 2

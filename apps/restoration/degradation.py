@@ -48,8 +48,8 @@ class DegradationConfig:
             raise ValueError(f"jpeg is {self.jpeg}: expected a range in 1..100")
         if not 0 <= self.blur <= 1 or self.rounds < 1 or self.blur_sigma[0] == 0:
             raise ValueError(
-                f"blur {self.blur}, blur_sigma {self.blur_sigma}, rounds {self.rounds}: allowed are a blur in 0..1, sigmas above 0 "
-                "and rounds from 1 on"
+                f"blur {self.blur}, blur_sigma {self.blur_sigma}, rounds {self.rounds}: allowed are a blur in 0..1, sigmas "
+                "above 0 and rounds from 1 on"
             )
 
 
@@ -82,7 +82,9 @@ class Degradation:
             x_BCHW = torch.from_numpy(np.moveaxis(target_HWC, -1, 0).astype(np.float32))[None] / peak
             generator = torch.Generator().manual_seed(seed)
             y_BCHW = self._degrade(x_BCHW, scale, generator)
-            return np.ascontiguousarray(np.moveaxis((y_BCHW[0].clamp(0, 1) * peak).round().numpy(), 0, -1).astype(target_HWC.dtype))
+            return np.ascontiguousarray(
+                np.moveaxis((y_BCHW[0].clamp(0, 1) * peak).round().numpy(), 0, -1).astype(target_HWC.dtype)
+            )
 
         return fixed or degrade
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-# Ends of the blocks of VGG19's features, before the ReLU, and their weights: Wang et al. 2018 (ESRGAN, arXiv 1809.00219, section 3.2)
-# and the option files of Real-ESRGAN.
+# Ends of the blocks of VGG19's features, before the ReLU, and their weights: Wang et al. 2018 (ESRGAN, arXiv 1809.00219,
+# section 3.2) and the option files of Real-ESRGAN.
 _VGG_LAYERS = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
 
 
@@ -20,7 +20,8 @@ class LossConfig:
     """A sum of losses.
 
     Args:
-        pixels: "l1"; "charbonnier": sqrt(d^2 + 1e-6) (Lai et al. 2018, arXiv 1710.01992); "psnr": minus the PSNR in dB of each image.
+        pixels: "l1"; "charbonnier": sqrt(d^2 + 1e-6) (Lai et al. 2018, arXiv 1710.01992); "psnr": minus the PSNR in dB of each
+            image.
         pixel_weight: of that.
         frequency_weight: of the L1 distance of the Fourier transforms (Cho et al. 2021, arXiv 2108.05054, section 3.4).
         perceptual_weight: of the distance of VGG19's features.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging, RichProgressBar
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -66,7 +66,8 @@ class Fit:
     curve: Sequence[float]
     seconds: float
 
-    def __str__(self) -> str:
+    def __rich__(self) -> str:
+        """Say it in a line."""
         return (
             f"{self.file}: {self.best:.2f} dB PSNR on the validation images, whose sources have {self.baseline:.2f} dB "
             f"({self.seconds:.0f} s)"
@@ -143,9 +144,7 @@ def fit(
             callbacks.append(EMAWeightAveraging(decay=optimizer.average))
         if progress:
             callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))  # standard output is for results
-        callbacks.append(
-            ModelCheckpoint(out, filename=Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
-        )
+        callbacks.append(_Last(last))
         trainer = L.Trainer(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
@@ -186,7 +185,16 @@ class _Task(L.LightningModule):
     """The loss on crops, and the PSNR on whole validation images."""
 
     def __init__(
-        self, network: Network, loss: Loss, degradation: Degradation, optimizer: OptimizerConfig, *, steps: int, crop: int, luma: bool, seed: int
+        self,
+        network: Network,
+        loss: Loss,
+        degradation: Degradation,
+        optimizer: OptimizerConfig,
+        *,
+        steps: int,
+        crop: int,
+        luma: bool,
+        seed: int,
     ) -> None:
         super().__init__()
         self.network = network
@@ -258,6 +266,16 @@ class _Best(Callback):
                 "validation": f"{score:.2f} dB PSNR after {trainer.global_step} steps",
             }
             save_restorer(self.file, network, self.architecture, {**found, **self.facts})
+
+
+class _Last(Checkpoint):
+    """Saves the state after every validation, after all other callbacks; the file is the old or the new one, never a part."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.save_checkpoint(self.file)
 
 
 def _enlarged(pair: Pair, scale: int) -> NDArray[Any]:

@@ -1,7 +1,6 @@
 """Which images a restoration network is fitted to and validated on, and how they are fed to it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,9 +17,9 @@ class ImagesConfig:
     """Which images a network is fitted to and validated on. They are kept in memory.
 
     Args:
-        targets: folder of what is to come out.
+        targets: what is to come out: a folder, or a pattern such as ``pairs/*_sharp.png``.
         validation_targets: the same of images that are never trained on.
-        sources: folder of what goes in, in the same order of names; without it sources are made by the degradation.
+        sources: what goes in, by the same names (``x2`` may follow); without it sources are made by the degradation.
         validation_sources: the same for the validation.
         crop: pixels of a source crop on each side.
         batch: crops in a step, on each device.
@@ -28,10 +27,10 @@ class ImagesConfig:
         workers: processes that cut crops; 0 cuts in the main process.
     """
 
-    targets: Path
-    validation_targets: Path
-    sources: Path | None = None
-    validation_sources: Path | None = None
+    targets: str
+    validation_targets: str
+    sources: str | None = None
+    validation_sources: str | None = None
     crop: int = 64
     batch: int = 16
     choices: int = 1
@@ -60,7 +59,7 @@ class TrainingData(L.LightningDataModule):
         self.steps, self.check_every, self.seed = steps, check_every, seed
         if network.in_channels != network.out_channels:
             raise ValueError(
-                f"{type(network).__name__} turns {network.in_channels} channels into {network.out_channels}: only as many are fitted"
+                f"{type(network).__name__} turns {network.in_channels} channels into {network.out_channels}: expected as many"
             )
         channels = network.in_channels
         self.pairs = read_pairs(

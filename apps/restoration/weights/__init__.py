@@ -107,13 +107,18 @@ def architecture_of(network: Network) -> Architecture:
     Raises:
         ValueError: if it has none, or not with its options.
     """
-    state = network.folded().state_dict()
-    for architecture in ARCHITECTURES:
-        try:
-            published = architecture.layout.to_published(state)
-            arguments = architecture.infer(published)
-            if arguments is not None and type(architecture.build(arguments)) is type(network.folded()):
-                return architecture
-        except ValueError:
-            continue
-    raise ValueError(f"{type(network).__name__} with these options has no published layout, in which it would be saved")
+    found = next((architecture for architecture in ARCHITECTURES if _has_place_for(architecture, network.folded())), None)
+    if found is None:
+        raise ValueError(f"{type(network).__name__} with these options has no published layout, in which it would be saved")
+    return found
+
+
+def _has_place_for(architecture: Architecture, network: Network) -> bool:
+    state = network.state_dict()
+    try:
+        published = architecture.layout.to_published(state)
+        arguments = architecture.infer(published)
+        built = architecture.build(arguments) if arguments is not None else None
+    except (KeyError, ValueError):  # a layout may look for tensors that only its own networks have
+        return False
+    return type(built) is type(network) and built.state_dict().keys() == state.keys()
