@@ -69,7 +69,7 @@ PHOTOGRAPHS: tuple[Photograph, ...] = (
     _from(_SKIMAGE, "rocket.jpg", "SpaceX", "public domain"),
     _from(_SKIMAGE, "camera.png", "Lav Varshney", "CC0-1.0"),
     _from(_SKIMAGE, "brick.png", "CC0Textures", "CC0-1.0"),
-    _from(_SKIMAGE, "grass.png", "scikit-image developers", "CC0-1.0"),
+    _from(_SKIMAGE, "grass.png", "linolafett", "CC0-1.0"),
     _from(_SKIMAGE, "gravel.png", "CC0Textures", "CC0-1.0"),
     _from(_SKLEARN, "flower.jpg", "danielbuechele, vultilion", "CC-BY-2.0"),
     _from(_SCIPY, "face.dat", "public-domain-image.com", "public domain"),

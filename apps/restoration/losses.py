@@ -101,13 +101,17 @@ class VGGFeatures(nn.Module):
         from ...core.weights.checkpoint import read_checkpoint
         from ...core.weights.load import load_into
 
-        if file is None:
-            features = vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features
-        else:
-            state, _ = read_checkpoint(file)
-            features = vgg19(weights=None).features
-            load_into(features, {k.removeprefix("features."): v for k, v in state.items() if not k.startswith("classifier.")})
-        self.features = features[: max(_VGG_LAYERS) + 1].eval().requires_grad_(False)
+        # The whole network has 140 million parameters, and its features need a seventh of them.
+        with torch.device("meta"):
+            features = vgg19(weights=None).features[: max(_VGG_LAYERS) + 1]
+        features = features.to_empty(device="cpu")
+        state = (
+            VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+            if file is None
+            else read_checkpoint(file)[0]
+        )
+        load_into(features, {k.removeprefix("features."): v for k, v in state.items() if not k.startswith("classifier.")})
+        self.features = features.eval().requires_grad_(False)
         for layer in self.features:
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False  # the features before it are compared

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 BEST = "best.safetensors"
+_LEAST_SHARE = 0.5  # of weights that a start must bring: those for another scale lack the last layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,8 @@ def fit(
         images: which images.
         out: folder for the results; it is made.
         network: a class of networks with its options, such as ``{class_path: Compact, init_args: {scale: 2}}``.
-        start: a checkpoint whose weights training starts from; it also tells the network, if none is given.
+        start: a checkpoint whose weights training starts from; it also tells the network, if none is given. One for another
+            scale serves too: layers of other shapes start at random, which is logged.
         degradation: how sources are made of targets; by default bicubic shrinking by the network's scale.
         loss: what is minimised.
         optimizer: how.
@@ -174,10 +176,14 @@ def _network(make: Callable[[], Network] | None, start: Path | None) -> Network:
     if make is None:
         return begun
     module = make()
-    try:
-        module.load_state_dict(begun.state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"the weights of {start} do not fit the given {type(module).__name__}") from error
+    own = module.state_dict()
+    fitting = {k: v for k, v in begun.state_dict().items() if k in own and own[k].shape == v.shape}
+    share = sum(v.numel() for v in fitting.values()) / sum(v.numel() for v in own.values())
+    if share < _LEAST_SHARE:
+        raise ValueError(f"{start} holds {share:.0%} of the weights of this {type(module).__name__}: expected {_LEAST_SHARE:.0%}")
+    if fresh := [k for k in own if k not in fitting]:
+        logger.info("%d of %d tensors are not in %s and start at random: %s", len(fresh), len(own), start, ", ".join(fresh))
+    module.load_state_dict(fitting, strict=False)
     return module
 
 

@@ -9,7 +9,8 @@ from geovit.apps.restoration.weights.compact import LAYOUT, build, infer
 def official_state(**sizes):
     network = Compact(**sizes)
     for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+        if parameter.ndim == 1:  # biases and slopes, which start alike
+            torch.nn.init.uniform_(parameter, -0.2, 0.4)
     return LAYOUT.to_published(network.state_dict())
 
 

@@ -16,8 +16,10 @@ def vgg_file(tmp_path_factory):
     from torchvision.models import vgg19
 
     path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
-    features = vgg19(weights=None).features.state_dict()
-    torch.save({f"features.{name}": value for name, value in features.items()} | {"classifier.0.bias": torch.zeros(3)}, path)
+    with torch.device("meta"):
+        shapes = {f"features.{name}": value.shape for name, value in vgg19(weights=None).features.state_dict().items()}
+    state = {name: torch.randn(shape) * (2 / max(shape[1:].numel(), 9)) ** 0.5 for name, shape in shapes.items()}
+    torch.save(state | {"classifier.0.bias": torch.zeros(3)}, path)
     return path
 
 

@@ -113,6 +113,14 @@ def test_training_goes_on_from_a_checkpoint(images, tmp_path):
     assert second.best == pytest.approx(first.best, abs=0.01)
 
 
+def test_weights_for_another_scale_start_all_but_the_last_layer(images, tmp_path, caplog):
+    big = fit(images, tmp_path / "x2", lambda: Compact(2, width=16, depth=4), optimizer=QUICK, steps=1, check_every=1)
+    fit(images, tmp_path / "x3", lambda: Compact(3, width=16, depth=4), start=big.file, optimizer=QUICK, steps=1, check_every=1)
+    assert "2 of 17 tensors are not in" in caplog.text
+    with pytest.raises(ValueError, match="holds 0% of the weights of this Compact: expected 50%"):
+        fit(images, tmp_path / "other", tiny, start=big.file)
+
+
 def test_networks_with_folded_branches_are_saved_folded(images, tmp_path):
     network = CFSR(16, (1,), scale=2)
     assert architecture_of(network).name == "cfsr"
