@@ -30,7 +30,8 @@ def generated_image(rng: np.random.Generator, size: int = 512) -> NDArray[np.uin
         _draw_lines(rng, picture)
         _write(rng, picture)
     blocks = np.asarray(picture, np.float32).reshape(size, _OVERSAMPLING, size, _OVERSAMPLING, 3)
-    return (blocks.mean((1, 3)) + 0.5).astype(np.uint8)
+    image: NDArray[np.uint8] = (blocks.mean((1, 3)) + 0.5).astype(np.uint8)
+    return image
 
 
 def _radii(rng: np.random.Generator, smallest: float, largest: float, count: int) -> list[float]:
@@ -87,7 +88,8 @@ def _texture(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
     frequency[0, 0] = np.inf
     spectrum = (rng.normal(size=frequency.shape) + 1j * rng.normal(size=frequency.shape)) * frequency ** -rng.uniform(0.5, 1.8)
     noise = np.fft.irfft2(spectrum, (side, side))
-    return (noise / noise.std()).astype(np.float32)
+    texture: NDArray[np.float32] = (noise / noise.std()).astype(np.float32)
+    return texture
 
 
 def _draw_lines(rng: np.random.Generator, picture: Image.Image) -> None:

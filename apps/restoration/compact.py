@@ -45,7 +45,7 @@ class Compact(Network):
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         with torch.no_grad():
             last.weight.mul_(0.1)  # so that training starts near the enlarged input
-        self.convolutions = nn.Sequential(*layers, last).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.convolutions = nn.Sequential(*layers, last).to(memory_format=torch.channels_last)
 
     def body(self, x_BCHW: Tensor) -> Tensor:
         """Restore images of any size."""

@@ -1,5 +1,6 @@
 """What a restored image is compared with its target by."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,8 +59,7 @@ class Loss:
         restored_BCHW, target_BCHW = restored_BCHW.float(), target_BCHW.float()
         total = restored_BCHW.new_zeros(())
         if self.config.pixel_weight:
-            loss = {"l1": F.l1_loss, "charbonnier": charbonnier, "psnr": negative_psnr}[self.config.pixels]
-            total = total + self.config.pixel_weight * loss(restored_BCHW, target_BCHW)
+            total = total + self.config.pixel_weight * _PIXELS[self.config.pixels](restored_BCHW, target_BCHW)
         if self.config.frequency_weight:
             total = total + self.config.frequency_weight * frequency_loss(restored_BCHW, target_BCHW)
         if self._features is not None:
@@ -82,6 +82,9 @@ def frequency_loss(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
     """Return the mean absolute difference of the real and imaginary parts of the images' Fourier transforms."""
     difference = torch.fft.rfft2(a_BCHW - b_BCHW)
     return torch.view_as_real(difference).abs().mean()
+
+
+_PIXELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "charbonnier": charbonnier, "psnr": negative_psnr}
 
 
 class VGGFeatures(nn.Module):

@@ -61,6 +61,10 @@ class TrainingData(L.LightningDataModule):
             raise ValueError(
                 f"{type(network).__name__} turns {network.in_channels} channels into {network.out_channels}: expected as many"
             )
+        if images.sources and degradation.random:
+            raise ValueError(
+                f"both sources ({images.sources}) and a random degradation were given: sources are taken as they are"
+            )
         channels = network.in_channels
         self.pairs = read_pairs(
             images.targets, images.sources, scale=self.scale, channels=channels,

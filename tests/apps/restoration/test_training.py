@@ -173,5 +173,7 @@ def test_wrong_options_are_named(images, tmp_path):
     for data, out, network, message in wrong:
         with pytest.raises(ValueError, match=message):
             fit(data, out, network)
+    with pytest.raises(ValueError, match="both sources .* and a random degradation"):
+        fit(pairs, tmp_path / "new", tiny, degradation=DegradationConfig(blur=1.0))
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         fit(images, tmp_path / "new", tiny, resume=True)
