@@ -51,7 +51,9 @@ def cut(size: int, tile: int, *, overlap: int = 0, fade: int = 0, multiple: int 
         ValueError: if a tile adds less than ``fade`` pixels or nothing to what its neighbour looked at.
     """
     if overlap % multiple or tile % multiple or fade > overlap:
-        raise ValueError(f"tile is {tile}, overlap {overlap}, fade {fade}: expected multiples of {multiple}, and fade up to overlap")
+        raise ValueError(
+            f"tile is {tile}, overlap {overlap}, fade {fade}: expected multiples of {multiple}, and fade up to overlap"
+        )
     if size <= tile:
         return [Tile(0, size, 0, size, 0, 0)]
     step = tile - overlap

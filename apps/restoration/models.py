@@ -20,9 +20,7 @@ def packaged_models(folder: Path = PRETRAINED) -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
 
-def open_restorer(
-    weights: str | os.PathLike[str] | None = None, model: str | None = None, scale: int | None = None
-) -> Restorer:
+def open_restorer(weights: str | os.PathLike[str] | None = None, model: str | None = None, scale: int | None = None) -> Restorer:
     """Load a network with its weights.
 
     Args:

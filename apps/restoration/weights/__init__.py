@@ -66,7 +66,10 @@ def load_restorer(path: str | os.PathLike[str]) -> Restorer:
 def restorer_from(
     state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, name: str = "state dict"
 ) -> Restorer:
-    """Make the network that a published state dict belongs to, and load it; errors as ``load_restorer``, an UnknownArchitectureError among them."""
+    """Make the network that a published state dict belongs to, and load it; errors as ``load_restorer``.
+
+    An unknown architecture is an UnknownArchitectureError.
+    """
     for architecture in ARCHITECTURES:
         arguments = architecture.infer(state)
         if arguments is not None:
