@@ -1,8 +1,10 @@
-"""How much memory a forward pass takes, told from two small ones; and what running out of memory looks like."""
+"""How much memory a forward pass takes, how much there is, and what running out of it looks like."""
 
+import ctypes
+import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from .precision import autocast
 
+_M_MMAP_THRESHOLD = -3  # of malloc.h: blocks from this size on are the system's own, and go back to it when freed
 
-class LiveBytes(TorchDispatchMode):
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that are made inside and are still alive; ``peak`` is the highest count.
 
     What a kernel takes for itself while it runs is not seen, nor are tensors inside an op that ``torch.inference_mode`` keeps
@@ -21,7 +25,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
@@ -74,13 +78,63 @@ def forward_bytes(network: nn.Module, shape: Sequence[int], *, device: torch.dev
     return int(live.peak) + x.nbytes
 
 
-@dataclass(frozen=True)
-class MemoryFit:
-    """Bytes of a forward pass as a line over the pixels of its input."""
+def used_bytes(device: torch.device) -> int:
+    """Bytes that this process holds now: all of it for the CPU, what torch has allocated for a GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():  # not Linux: nothing tells cheaply
+        return 0
+    return int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    base: float
-    per_pixel: float
 
-    def __call__(self, pixels: int) -> int:
-        """Bytes for that many pixels."""
-        return int(self.base + self.per_pixel * pixels)
+def free_bytes(device: torch.device) -> int:
+    """Bytes that this process could still get, limits of containers taken into account; a guess of 4 GB where nothing tells."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + int(torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    found = [_available(), _left_in_group("memory.max", "memory.current")]
+    return min((value for value in found if value is not None), default=4 * 10**9)
+
+
+def _available() -> int | None:
+    info = Path("/proc/meminfo")
+    if not info.is_file():
+        return None
+    lines = (line.split() for line in info.read_text(encoding="ascii").splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), None)
+
+
+def _left_in_group(limit: str, current: str) -> int | None:
+    files = [Path("/sys/fs/cgroup") / name for name in (limit, current)]
+    try:
+        most, now = (file.read_text(encoding="ascii").strip() for file in files)
+    except OSError:
+        return None
+    return int(most) - int(now) if most.isdecimal() else None
+
+
+def keep_no_freed_memory() -> bool:
+    """Make the C library give every freed tensor back at once, so that the process takes what its tensors take and no more.
+
+    For programs, not libraries: it holds for the whole process and to its end, and costs time, because the system clears memory
+    each time that it is handed out. Returns whether the C library can do that (glibc can).
+    """
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20))
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on a GPU or on the CPU."""
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give back what torch keeps for later on a GPU."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,11 +1,11 @@
 """TIFF through GDAL: GeoTIFF of any band count, and plain TIFF and PNG of 16 bits, which Pillow cannot hold."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
@@ -20,6 +20,7 @@ from ..raster import alpha_bands, quiet_georeference
 from .containers import PHOTOMETRIC, first, needs_pillow
 from .image import PIXEL_TYPES, GeoDetails, Image, Pixels, peak_of
 
+_T = TypeVar("_T")
 _EXTRA_SAMPLES = 338  # a tag of TIFF
 _WHITE_IS_ZERO, _PREMULTIPLIED = 0, 1  # their values
 _TILE = 256
@@ -44,7 +45,8 @@ def read_pixels(src: DatasetReader, bands: list[int]) -> Pixels:
     Raises:
         ValueError: bands of different types, or of a type that is not supported.
     """
-    types = {src.dtypes[band - 1] for band in bands}
+    of = src.dtypes  # asked once: it costs time for each of the bands
+    types = {of[band - 1] for band in bands}
     if len(types) != 1 or not types <= set(PIXEL_TYPES):
         raise ValueError(f"{src.name}: pixels of type {', '.join(sorted(types))}, expected one of {', '.join(PIXEL_TYPES)}")
     pixels: Pixels = np.empty((src.height, src.width, len(bands)), dtype=types.pop())
@@ -66,13 +68,16 @@ def read_geotiff(src: DatasetReader, name: str) -> Image:
     if not bands:
         raise ValueError(f"{name}: a GeoTIFF with an alpha band only")
     gcps, gcps_crs = src.gcps
-    chosen = [band - 1 for band in bands]
+
+    def kept(values: Sequence[_T]) -> tuple[_T, ...]:
+        return tuple(values[band - 1] for band in bands)
+
     geo = GeoDetails(
-        descriptions=tuple(src.descriptions[i] for i in chosen),
-        colors=tuple(src.colorinterp[i].name for i in chosen),
-        scales=tuple(src.scales[i] for i in chosen),
-        offsets=tuple(src.offsets[i] for i in chosen),
-        units=tuple(src.units[i] for i in chosen),
+        descriptions=kept(src.descriptions),
+        colors=tuple(use.name for use in kept(src.colorinterp)),
+        scales=kept(src.scales),
+        offsets=kept(src.offsets),
+        units=kept(src.units),
         tags=dict(src.tags()),
         band_tags=tuple({k: v for k, v in src.tags(band).items() if not k.startswith(_STALE)} for band in bands),
         gcps=tuple(gcps),

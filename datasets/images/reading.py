@@ -1,6 +1,8 @@
 """Opening image files of the usual formats."""
 
 import logging
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -32,6 +34,9 @@ logger = logging.getLogger(__name__)
 MAX_PIXELS = 2**30  # 32768 x 32768: 3 GiB as 8-bit RGB. A small file can claim any size, so there must be a limit.
 
 _DEEP = 16  # bits per channel
+_BYTE = 255
+# What Pillow's parsers raise on damaged files.
+_PARSING_ERRORS = (OSError, SyntaxError, EOFError, ValueError, LookupError, TypeError, ArithmeticError, struct.error, zlib.error)
 _NAMES = "PNG, JPEG, TIFF, WebP, BMP, PGM or PPM"
 
 
@@ -53,16 +58,23 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image:
         ImportError: Pillow is missing.
     """
     require_pillow()
+    from PIL import Image as PillowImage
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: {'a folder, not an image' if path.is_dir() else 'no such file'}")
-    with path.open("rb") as file:
+    with path.open("rb") as file, quiet():
         head = file.read(16)
         file.seek(0)
         try:
             return _read(file, head, path, max_pixels)
-        except (OSError, SyntaxError, EOFError) as error:  # Pillow's ways of saying that
-            raise ValueError(f"{path}: truncated or damaged ({' '.join(str(error).split())})") from error
+        except PillowImage.DecompressionBombError as error:  # its own limit, which only the reader of WebP has
+            raise ValueError(f"{path}: {error.args[0]}") from error
+        except _PARSING_ERRORS as error:
+            text = " ".join(str(error).split())
+            if isinstance(error, ValueError) and text.startswith(str(path)):
+                raise
+            raise ValueError(f"{path}: truncated or damaged ({text})") from error
 
 
 def _read(file: IO[bytes], head: bytes, path: Path, max_pixels: int) -> Image:
@@ -89,21 +101,26 @@ def _identify(file: IO[bytes], head: bytes, name: str) -> tuple["ImageFile.Image
     """Pillow's reader. Called directly, so that no other format is tried, and our limit of pixels holds in place of Pillow's."""
     from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, WebPImagePlugin
 
-    with quiet():
-        if head.startswith(PNG_MAGIC):
-            return PngImagePlugin.PngImageFile(file), "PNG"
-        if head.startswith(b"\xff\xd8\xff"):
-            return JpegImagePlugin.JpegImageFile(file), "JPEG"
-        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-            return WebPImagePlugin.WebPImageFile(file), "WEBP"
-        if head.startswith(b"BM"):
-            return BmpImagePlugin.BmpImageFile(file), "BMP"
-        if head[:2] in (b"P2", b"P3", b"P5", b"P6"):
-            made = PpmImagePlugin.PpmImageFile(file)
-            if made.mode == "I":
-                raise ValueError(f"{name}: a PGM of more than 8 bits; expected 8, or a PNG or TIFF of 16 bits")
-            return made, "PPM"
+    if head.startswith(PNG_MAGIC):
+        return PngImagePlugin.PngImageFile(file), "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return JpegImagePlugin.JpegImageFile(file), "JPEG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return WebPImagePlugin.WebPImageFile(file), "WEBP"
+    if head.startswith(b"BM"):
+        return BmpImagePlugin.BmpImageFile(file), "BMP"
+    if head[:2] in (b"P2", b"P3", b"P5", b"P6"):
+        made = PpmImagePlugin.PpmImageFile(file)
+        if made.mode == "I" or _maximum(made) > _BYTE:
+            raise ValueError(f"{name}: a PGM or PPM of more than 8 bits; expected 8, or a PNG or TIFF of 16 bits")
+        return made, "PPM"
     raise ValueError(f"{name}: not an image that can be read; expected {_NAMES}")
+
+
+def _maximum(made: "ImageFile.ImageFile") -> int:
+    """Largest value of a PPM, as far as it matters to Pillow's decoder."""
+    args = made.tile[0].args
+    return max((arg for arg in args if isinstance(arg, int)), default=0) if made.tile[0].codec_name.startswith("ppm") else 0
 
 
 def _read_deep_png(file: IO[bytes], facts: PngFacts, name: str) -> Image:
@@ -114,14 +131,13 @@ def _read_deep_png(file: IO[bytes], facts: PngFacts, name: str) -> Image:
     with open_raster(name) as src:
         pixels, alpha = read_plain(src, {})
     file.seek(0)
-    with quiet():
-        made = PngImageFile(file)
-        clear = made.info.get("transparency")  # one colour that is transparent
-        _first_of(getattr(made, "n_frames", 1), "frames", name)
-        exif = PillowImage.Image.getexif(made)  # that of PNG decodes the pixels, to find EXIF behind them
-        if facts.exif is not None:
-            exif.load(EXIF_HEAD + facts.exif)
-        orientation, block = normal_exif(exif, name)
+    made = PngImageFile(file)
+    clear = made.info.get("transparency")  # one colour that is transparent
+    _first_of(getattr(made, "n_frames", 1), "frames", name)
+    exif = PillowImage.Image.getexif(made)  # that of PNG decodes the pixels, to find EXIF behind them
+    if facts.exif is not None:
+        exif.load(EXIF_HEAD + facts.exif)
+    orientation, block = normal_exif(exif, name)
     if alpha is None and clear is not None:
         alpha = np.where((pixels == np.asarray(clear)).all(axis=-1), 0, 65535).astype(np.uint16)
     return _turned(pixels, alpha, orientation, icc=made.info.get("icc_profile"), exif=block, format_="PNG", name=name)
@@ -130,8 +146,7 @@ def _read_deep_png(file: IO[bytes], facts: PngFacts, name: str) -> Image:
 def _read_tiff(file: IO[bytes], name: str, max_pixels: int) -> Image:
     from PIL.TiffImagePlugin import TiffImageFile
 
-    with quiet():
-        tags = tiff_tags(file)
+    tags = tiff_tags(file)
     with open_raster(name) as src:
         require_size((src.width, src.height), max_pixels, name)
         icc = tags.get(ICC_TAG)
@@ -139,14 +154,12 @@ def _read_tiff(file: IO[bytes], name: str, max_pixels: int) -> Image:
         plain = not is_geographic(src, tags)
         if plain and not needs_pillow(tags):
             pixels, alpha = read_plain(src, tags)
-            with quiet():
-                orientation, block = normal_exif(tiff_exif(file), name, only=DESCRIPTIVE_TAGS)
+            orientation, block = normal_exif(tiff_exif(file), name, only=DESCRIPTIVE_TAGS)
             return _turned(pixels, alpha, orientation, icc=icc, exif=block, format_="TIFF", name=name)
         if not plain:
             return replace(read_geotiff(src, name), icc=icc)
     file.seek(0)
-    with quiet():
-        return from_pillow(TiffImageFile(file), name, format="TIFF")
+    return from_pillow(TiffImageFile(file), name, format="TIFF")
 
 
 def _turned(

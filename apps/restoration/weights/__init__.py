@@ -45,6 +45,10 @@ class Restorer:
     metadata: Mapping[str, str]
 
 
+class UnknownArchitectureError(ValueError):
+    """The tensors are of no architecture here."""
+
+
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("swinir", "SwinIR", swinir.infer, swinir.build, swinir.LAYOUT),
     Architecture("hat", "HAT", hat.infer, hat.build, hat.LAYOUT),
@@ -70,7 +74,10 @@ def load_restorer(path: str | os.PathLike[str]) -> Restorer:
 def restorer_from(
     state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, name: str = "state dict"
 ) -> Restorer:
-    """Make the network that a published state dict belongs to, and load it; errors as ``load_restorer``."""
+    """Make the network that a published state dict belongs to, and load it; errors as ``load_restorer``.
+
+    An unknown architecture is an UnknownArchitectureError.
+    """
     for architecture in ARCHITECTURES:
         arguments = architecture.infer(state)
         if arguments is not None:
@@ -81,7 +88,7 @@ def restorer_from(
                 raise ValueError(f"{name} looks like {architecture.official}, but {error}") from error
             return Restorer(network, architecture, coverage, metadata or {})
     known = ", ".join(architecture.official for architecture in ARCHITECTURES)
-    raise ValueError(f"{name} is of no known architecture (first tensor {next(iter(state))}): known are {known}")
+    raise UnknownArchitectureError(f"{name} is of no known architecture (first tensor {next(iter(state))}): known are {known}")
 
 
 def save_restorer(
