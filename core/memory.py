@@ -17,7 +17,7 @@ from .precision import autocast
 _M_MMAP_THRESHOLD = -3  # of malloc.h: blocks from this size on are the system's own, and go back to it when freed
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that are made inside and are still alive; ``peak`` is the highest count.
 
     What a kernel takes for itself while it runs is not seen, nor are tensors inside an op that ``torch.inference_mode`` keeps
@@ -25,7 +25,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
@@ -121,7 +121,7 @@ def keep_no_freed_memory() -> bool:
     each time that it is handed out. Returns whether the C library can do that (glibc can).
     """
     try:
-        return ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20) == 1
+        return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20))
     except (AttributeError, OSError, TypeError):  # another C library
         return False
 

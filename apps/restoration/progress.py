@@ -1,25 +1,26 @@
 """A progress bar over the tiles of images."""
 
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
 
-class Bar:
-    """On standard error, because standard output is for results; shows nothing unless asked to."""
+@contextmanager
+def progress_bar(shown: bool) -> Iterator["Bar"]:
+    """A bar on standard error, because standard output is for results; it shows nothing unless asked to."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as progress:
+        yield Bar(progress)
 
-    def __init__(self, shown: bool) -> None:
-        self._progress = Progress(console=Console(stderr=True), transient=True, disable=not shown)
+
+class Bar:
+    """The bar of one image after the other."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._task: TaskID | None = None
         self._steps, self._done = 1, 0
-
-    def __enter__(self) -> "Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
 
     def start(self, name: str, steps: int) -> None:
         """Begin with an image that goes through the network so many times."""

@@ -28,7 +28,7 @@ from ...datasets.images import (
 from ...datasets.images.geotiff import resized_details
 from .models import open_restorer
 from .network import Network
-from .progress import Bar
+from .progress import Bar, progress_bar
 from .tiling import Tiler
 from .weights import Restorer
 
@@ -85,7 +85,7 @@ def restore(
     restoration = Restoration(
         restorer, device=device, precision=precision, tile=tile, overlap=overlap, max_memory=max_memory, values=values
     )
-    with Bar(progress) as bar:
+    with progress_bar(progress) as bar:
         results = [restoration(one, bar) for one in images]
     if out is not None:
         write_image(out, results[0], overwrite=overwrite)
@@ -199,9 +199,8 @@ class Restoration:
             return [group + [group[-1]] * (3 - len(group)) for group in groups], kept
         if takes == count and gives <= takes:
             return [list(range(count))], [gives]
-        raise ValueError(
-            f"{image.name} has {count} channels, the weights ({self.restorer.architecture.official}) take {takes} and make {gives}"
-        )
+        official = self.restorer.architecture.official
+        raise ValueError(f"{image.name} has {count} channels, the weights ({official}) take {takes} and make {gives}")
 
     def _grey(self, plane: NDArray[np.float32], bar: "Bar | None") -> NDArray[np.float32]:
         """A plane (H, W) in 0..1 through the network."""

@@ -197,4 +197,5 @@ class Tiler:
             y_CHW = y_CHW * row.weights(s).to(self.device)[:, None]
         if column.fade_in or column.fade_out:
             y_CHW = y_CHW * column.weights(s).to(self.device)
-        return y_CHW.cpu()
+        done: Tensor = y_CHW.cpu()
+        return done

@@ -13,7 +13,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import cfsr, drct, hat, nafnet, restormer, swinir
+from . import cfsr, compact, drct, hat, nafnet, restormer, swinir
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("cfsr", "CFSR", cfsr.infer, cfsr.build, cfsr.LAYOUT),
     Architecture("nafnet", "NAFNet", nafnet.infer, nafnet.build, nafnet.LAYOUT),
     Architecture("restormer", "Restormer", restormer.infer, restormer.build, restormer.LAYOUT),
+    Architecture("compact", "SRVGGNetCompact", compact.infer, compact.build, compact.LAYOUT),
 )
 
 
@@ -75,9 +76,9 @@ def load_restorer(path: str | os.PathLike[str]) -> Restorer:
 def restorer_from(
     state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, name: str = "state dict"
 ) -> Restorer:
-    """Make the network that a published state dict belongs to, and load it.
+    """Make the network that a published state dict belongs to, and load it; errors as ``load_restorer``.
 
-    Errors are those of ``load_restorer``, an UnknownArchitectureError among them.
+    An unknown architecture is an UnknownArchitectureError.
     """
     for architecture in ARCHITECTURES:
         arguments = architecture.infer(state)
@@ -107,3 +108,26 @@ def save_restorer(
     layout = architecture.layout
     state = layout.to_published(network.folded().state_dict())
     save_module(path, state | layout.buffers(state) if buffers else state, metadata)
+
+
+def architecture_of(network: Network) -> Architecture:
+    """Return the architecture in whose published layout a network can be saved and read back.
+
+    Raises:
+        ValueError: if it has none, or not with its options.
+    """
+    found = next((architecture for architecture in ARCHITECTURES if _has_place_for(architecture, network.folded())), None)
+    if found is None:
+        raise ValueError(f"{type(network).__name__} with these options has no published layout, in which it would be saved")
+    return found
+
+
+def _has_place_for(architecture: Architecture, network: Network) -> bool:
+    state = network.state_dict()
+    try:
+        published = architecture.layout.to_published(state)
+        arguments = architecture.infer(published)
+        built = architecture.build(arguments) if arguments is not None else None
+    except (KeyError, ValueError):  # a layout may look for tensors that only its own networks have
+        return False
+    return type(built) is type(network) and built.state_dict().keys() == state.keys()
