@@ -22,7 +22,7 @@ from ...datasets.image_pairs import ImagePair, find_pairs
 from ...datasets.images import open_image
 from .metrics import psnr, ssim, to_uint8
 from .models import open_restorer, packaged_models
-from .progress import Bar
+from .progress import Bar, progress_bar
 from .resize import matlab_resize
 from .restoration import safe_precision
 from .tiling import Tiler
@@ -118,7 +118,7 @@ def evaluate(
     crop = (scale if scale > 1 else 0) if crop is None else crop
 
     rows = []
-    with Bar(progress) as bar:
+    with progress_bar(progress) as bar:
         for number, pair in enumerate(pairs, start=1):
             bar.start(f"{pair.name} ({number} of {len(pairs)})", 1)
             rows.append(_measured(pair, scale, method, crop=crop, luma=luma, bar=bar))
