@@ -118,7 +118,8 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     result = function(**options)
     if isinstance(result, int):
         return result
-    if result is not None:
+    # Lightning starts the same command once more for each further device: one of them speaks.
+    if result is not None and os.environ.get("LOCAL_RANK", "0") == "0":
         console().print(result)
     return 0
 

@@ -262,8 +262,10 @@ class _Best(Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, _Task)
         score = pl_module.score()
+        if not trainer.is_global_zero:
+            return
         logger.info("step %d: %.3f dB", trainer.global_step, score)
-        if trainer.is_global_zero and score > max(pl_module.curve, default=float("-inf")):
+        if score > max(pl_module.curve, default=float("-inf")):
             network = pl_module.network
             found = {
                 "geovit": __version__,
