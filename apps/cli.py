@@ -6,6 +6,7 @@ called: `geovit --help` is quick.
 """
 
 import inspect
+import json
 import logging
 import os
 import re
@@ -36,8 +37,13 @@ class Command:
 
 COMMANDS = {
     "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene"),
+    "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images"),
     "fit hyperspectral": Command(".hyperspectral:fit_model", "fit a classifier to a labelled scene"),
     "evaluate hyperspectral": Command(".hyperspectral:evaluate", "measure classifiers on a labelled scene"),
+    "fit restoration": Command(
+        ".restoration.training:fit", "fit a network to images, for super-resolution, denoising, deblurring"
+    ),
+    "evaluate restoration": Command(".restoration.evaluation:evaluate", "measure restoration networks on images"),
     "demo": Command(".demo:demo", "make a scene, map it, and measure the map"),
     "doctor": Command(".doctor:doctor", "show what is installed and test it"),
     "bench": Command(".bench:bench", "time the ops on this machine"),
@@ -52,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Torch reads this when it is loaded. Threads that wait by spinning are half as fast again on an idle machine, but many times
     # slower as soon as another program wants the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Likewise. Memory for large tensors comes in large pages where Linux has them: fresh ones take the system a third less time
+    # or better to hand out, which is a good part of what a network without large products takes on a CPU.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"geovit {__version__}")  # noqa: T201
         return 0
@@ -109,15 +118,23 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     result = function(**options)
     if isinstance(result, int):
         return result
-    if result is not None:
+    # Lightning starts the same command once more for each further device: one of them speaks.
+    if result is not None and os.environ.get("LOCAL_RANK", "0") == "0":
         console().print(result)
     return 0
 
 
 def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
-    """Write `--flag` as `--flag=true`, `--list a,b` as `--list=[a,b]`, and the name of a recipe as its file."""
-    kinds = {f"--{name}": parameter.annotation for name, parameter in inspect.signature(function).parameters.items()}
-    completed, rest = [], arguments.copy()
+    """Write `--flag` as `--flag=true`, `--list a,b` as `--list=[a,b]`, the name of a recipe as its file, and many words as one.
+
+    The latter where the first parameter is a list: the words that are neither options nor their values are its items.
+    """
+    parameters = inspect.signature(function).parameters
+    kinds = {f"--{name}": parameter.annotation for name, parameter in parameters.items()}
+    gathering = next((parameter.annotation for parameter in parameters.values()), None) == Sequence[str]
+    completed: list[str] = []
+    words: list[str] = []
+    rest = arguments.copy()
     while rest:
         argument = rest.pop(0)
         key, equals, value = argument.partition("=")
@@ -127,8 +144,17 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
         elif (kind == Sequence[str] or (kind is not None and key == "--recipe")) and (equals or rest):
             value = value if equals else rest.pop(0)
             argument = f"{key}={_recipe_file(value) if key == '--recipe' else '[' + value.strip('[]') + ']'}"
+        elif gathering and argument == "--":
+            words, rest = words + rest, []
+            continue
+        elif gathering and not argument.startswith("-"):
+            words.append(argument)
+            continue
+        elif gathering and key in {*kinds, "--config"} and not equals and rest and rest[0] not in kinds:
+            argument = f"{key}={rest.pop(0)}"  # so that the value is no item
         completed.append(argument)
-    return completed
+    # As JSON, so that no character in a file's name means anything.
+    return completed + ([json.dumps(words)] if words else [])
 
 
 def _recipe_file(name: str) -> str:
@@ -143,7 +169,10 @@ def _recipe_file(name: str) -> str:
 
 def _plain(message: str) -> str:
     """Say what jsonargparse says without words from Python."""
-    message = re.sub(r'Parser key "([^"]+)"', r"--\1", message)
+    message = re.sub(r'Parser key "([^"]+)"', r"--\1", " ".join(message.split()))
+    either = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .* Given value: "
+    message = re.sub(either, lambda found: f"expected {found[1].replace(', ', ' or ')}. Got value: ", message)
+    message = re.sub(r"Literal\['(\w+)'\]", r"\1", message)
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("Expected a ", "expected ")
 
 

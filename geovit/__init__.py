@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "classify": ".apps.hyperspectral:classify",
     "evaluate": ".apps.hyperspectral:evaluate",
+    "restore": ".apps.restoration.restoration:restore",
 }
 
 

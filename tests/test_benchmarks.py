@@ -94,19 +94,43 @@ def test_expected_calibration_error(script, confidence, correct, error):
     assert measured == pytest.approx(error, abs=1e-6)
 
 
+def load(name: str):
+    """A script that shares modules with the others beside it."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_of_{name}", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    return module
+
+
 @pytest.fixture(scope="module")
 def ops():
-    spec = importlib.util.spec_from_file_location("benchmark_of_ops", SCRIPTS / "ops.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("ops")
+
+
+@pytest.fixture(scope="module")
+def restoration():
+    return load("restoration")
+
+
+def explains_itself(command: list[str]) -> None:
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--threads" in done.stdout
 
 
 def test_every_part_of_the_ops_is_a_command_that_explains_itself(ops):
     for part in ops.PARTS:
-        done = subprocess.run([*ops.command(part, 1, "cpu"), "--help"], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "--threads" in done.stdout
+        explains_itself(ops.command(part, 1, "cpu"))
+
+
+def test_every_part_of_restoration_is_a_command_that_explains_itself(restoration):
+    assert "restoration_quality" in restoration.PARTS
+    for part in restoration.PARTS:
+        explains_itself(restoration.command(part, 1))
 
 
 def test_the_page_of_ops_tells_all_parts_and_the_worst_status(ops, monkeypatch, tmp_path, capsys):
@@ -119,3 +143,28 @@ def test_the_page_of_ops_tells_all_parts_and_the_worst_status(ops, monkeypatch, 
     assert ops.main(["--only", "backends", "--out", str(page)]) == 0
     assert not page.exists(), "a page tells all parts"
     capsys.readouterr()
+
+
+def test_the_page_of_restoration_names_machine_and_versions(restoration, monkeypatch, tmp_path, capsys):
+    status = dict.fromkeys(restoration.PARTS, 0)
+    monkeypatch.setattr(restoration.page, "run", lambda command: (Path(command[1]).stem, status[Path(command[1]).stem]))
+    page, threads = tmp_path / "page.md", torch.get_num_threads()
+    assert restoration.main([f"--threads={threads}", f"--out={page}"]) == 0
+    text = page.read_text()
+    assert f"torch {torch.__version__}" in text
+    assert f"numpy {np.__version__}" in text
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {part}" for part in restoration.PARTS]
+    page.unlink()
+    status["restoration_quality"] = 2
+    assert restoration.main([f"--threads={threads}", f"--out={page}"]) == 2
+    assert not page.exists(), "a part that failed has no figures"
+    capsys.readouterr()
+
+
+def test_quality_is_told_with_its_protocol_and_the_bars(data_dir):
+    done = run("restoration_quality.py", "--threads=1", f"--data={data_dir}", "--set=Set5", "--scale=4")
+    assert done.returncode == 0, done.stderr
+    assert "MATLAB imresize, bicubic, antialiased" in done.stdout
+    assert "| Set5 x4 | bicubic | 28.43 |" in done.stdout
+    assert "| | cfsr | 32.33 |" in done.stdout
+    assert "32.33 within 0.01 |" in done.stdout

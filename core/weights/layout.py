@@ -65,6 +65,15 @@ class Layout:
             published[self.published_name(own)] = tensor
         return published
 
+    def buffers(self, published: Mapping[str, Tensor], image: int | None = None) -> dict[str, Tensor]:
+        """Return the buffers that the published program stores beside these tensors of ``to_published`` and wants to load.
+
+        Args:
+            published: tensors by their published names.
+            image: pixels on a side of the images that the published network is constructed for, on which some depend.
+        """
+        return {}
+
     def load(self, module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
         """Copy a published state dict into a module, all of it or nothing.
 

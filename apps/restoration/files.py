@@ -1,0 +1,129 @@
+"""`geovit restore`: image files in, image files out."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Group
+
+from ...core.memory import keep_no_freed_memory
+from ...core.precision import Precision
+from ...datasets import check_writable
+from ...datasets.images import check_format, find_images, open_image, output_paths, write_image
+from .models import open_restorer
+from .progress import Bar, progress_bar
+from .restoration import Range, Restoration
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """What was written, and how long it took."""
+
+    files: dict[Path, Path]
+    seconds: float
+
+    def __rich__(self) -> Group:
+        """A line for each file and one for the time."""
+        return Group(*(f"{source} -> {target}" for source, target in self.files.items()), f"{self.seconds:.1f} seconds")
+
+
+def restore_files(
+    inputs: Sequence[str],
+    *,
+    out: Path | None = None,
+    weights: Path | None = None,
+    model: str | None = None,
+    scale: int | None = None,
+    tile: Literal["auto"] | int = "auto",
+    overlap: int | None = None,
+    max_memory: float | None = None,
+    precision: Precision = "auto",
+    device: str = "auto",
+    values: Range | None = None,
+    overwrite: bool = False,
+    quality: int = 95,
+    progress: bool = False,
+) -> Restored:
+    """Restore images: enlarge, sharpen or clean them, whatever the network was trained for.
+
+    PNG, JPEG, TIFF, WebP, BMP, PGM, PPM and GeoTIFF, 8 and 16 bits, of any number of bands; colour profile, EXIF, alpha, nodata
+    and georeference are kept. Written is NAME_x2.png for NAME.png where the scale is 2, NAME_restored.png where it is 1, beside
+    the image or in another folder, each file whole or not at all. Of several images those that can be restored are; the
+    others are told in a line each, and the exit code is 2.
+
+    Args:
+        inputs: image files, folders, and patterns such as 'photos/*.jpg'; any number of inputs.
+        out: folder to write to. Default: beside each image.
+        weights: a checkpoint file, of geovit or published.
+        model: name of a model of the package. Default, without weights: the one of that scale.
+        scale: output pixels for each input pixel on an axis. Default: that of the network.
+        tile: pixels on a side of the tiles that images are computed in, or auto: as many as memory allows.
+        overlap: pixels that neighbouring tiles share. Default: twice the network's halo.
+        max_memory: gigabytes (10^9 bytes) that the process may take at the most, on the device. Default: 4, or half of what is
+            free if that is less, on a CPU; half of what is free on a GPU.
+        precision: auto, fp32, bf16 or fp16.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        values: pixel values that are black and white to the network, as [0,10000]. Default: those of the type.
+        overwrite: replace files that exist.
+        quality: of JPEG and WebP, 1 to 100.
+        progress: show a progress bar.
+
+    Returns:
+        The files written, by image.
+
+    Raises:
+        ValueError: anything wrong with the input; one line that says what was given and what is allowed.
+        OSError: a file is missing, or cannot be written.
+    """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is {quality}, allowed are 1..100")
+    started = time.perf_counter()
+    images = find_images(inputs)
+    restorer = open_restorer(weights, model, scale)
+    factor = restorer.network.scale
+    targets = output_paths(images, out, ending="_restored" if factor == 1 else f"_x{factor}")
+    check_writable(targets, overwrite)
+    # Memory that was asked to be kept to is; without a limit, speed comes first.
+    frugal = max_memory is not None and keep_no_freed_memory()
+    restoration = Restoration(
+        restorer,
+        device=device,
+        precision=precision,
+        tile=tile,
+        overlap=overlap,
+        max_memory=max_memory,
+        values=values,
+        frugal=frugal,
+    )
+    alone = len(images) == 1
+    with progress_bar(progress) as bar:
+        written = {
+            source: target
+            for source, target in zip(images, targets, strict=True)
+            if _restored(restoration, source, target, bar, overwrite=overwrite, quality=quality, alone=alone)
+        }
+    if len(written) < len(images):
+        raise ValueError(f"{len(images) - len(written)} of {len(images)} images were not restored")
+    return Restored(written, time.perf_counter() - started)
+
+
+def _restored(
+    restoration: Restoration, source: Path, target: Path, bar: Bar, *, overwrite: bool, quality: int, alone: bool
+) -> bool:
+    """Restore one file; tell what is wrong with it and return False if there are others."""
+    try:
+        image = open_image(source)
+        check_format(target, image)
+        write_image(target, restoration(image, bar), overwrite=overwrite, quality=quality)
+    except (ValueError, OSError) as error:
+        if alone:
+            raise
+        logger.error("%s", error)  # noqa: TRY400 - a line for users
+        return False
+    logger.info("%s -> %s", source, target)
+    return True

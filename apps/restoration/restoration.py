@@ -1,0 +1,253 @@
+"""Images in, images out: of every kind, with every number of bands, and with what belongs to them."""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...core.device import resolve_device
+from ...core.precision import Precision, resolve_precision
+from ...datasets.images import (
+    Image,
+    as_images,
+    from_unit,
+    premultiply,
+    to_kind_of,
+    to_unit,
+    unit_alpha,
+    unpremultiply,
+    value_range,
+    write_image,
+)
+from ...datasets.images.geotiff import resized_details
+from .models import open_restorer
+from .network import Network
+from .progress import Bar, progress_bar
+from .tiling import Tiler
+from .weights import Restorer
+
+logger = logging.getLogger(__name__)
+
+Range = tuple[float, float]
+
+
+def restore(
+    image: Any,
+    *,
+    weights: str | Path | None = None,
+    model: str | None = None,
+    scale: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    tile: int | Literal["auto"] = "auto",
+    overlap: int | None = None,
+    max_memory: float | None = None,
+    precision: Precision = "auto",
+    device: str = "auto",
+    values: Range | None = None,
+    progress: bool = False,
+) -> Any:
+    """Restore an image: enlarge, sharpen or clean it, whatever the network was trained for.
+
+    Args:
+        image: a path; a NumPy array (H, W) or (H, W, C) of uint8, uint16 or floats in 0..1; a PIL image; a torch tensor
+            (C, H, W) or (B, C, H, W); or an ``Image`` of ``geovit.datasets.images``, which keeps grid, nodata and profiles.
+        weights: a checkpoint file.
+        model: name of a packaged model. With neither, the packaged model of that scale.
+        scale: output pixels for each input pixel on an axis; that of the network if it is not given.
+        out: image file to write, for one image.
+        overwrite: replace that file.
+        tile: pixels on a side of the tiles that it is computed in; "auto" for as many as memory allows.
+        overlap: pixels that neighbouring tiles share; twice the network's halo if it is not given.
+        max_memory: gigabytes (10^9 bytes) that the process may take at the most, on the device.
+        precision: auto, fp32, bf16 or fp16.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        values: pixel values that are black and white to the network; those of the type if not given (``value_range``).
+        progress: show a progress bar.
+
+    Returns:
+        The restored image as the kind that was given: same dtype, axes and device. A path gives a NumPy array (H, W, C).
+
+    Raises:
+        ValueError: anything wrong with the input, in one line.
+        OSError: a file is missing, or cannot be written.
+    """
+    images = as_images(image)
+    if out is not None and len(images) != 1:
+        raise ValueError(f"out is one file, but there are {len(images)} images")
+    restorer = open_restorer(weights, model, scale)
+    restoration = Restoration(
+        restorer, device=device, precision=precision, tile=tile, overlap=overlap, max_memory=max_memory, values=values
+    )
+    with progress_bar(progress) as bar:
+        results = [restoration(one, bar) for one in images]
+    if out is not None:
+        write_image(out, results[0], overwrite=overwrite)
+    if isinstance(image, str | Path):
+        (result,) = results
+        return result.pixels if result.alpha is None else np.concatenate([result.pixels, result.alpha[..., None]], axis=-1)
+    return to_kind_of(results, image)
+
+
+class Restoration:
+    """A network set up to restore one image after the other; options as of ``restore``.
+
+    Args:
+        restorer: the network.
+        frugal: whether the process keeps no freed memory, see ``Tiler``.
+    """
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        tile: int | Literal["auto"] = "auto",
+        overlap: int | None = None,
+        max_memory: float | None = None,
+        values: Range | None = None,
+        frugal: bool = False,
+    ) -> None:
+        if max_memory is not None and not 0 < max_memory < math.inf:
+            raise ValueError(f"max_memory is {max_memory}, expected gigabytes, more than 0")
+        target = resolve_device(device)
+        dtype = safe_precision(restorer, precision, target)
+        self.restorer = restorer
+        self.network: Network = restorer.network.folded().eval().to(target)
+        self.values = values
+        self.tiler = Tiler(
+            self.network,
+            target,
+            dtype,
+            tile=tile,
+            overlap=overlap,
+            limit=None if max_memory is None else max_memory * 1e9,
+            frugal=frugal,
+        )
+
+    def __call__(self, image: Image, bar: "Bar | None" = None) -> Image:
+        """Restore one image, with everything that belongs to it.
+
+        A network for colour sees grey as three equal channels, and the mean of what it makes is grey again; other bands go
+        through it by threes, the last ones repeated to fill up the last three. A network for grey sees each band by itself.
+        Colours are multiplied by alpha before and divided by it after; where the scale is not 1, alpha goes through the
+        network as grey. Pixels without data are filled before and are without data again after.
+
+        Raises:
+            ValueError: for a number of bands that the network does not take, NaN pixels that are not nodata, an image that
+                does not fit in the memory allowed, and results that are not finite.
+        """
+        bands, makes = self._groups(image)
+        scaled = self.values if self.values is not None else value_range(image)
+        unit = to_unit(image, self.values)
+        s = self.network.scale
+        alpha, opacity = unit_alpha(image), None
+        steps = len(bands) + (alpha is not None and s != 1)
+        if bar is not None:
+            bar.start(image.name, steps)
+        if alpha is not None:
+            opacity = alpha if s == 1 else self._grey(alpha, bar)
+            unit = premultiply(unit, alpha)
+        height, width = image.shape[0] * s, image.shape[1] * s
+        # Left untouched until it is filled: memory that is not used yet counts as needed.
+        pixels = np.empty((height, width, sum(makes)), image.pixels.dtype)
+        masks = None if image.mask is None else np.empty((height, width), dtype=bool)
+        first = 0
+        untouched = pixels.nbytes
+        for group, count in zip(bands, makes, strict=True):
+            chosen = group[:count]
+            for rows, made in self._run(unit, group, untouched, bar):
+                made = made.mean(-1, keepdims=True) if count == 1 and self.network.out_channels > 1 else made[..., :count]
+                shown = None if opacity is None else opacity[rows]
+                if shown is not None:
+                    made = unpremultiply(np.clip(made, 0, 1), shown, image.peak)
+                source = slice(rows.start // s, rows.stop // s)
+                part = from_unit(made, _part(image, source, chosen), alpha=shown, value_range=scaled)
+                pixels[rows, :, first : first + count] = part.pixels
+                if masks is not None and part.mask is not None:
+                    masks[rows] = part.mask
+            first += count
+            untouched = 0
+        return replace(
+            image,
+            pixels=pixels,
+            alpha=None
+            if opacity is None
+            else np.rint(opacity * image.peak).astype(image.pixels.dtype)
+            if image.pixels.dtype.kind != "f"
+            else opacity,
+            mask=masks,
+            grid=None if image.grid is None else image.grid.resized(height, width),
+            geo=None if image.geo is None else resized_details(image.geo, s, s),
+        )
+
+    def _groups(self, image: Image) -> tuple[list[list[int]], list[int]]:
+        """Bands that the network sees together, and how many of what it makes of them are kept."""
+        takes, gives, count = self.network.in_channels, self.network.out_channels, image.channels
+        if takes == gives == 1:
+            return [[band] for band in range(count)], [1] * count
+        if takes == gives == 3:
+            groups = [list(range(first, min(first + 3, count))) for first in range(0, count, 3)]
+            kept = [len(group) for group in groups]
+            return [group + [group[-1]] * (3 - len(group)) for group in groups], kept
+        if takes == count and gives <= takes:
+            return [list(range(count))], [gives]
+        official = self.restorer.architecture.official
+        raise ValueError(f"{image.name} has {count} channels, the weights ({official}) take {takes} and make {gives}")
+
+    def _grey(self, plane: NDArray[np.float32], bar: "Bar | None") -> NDArray[np.float32]:
+        """A plane (H, W) in 0..1 through the network."""
+        s = self.network.scale
+        result = np.empty((plane.shape[0] * s, plane.shape[1] * s), np.float32)
+        for rows, made in self._run(plane[..., None], [0] * self.network.in_channels, result.nbytes, bar):
+            result[rows] = np.clip(made.mean(-1), 0, 1)
+        return result
+
+    def _run(
+        self, unit: NDArray[np.float32], bands: list[int], held: int, bar: "Bar | None"
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        def read(rows: slice, columns: slice) -> torch.Tensor:
+            part = np.ascontiguousarray(np.moveaxis(unit[rows, columns][..., bands], -1, 0))
+            return torch.from_numpy(part)
+
+        size = unit.shape[0], unit.shape[1]
+        for rows, made in self.tiler.run(read, size, held=held, tick=None if bar is None else bar.tick):
+            yield rows, np.moveaxis(made.numpy(), 0, -1)
+        if bar is not None:
+            bar.step()
+
+
+def _part(image: Image, rows: slice, bands: list[int]) -> Image:
+    """Rows of some bands, without what is told of the whole image only."""
+    return replace(
+        image,
+        pixels=image.pixels[rows][..., bands],
+        alpha=None if image.alpha is None else image.alpha[rows],
+        mask=None if image.mask is None else image.mask[rows],
+        grid=None,
+        geo=None,
+    )
+
+
+def safe_precision(restorer: Restorer, precision: Precision, device: torch.device) -> torch.dtype:
+    """Turn a user's word into a dtype in which the network keeps the image.
+
+    Raises:
+        ValueError: if it does not in the one asked for, with the reason; or the device has no hardware for it.
+    """
+    unsafe = restorer.network.unsafe
+    asked = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    if asked is not None and asked in unsafe:
+        raise ValueError(f"precision is {precision!r}, which {restorer.architecture.official} does not stand: {unsafe[asked]}")
+    dtype = resolve_precision(precision, device)
+    if dtype in unsafe:  # by "auto"
+        logger.info("computing in fp32, not %s: %s", dtype, unsafe[dtype])
+        return torch.float32
+    return dtype

@@ -1,0 +1,61 @@
+"""How the weights move: optimiser, learning rate over the steps, averaging."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule.
+
+    Args:
+        lr: learning rate, the highest.
+        betas, weight_decay: of AdamW; no decay makes it Adam.
+        schedule: "cosine" falls to ``floor`` at the last step; "steps" multiplies by ``factor`` at each of the ``milestones``.
+        warmup: steps in which the rate rises to its start in a straight line.
+        floor: share of ``lr`` that is left at the end.
+        milestones, factor: of "steps".
+        clip: largest norm of the gradient; 0 leaves it as it is.
+        average: decay of the moving average of the weights, which is what is validated and saved.
+    """
+
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    schedule: Literal["cosine", "steps"] = "cosine"
+    warmup: int = 0
+    floor: float = 0.0
+    milestones: Sequence[int] = ()
+    factor: float = 0.5
+    clip: float = 0.0
+    average: float = 0.999
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot train."""
+        if self.lr <= 0 or not 0 <= self.average < 1 or not 0 <= self.floor <= 1 or self.warmup < 0 or self.clip < 0:
+            raise ValueError(
+                f"lr {self.lr}, average {self.average}, floor {self.floor}, warmup {self.warmup}, clip {self.clip}: allowed are "
+                "a positive lr, an average in 0..1 and below 1, a floor in 0..1, a warmup and a clip from 0 on"
+            )
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the share of ``lr`` at a step (from 0) of a training of ``steps``."""
+        if self.schedule == "cosine":
+            done = min(max(step - self.warmup, 0) / max(steps - self.warmup, 1), 1.0)
+            rate = self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
+        else:
+            rate = self.factor ** sum(step >= milestone for milestone in self.milestones)
+        return rate * min((step + 1) / (self.warmup + 1), 1.0)
+
+    def build(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """Make the optimiser, and the scheduler that is stepped after it."""
+        optimizer = torch.optim.AdamW(
+            [p for p in parameters if p.requires_grad], lr=self.lr, betas=self.betas, weight_decay=self.weight_decay
+        )
+        return optimizer, LambdaLR(optimizer, lambda step: self.rate(step, steps))

@@ -1,0 +1,50 @@
+"""A page of results that is made of parts, each a process of its own."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+
+
+def run(command: Sequence[str]) -> tuple[str, int]:
+    """Return what a part prints, and its exit status."""
+    # Threads wait as torch lets them by default; rich would fold tables to the width of a terminal.
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"COLUMNS": "140"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    return done.stdout.strip(), done.returncode
+
+
+def script(part: str, *options: str) -> list[str]:
+    """Return the command of a part that is a file of that name beside this one."""
+    return [sys.executable, str(HERE / f"{part}.py"), *options]
+
+
+def parser(description: str | None, parts: Sequence[str], out: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that every page has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--only", nargs="+", choices=parts, default=parts)
+    made.add_argument("--threads", type=int, default=torch.get_num_threads())
+    made.add_argument("--out", type=Path, help=f"default: results/{out}, beside this file")
+    return made
+
+
+def make(head: Sequence[str], parts: Sequence[str], run_part: Callable[[str], tuple[str, int]], out: Path | None) -> int:
+    """Run the parts, print each, and write the page to ``out`` if none of them failed; return the worst exit status.
+
+    A part that misses a bar exits with 1, and is on the page; a higher status is a failure.
+    """
+    page, worst = list(head), 0
+    for part in parts:
+        printed, status = run_part(part)
+        print(f"\n## {part}\n\n{printed}", flush=True)
+        page += ["", f"## {part}", "", printed]
+        worst = max(worst, abs(status))
+    if out is not None and worst < 2:
+        out.write_text("\n".join(page) + "\n", encoding="utf-8")
+    return worst

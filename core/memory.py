@@ -1,0 +1,140 @@
+"""How much memory a forward pass takes, how much there is, and what running out of it looks like."""
+
+import ctypes
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .precision import autocast
+
+_M_MMAP_THRESHOLD = -3  # of malloc.h: blocks from this size on are the system's own, and go back to it when freed
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that are made inside and are still alive; ``peak`` is the highest count.
+
+    What a kernel takes for itself while it runs is not seen, nor are tensors inside an op that ``torch.inference_mode`` keeps
+    whole: use ``torch.no_grad``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = 0
+        self.peak = 0
+        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an op and count what it made."""
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() not in given:
+                self._count(leaf.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = id(storage)
+        if key in self._seen:
+            return
+        size = storage.nbytes()
+
+        def forget(_: object) -> None:
+            self.live -= size
+            del self._seen[key]
+
+        self._seen[key] = weakref.ref(storage, forget)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+@torch.no_grad()
+def forward_bytes(network: nn.Module, shape: Sequence[int], *, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+    """Return the bytes that a forward pass takes at its peak, input and output included and weights excluded.
+
+    Args:
+        network: in evaluation mode, on that device.
+        shape: of its float32 input, which is random.
+        device: where it runs.
+        dtype: of the products, by autocast.
+    """
+    x = torch.rand(tuple(shape), device=device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        with autocast(device, dtype):
+            network(x)
+        return int(torch.cuda.max_memory_allocated(device) - before) + x.nbytes
+    with autocast(device, dtype), LiveBytes() as live:
+        network(x)
+    return int(live.peak) + x.nbytes
+
+
+def used_bytes(device: torch.device) -> int:
+    """Bytes that this process holds now: all of it for the CPU, what torch has allocated for a GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():  # not Linux: nothing tells cheaply
+        return 0
+    return int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that this process could still get, limits of containers taken into account; a guess of 4 GB where nothing tells."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + int(torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    found = [_available(), _left_in_group("memory.max", "memory.current")]
+    return min((value for value in found if value is not None), default=4 * 10**9)
+
+
+def _available() -> int | None:
+    info = Path("/proc/meminfo")
+    if not info.is_file():
+        return None
+    lines = (line.split() for line in info.read_text(encoding="ascii").splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), None)
+
+
+def _left_in_group(limit: str, current: str) -> int | None:
+    files = [Path("/sys/fs/cgroup") / name for name in (limit, current)]
+    try:
+        most, now = (file.read_text(encoding="ascii").strip() for file in files)
+    except OSError:
+        return None
+    return int(most) - int(now) if most.isdecimal() else None
+
+
+def keep_no_freed_memory() -> bool:
+    """Make the C library give every freed tensor back at once, so that the process takes what its tensors take and no more.
+
+    For programs, not libraries: it holds for the whole process and to its end, and costs time, because the system clears memory
+    each time that it is handed out. Returns whether the C library can do that (glibc can).
+    """
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20))
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on a GPU or on the CPU."""
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give back what torch keeps for later on a GPU."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
