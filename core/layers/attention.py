@@ -36,12 +36,13 @@ class LocalAttention(nn.Module):
         position_bias: "table": one number for each relative position and head; a module without inputs that computes such a
             table (rows of the pattern, heads); None: no bias.
         cosine: whether scores are cosines.
+        scale: factor of the scaled products. Default ``(dim / heads) ** -0.5``.
         outside: what of the pattern lies outside the image is "unseen"; or is seen as a zero "token", whose key and value are the
             projection's biases; or has a key and a value of "zero".
         backend: of ``local_attention``.
 
     Raises:
-        ValueError: if ``heads`` does not divide ``dim``, or for an unknown option.
+        ValueError: if ``heads`` does not divide ``dim``, for an unknown option, or a scale of cosine scores.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class LocalAttention(nn.Module):
         key_bias: bool = True,
         position_bias: Literal["table"] | nn.Module | None = "table",
         cosine: bool = False,
+        scale: float | None = None,
         outside: Literal["unseen", "token", "zero"] = "unseen",
         backend: Backend = "auto",
     ) -> None:
@@ -61,12 +63,14 @@ class LocalAttention(nn.Module):
         name = type(self).__name__
         if dim % heads:
             raise ValueError(f"{name}: dim {dim} is not a multiple of heads {heads}")
+        if cosine and scale is not None:
+            raise ValueError(f"{name}: scale is {scale}, but that of cosine scores is learned")
         if outside not in ("unseen", "token", "zero"):
             raise ValueError(f"{name}: outside is {outside!r}, expected 'unseen', 'token' or 'zero'")
         if not (position_bias is None or position_bias == "table" or isinstance(position_bias, nn.Module)):
             raise ValueError(f"{name}: position_bias is {position_bias!r}, expected 'table', a module or None")
         self.dim, self.heads, self.pattern = dim, heads, pattern
-        self.cosine, self.outside, self.backend = cosine, outside, backend
+        self.cosine, self.scale, self.outside, self.backend = cosine, scale, outside, backend
         # A plain nn.Module to the type checker: an adapter may take the place of either.
         self.qkv: nn.Module = Linear(dim, 3 * dim, bias=qkv_bias and key_bias)
         self.qv_bias = nn.Parameter(torch.zeros(2, dim)) if qkv_bias and not key_bias else None
@@ -95,7 +99,7 @@ class LocalAttention(nn.Module):
             v,
             pattern,
             bias_table=self.bias_table if self.bias is None else self.bias(),
-            scale=None if self.log_scale is None else self.log_scale.clamp(max=math.log(_LARGEST_SCALE)).exp(),
+            scale=self.scale if self.log_scale is None else self.log_scale.clamp(max=math.log(_LARGEST_SCALE)).exp(),
             padding=self._padding(x, pattern),
             cosine=self.cosine,
             backend=self.backend,
@@ -140,7 +144,7 @@ class WindowAttention(LocalAttention):
         shift: offset of the window grid, one number for each spatial axis. Default 0.
         shift_single: whether the grid is shifted, too, on an axis that fits into one window. Swin does not; but tiles of an image
             equal the whole only if the grid does not depend on their size.
-        qkv_bias, key_bias, position_bias, cosine: as in ``LocalAttention``.
+        qkv_bias, key_bias, position_bias, cosine, scale: as in ``LocalAttention``.
         border: how a size that is no multiple of the window is treated.
         backend: of ``local_attention``.
 
@@ -160,6 +164,7 @@ class WindowAttention(LocalAttention):
         key_bias: bool = True,
         position_bias: Literal["table"] | nn.Module | None = "table",
         cosine: bool = False,
+        scale: float | None = None,
         border: Literal["partial", "zeros"] = "partial",
         backend: Backend = "auto",
     ) -> None:
@@ -173,6 +178,7 @@ class WindowAttention(LocalAttention):
             key_bias=key_bias,
             position_bias=position_bias,
             cosine=cosine,
+            scale=scale,
             outside="token" if border == "zeros" else "unseen",
             backend=backend,
         )

@@ -1,4 +1,4 @@
-"""Convolution: the classes for one to three axes, and depthwise convolution of channels-last tensors.
+"""Convolution: the classes for one to three axes, and dense and depthwise convolution of channels-last tensors.
 
 Shapes: B batch, S one to three spatial axes, C channels.
 """
@@ -12,6 +12,29 @@ from torch import Tensor, nn
 from ..ops.depthwise_conv import Activation, Sees, depthwise_conv
 
 CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by spatial axes
+
+
+class Conv(nn.Conv2d):
+    """PyTorch's convolution, with its parameters and their names, of channels-last images: (B, H, W, in) to (B, H', W', out).
+
+    No copy is made: an image with the channels last in memory is what the faster kernels want.
+
+    Args:
+        dim: channels in.
+        out: channels out.
+        kernel: positions on each axis, odd; zeros lie outside the image, so that it keeps its size.
+        bias: whether there is one.
+    """
+
+    def __init__(self, dim: int, out: int, *, kernel: int = 3, bias: bool = True) -> None:
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"Conv: kernel is {kernel}, expected an odd number")
+        super().__init__(dim, out, kernel, padding=kernel // 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4:
+            raise ValueError(f"Conv: x has shape {list(x.shape)}, expected (batch, height, width, channels)")
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class DepthwiseConv(nn.Module):

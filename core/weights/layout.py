@@ -62,6 +62,10 @@ class Layout:
             published[self.published_name(own)] = shaped.flatten(0, 1) if self._is_merged(own) else shaped
         return published
 
+    def buffers(self, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the buffers that the published program stores beside these tensors of ``to_published`` and wants to load."""
+        return {}
+
     def load(self, module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
         """Copy a published state dict into a module, all of it or nothing.
 

@@ -12,6 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
+from . import swinir
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Restorer:
     metadata: Mapping[str, str]
 
 
-ARCHITECTURES: tuple[Architecture, ...] = ()
+ARCHITECTURES: tuple[Architecture, ...] = (Architecture("swinir", "SwinIR", swinir.infer, swinir.build, swinir.LAYOUT),)
 
 
 def load_restorer(path: str | os.PathLike[str]) -> Restorer:
@@ -76,7 +77,17 @@ def restorer_from(
 
 
 def save_restorer(
-    path: str | os.PathLike[str], network: Network, architecture: Architecture, metadata: Mapping[str, str]
+    path: str | os.PathLike[str],
+    network: Network,
+    architecture: Architecture,
+    metadata: Mapping[str, str],
+    *,
+    buffers: bool = True,
 ) -> None:
-    """Write a network as safetensors in its published layout, which other programs read as well."""
-    save_module(path, architecture.layout.to_published(network.state_dict()), metadata)
+    """Write a network as safetensors in its published layout, which other programs read as well.
+
+    Some of those ask for buffers that follow from sizes; we do not, and without ``buffers`` they are left out of the file.
+    """
+    layout = architecture.layout
+    state = layout.to_published(network.state_dict())
+    save_module(path, state | layout.buffers(state) if buffers else state, metadata)
