@@ -208,14 +208,13 @@ struct KernelGradient {
 
 template <Activation kind>
 struct Activate {
-    template <class F, class T>
-    static GEOVIT_INLINE void at(int64_t i, int64_t, const T* x, T* out, float slope) {
-        store_as(out + i, activate<kind>(load_as<F>(x + i), slope));
-    }
-
+    // `x` may be `out`: the last vector, which reaches back where the width does not divide the size, is read before the loop writes.
     template <class F, class T>
     static GEOVIT_INLINE void on(int64_t size, const T* x, T* out, float slope) {
-        over_channels<F, Activate>(size, x, out, slope);
+        constexpr int width = width_of<F>;
+        const F last = activate<kind>(load_as<F>(x + size - width), slope);
+        for (int64_t i = 0; i + width < size; i += width) store_as(out + i, activate<kind>(load_as<F>(x + i), slope));
+        store_as(out + size - width, last);
     }
 };
 

@@ -56,6 +56,18 @@ def test_every_length_around_the_pieces_and_every_kernel(length, kernel):
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 3, 4, 7, 8, 15, 16, 17, 36])
+def test_without_gradients_the_activation_is_applied_once(channels, dtype):
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 3, 5, channels, dtype=dtype), torch.randn(channels, 1, 3, 3, dtype=dtype)
+    want = depthwise_conv(x.double(), weight.double(), activation="silu", backend="reference")
+    with torch.no_grad():
+        got = depthwise_conv(x, weight, activation="silu", backend="native").double()
+    assert (got - want).abs().max() <= (1e-5 if dtype == torch.float32 else 2e-2) * want.abs().max()
+
+
+@needs_native
 def test_frozen_kernel_or_input_gets_no_gradient():
     x, weight = torch.randn(1, 5, 5, 8), torch.randn(8, 1, 3, 3)
     for free in (0, 1):
