@@ -12,7 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import swinir
+from . import mambair, swinir
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Restorer:
     metadata: Mapping[str, str]
 
 
-ARCHITECTURES: tuple[Architecture, ...] = (Architecture("swinir", "SwinIR", swinir.infer, swinir.build, swinir.LAYOUT),)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture("swinir", "SwinIR", swinir.infer, swinir.build, swinir.LAYOUT),
+    Architecture("mambair", "MambaIR", mambair.infer, mambair.build, mambair.LAYOUT),
+)
 
 
 def load_restorer(path: str | os.PathLike[str]) -> Restorer:

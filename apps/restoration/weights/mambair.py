@@ -10,7 +10,6 @@ from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.layout import Layout
 from ..heads import Upsampler
 from ..mambair import MambaIR
-from . import Architecture
 from .swinir import FRAME, count, shuffle_scale
 
 _FIRST = "layers.0.residual_group.blocks.0."
@@ -32,6 +31,12 @@ _BLOCK = (
     (r"\.convs\.", ".conv_blk.cab."),
     (r"\.squeeze\.", ".attention.1."),
     (r"\.excite\.", ".attention.3."),
+)
+
+LAYOUT = Layout(
+    rules=(*FRAME, (r"^groups\.(\d+)\.blocks\.", r"layers.\1.residual_group.blocks."), (r"^groups\.", "layers."), *_SCAN, *_BLOCK),
+    pointwise=r"\.convs\.([03]|\d\.squeeze|\d\.excite)\.weight$",
+    merged=r"\.scan\.(A_log|D)$",
 )
 
 
@@ -104,16 +109,3 @@ def build(arguments: Mapping[str, Any]) -> MambaIR:
         embed_norm=args["patch_norm"],
         drop_path=args["drop_path_rate"],
     )
-
-
-MAMBAIR = Architecture(
-    name="mambair",
-    official="MambaIR",
-    infer=infer,
-    build=build,
-    layout=Layout(
-        rules=(*FRAME, (r"^groups\.(\d+)\.blocks\.", r"layers.\1.residual_group.blocks."), (r"^groups\.", "layers."), *_SCAN, *_BLOCK),
-        pointwise=r"\.convs\.([03]|\d\.squeeze|\d\.excite)\.weight$",
-        merged=r"\.scan\.(A_log|D)$",
-    ),
-)

@@ -2,14 +2,14 @@
 
 from torch.func import functional_call
 
-from geovit.apps.restoration.weights.mambair import MAMBAIR, infer
+from geovit.apps.restoration.weights.mambair import LAYOUT, build, infer
 
 
 def mambair(case):
     found = infer(case.state)
     assert all(case.arguments[name] == value for name, value in found.items() if name in case.arguments)
-    network = MAMBAIR.build(case.arguments).to(case.input["x"].dtype).eval()
-    state = MAMBAIR.layout.to_ours(network, case.state)
+    network = build(case.arguments).to(case.input["x"].dtype).eval()
+    state = LAYOUT.to_ours(network, case.state)
     assert state.keys() == network.state_dict().keys()
     return {"y": functional_call(network, state, case.input["x"])}
 
