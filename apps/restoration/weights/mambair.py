@@ -34,7 +34,13 @@ _BLOCK = (
 )
 
 LAYOUT = Layout(
-    rules=(*FRAME, (r"^groups\.(\d+)\.blocks\.", r"layers.\1.residual_group.blocks."), (r"^groups\.", "layers."), *_SCAN, *_BLOCK),
+    rules=(
+        *FRAME,
+        (r"^groups\.(\d+)\.blocks\.", r"layers.\1.residual_group.blocks."),
+        (r"^groups\.", "layers."),
+        *_SCAN,
+        *_BLOCK,
+    ),
     pointwise=r"\.convs\.([03]|\d\.squeeze|\d\.excite)\.weight$",
     merged=r"\.scan\.(A_log|D)$",
 )
@@ -51,7 +57,10 @@ def _head(state: Mapping[str, Tensor], in_channels: int) -> tuple[str, int]:
 
 def infer(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """See ``Architecture``. The shapes do not tell ``img_range``, which is 1 in all published networks."""
-    needed = {"conv_first.weight", *(f"{_FIRST}{name}" for name in ("skip_scale", "self_attention.A_logs", "conv_blk.cab.0.weight"))}
+    needed = {
+        "conv_first.weight",
+        *(f"{_FIRST}{name}" for name in ("skip_scale", "self_attention.A_logs", "conv_blk.cab.0.weight")),
+    }
     joins = [kind for kind, end in (("1conv", "conv_after_body.weight"), ("3conv", "conv_after_body.4.weight")) if end in state]
     if not needed <= state.keys() or not joins:
         return None
