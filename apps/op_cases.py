@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.ops import (
+    conv,
     depthwise_conv,
     instance_norm_act,
     layer_norm_residual,
@@ -109,6 +110,11 @@ def _convolved(size: tuple[int, ...], dim: int, kernel: int) -> OpCase:
     return OpCase(told, [(1, *size, dim), (dim, 1, *(kernel,) * len(size)), (dim,)], _convolve)
 
 
+def _full(size: tuple[int, ...], dim: int, out: int) -> OpCase:
+    told = f"{' x '.join(map(str, size))}, {dim} to {out}, kernel 3"
+    return OpCase(told, [(1, *size, dim), (out, dim, *(3,) * len(size)), (out,)], conv.conv)
+
+
 def _gated(*shape: int) -> OpCase:
     return OpCase(" x ".join(map(str, shape)), [shape, shape], swiglu.swiglu)
 
@@ -155,6 +161,7 @@ OPS: dict[str, Op] = {
     "layer_norm_residual": Op(
         layer_norm_residual.choose_backend, _residual(5, 7, 33), [_residual(3136, 96), _residual(784, 384)]
     ),
+    "conv": Op(conv.choose_backend, _full((9, 10), 21, 19), [_full((64, 64), 180, 60), _full((128, 128), 64, 64)]),
     "depthwise_conv": Op(
         depthwise_conv.choose_backend,
         _convolved((6, 7), 19, 3),

@@ -35,7 +35,7 @@ class DoublingConv(Conv):
     """
 
     def __init__(self, dim: int, out: int) -> None:
-        super().__init__(dim, out, kernel=3)
+        super().__init__(dim, out)
 
     def forward(self, x: Tensor) -> Tensor:
         # For the first and the second place on an axis: which of the three weights fall on the one pixel, which on the other.

@@ -26,15 +26,15 @@ def make_join(kind: Join, dim: int) -> nn.Module:
         return Conv(dim, dim)
     narrow = dim // 4
     activation = nn.LeakyReLU(0.2)
-    return nn.Sequential(Conv(dim, narrow), activation, Conv(narrow, narrow, kernel=1), activation, Conv(narrow, dim))
+    return nn.Sequential(Conv(dim, narrow), activation, Conv(narrow, narrow, kernel=(1, 1)), activation, Conv(narrow, dim))
 
 
 class ResidualGroup(nn.Module):
     """x + join(blocks(x)) on channels-last features (B, H, W, dim)."""
 
-    def __init__(self, dim: int, blocks: Sequence[nn.Module], *, join: Join = "1conv") -> None:
+    def __init__(self, dim: int, blocks: Sequence[nn.Module] | nn.Sequential, *, join: Join = "1conv") -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = blocks if isinstance(blocks, nn.Sequential) else nn.Sequential(*blocks)
         self.conv = make_join(join, dim)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:

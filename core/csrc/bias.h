@@ -1,11 +1,14 @@
 // The bias of every pair of a tile, gathered from the table of relative positions, and the gradient on its way back.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "dispatch.h"
+#include "elementwise.h"
 #include "tiles.h"
 
 namespace geovit::tiled {
@@ -77,41 +80,105 @@ inline float folded_bias(const float* table, const int32_t* rows, int64_t count)
     return most + std::log(total);
 }
 
+// What every block takes from the table, of each head: biases in base 2, also from the last row to the first, because the keys of
+// a run along the last axis have descending rows; and their exponentials, with the largest bias taken off.
+class Table {
+   public:
+    Table(const float* table, int64_t heads, int64_t rows, bool folded)
+        : given(table), count(rows), memory(table == nullptr ? 0 : heads * rows * (folded ? 3 : 2)), top(static_cast<size_t>(heads)) {
+        if (table == nullptr) return;
+        weights = folded ? memory.data() + 2 * heads * rows : nullptr;
+        for (int64_t h = 0; h < heads; ++h) {
+            const float* const from = table + h * rows;
+            float* const to = memory.data() + 2 * h * rows;
+            for (int64_t r = 0; r < rows; ++r) to[r] = to[2 * rows - 1 - r] = from[r] * log2e;
+            const float high = top[static_cast<size_t>(h)] = *std::max_element(to, to + rows);
+            for (int64_t r = 0; folded && r < rows; ++r) weights[h * rows + r] = exp2(to[r] - high);
+        }
+    }
+
+    const float* biases(int64_t head) const { return given == nullptr ? nullptr : memory.data() + 2 * head * count; }
+    const float* from_last(int64_t head) const { return biases(head) + count; }
+
+    // folded_bias in base 2. The sum of what was computed before serves unless all of it is small beside the table's largest.
+    float folded(int64_t head, const int32_t* rows, int64_t number) const {
+        constexpr float exact_enough = 1e-20f;
+        float total = 0.0f;
+        if (given != nullptr) {
+            const float* const weight = weights + head * count;
+            for (int64_t j = 0; j < number; ++j) total += rows[j] < 0 ? 0.0f : weight[rows[j]];
+            if (total > exact_enough) return top[static_cast<size_t>(head)] + std::log2(total);
+        }
+        return folded_bias(given == nullptr ? nullptr : given + head * count, rows, number) * log2e;
+    }
+
+   private:
+    const float* given;
+    int64_t count;
+    Buffer memory;
+    std::vector<float> top;
+    float* weights = nullptr;
+};
+
+// Keys inside that lie beside each other on the last axis and have rows of the table one less each, or 1.
+inline int64_t run_length(const Layout& layout, const Block& block) {
+    const AxisTiles& last = block.axes[layout.axes - 1];
+    for (int64_t query = 0; query < last.queries; ++query)
+        for (int64_t j = 1; j < last.keys; ++j)
+            if (last.row[query * last.all + j] != last.row[query * last.all + j - 1] - 1) return 1;
+    return block.masked ? 1 : last.keys;
+}
+
+// to[i] = from[i] for a few dozen floats, without the call that memcpy would be.
+inline void copy_run(const float* from, int64_t count, float* to) {
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) std::memcpy(to + i, from + i, 4 * sizeof(float));
+    for (; i < count; ++i) to[i] = from[i];
+}
+
 // `table` is (heads, rows) or null. Rows of keys are padded with -inf to whole vectors.
 inline Biases make_biases(const Layout& layout, const float* table, int64_t heads, bool sigmoid) {
     const int64_t lanes = width();
     Biases biases;
     int64_t size = 0;
+    bool folds = false;
     for (const Block& block : layout.blocks) {
         const int64_t stride = padded(block.keys, lanes), queries = table || block.masked ? block.queries : 1;
         biases.rows.push_back(table || block.masked ? table_rows(layout, block)
                                                     : std::vector<int32_t>(static_cast<size_t>(block.inside + block.outside)));
         biases.blocks.push_back({nullptr, table ? queries * stride : 0, queries > 1 ? stride : 0});
         size += (table ? heads : 1) * queries * stride;
+        folds = folds || (!sigmoid && block.outside > 0);
     }
     biases.memory = Buffer(size);
+    const Table prepared(table, heads, layout.rows, folds);
     float* next = biases.memory.data();
     for (size_t b = 0; b < layout.blocks.size(); ++b) {
         const Block& block = layout.blocks[b];
         const int64_t stride = padded(block.keys, lanes), all = block.inside + block.outside;
         const int64_t queries = biases.blocks[b].row ? block.queries : 1, count = (table ? heads : 1) * queries;
-        const int64_t single = sigmoid ? all : block.inside;
+        const int64_t single = sigmoid ? all : block.inside, run = run_length(layout, block);
         const int32_t* const rows = biases.rows[b].data();
         float* const to = next;
         biases.blocks[b].data = to;
-        torch::stable::parallel_for(0, count, 32768 / all + 1, [=](int64_t begin, int64_t end) {
+        torch::stable::parallel_for(0, count, 32768 / all + 1, [&, rows, to, all, single, run](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
                 const int32_t* row = rows + i % queries * all;
-                const float* of_head = table == nullptr ? nullptr : table + i / queries * layout.rows;
+                const int64_t head = i / queries;
+                const float* of_head = prepared.biases(head);
                 float* bias = to + i * stride;
+                int64_t j = 0;
                 if (of_head == nullptr)
-                    for (int64_t j = 0; j < single; ++j) bias[j] = row[j] < 0 ? -INFINITY : 0.0f;
+                    for (; j < single; ++j) bias[j] = row[j] < 0 ? -INFINITY : 0.0f;
                 else if (block.masked)
-                    for (int64_t j = 0; j < single; ++j) bias[j] = row[j] < 0 ? -INFINITY : of_head[row[j]] * log2e;
-                else
-                    for (int64_t j = 0; j < single; ++j) bias[j] = of_head[row[j]] * log2e;
-                if (single < block.keys) bias[single] = folded_bias(of_head, row + single, all - single) * log2e;
-                for (int64_t j = block.keys; j < stride; ++j) bias[j] = -INFINITY;
+                    for (; j < single; ++j) bias[j] = row[j] < 0 ? -INFINITY : of_head[row[j]];
+                else if (run > 3)
+                    for (const float* last = prepared.from_last(head) + layout.rows - 1; j < block.inside; j += run)
+                        copy_run(last - row[j], run, bias + j);
+                if (of_head != nullptr)
+                    for (; j < single; ++j) bias[j] = of_head[row[j]];
+                if (single < block.keys) bias[single] = prepared.folded(head, row + single, all - single);
+                for (j = block.keys; j < stride; ++j) bias[j] = -INFINITY;
             }
         });
         next += count * stride;

@@ -1,4 +1,4 @@
-"""Convolution: the classes for one to three axes, and dense and depthwise convolution of channels-last tensors.
+"""Convolution: the classes for one to three axes, and full and depthwise convolution of channels-last tensors.
 
 Shapes: B batch, S one to three spatial axes, C channels.
 """
@@ -9,32 +9,50 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from ..ops.conv import conv
 from ..ops.depthwise_conv import Activation, Sees, depthwise_conv
 
 CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by spatial axes
 
 
-class Conv(nn.Conv2d):
-    """PyTorch's convolution, with its parameters and their names, of channels-last images: (B, H, W, in) to (B, H', W', out).
-
-    No copy is made: an image with the channels last in memory is what the faster kernels want.
+class Conv(nn.Module):
+    """Convolve with zeros outside the image: (B, *S, dim) to (B, *S, out).
 
     Args:
         dim: channels in.
         out: channels out.
-        kernel: positions on each axis, odd; zeros lie outside the image, so that it keeps its size.
+        kernel: positions on each axis, odd.
         bias: whether there is one.
+        activation: what follows, by its name in ``ops.conv``.
+        slope: of leaky_relu's negative side.
+
+    Raises:
+        ValueError: for an even kernel, another number of axes than one to three, or an unknown activation.
     """
 
-    def __init__(self, dim: int, out: int, *, kernel: int = 3, bias: bool = True) -> None:
-        if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"Conv: kernel is {kernel}, expected an odd number")
-        super().__init__(dim, out, kernel, padding=kernel // 2, bias=bias)
+    def __init__(
+        self,
+        dim: int,
+        out: int,
+        *,
+        kernel: tuple[int, ...] = (3, 3),
+        bias: bool = True,
+        activation: Activation = "none",
+        slope: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if activation not in get_args(Activation):
+            raise ValueError(f"Conv: activation is {activation!r}, allowed are {', '.join(get_args(Activation))}")
+        if not 1 <= len(kernel) <= 3 or any(k % 2 == 0 for k in kernel):
+            raise ValueError(f"Conv: kernel is {tuple(kernel)}, expected 1 to 3 odd sizes")
+        self.activation, self.slope = activation, slope
+        # Named, shaped and initialised as in nn.Conv1d to nn.Conv3d, whose weights therefore load as they are.
+        bound = (dim * math.prod(kernel)) ** -0.5
+        self.weight = nn.Parameter(torch.empty(out, dim, *kernel).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(out).uniform_(-bound, bound)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4:
-            raise ValueError(f"Conv: x has shape {list(x.shape)}, expected (batch, height, width, channels)")
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return conv(x, self.weight, self.bias, activation=self.activation, slope=self.slope)
 
 
 class DepthwiseConv(nn.Module):

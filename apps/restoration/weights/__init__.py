@@ -12,7 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import mambair, swinir
+from . import drct, hat, mambair, swinir
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Restorer:
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("swinir", "SwinIR", swinir.infer, swinir.build, swinir.LAYOUT),
+    Architecture("hat", "HAT", hat.infer, hat.build, hat.LAYOUT),
+    Architecture("drct", "DRCT", drct.infer, drct.build, drct.LAYOUT),
     Architecture("mambair", "MambaIR", mambair.infer, mambair.build, mambair.LAYOUT),
 )
 

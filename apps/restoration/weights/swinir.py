@@ -23,6 +23,7 @@ FRAME = (
     (r"^head\.full\.", "conv_hr."),
     (r"^head\.last\.", "conv_last."),
 )
+GROUP = ((r"^groups\.(\d+)\.blocks\.", r"layers.\1.residual_group.blocks."), (r"^groups\.", "layers."))
 BLOCK = (
     (r"\.mixer\.bias_table$", ".attn.relative_position_bias_table"),
     (r"\.mixer\.", ".attn."),
@@ -143,7 +144,7 @@ def check_image(size: int | tuple[int, int], window: int, *, of: str) -> None:
 
 
 LAYOUT = WindowLayout(
-    rules=(*FRAME, (r"^groups\.(\d+)\.blocks\.", r"layers.\1.residual_group.blocks."), (r"^groups\.", "layers."), *BLOCK),
+    rules=(*FRAME, *GROUP, *BLOCK),
     computed=r"\.(attn\.relative_position_index|attn_mask)$",
     shifted=r"\.blocks\.\d*[13579]\.$",
 )

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ...device import cpu_vendor
+from .._activation import Activation, check_activation
 from . import eager, onednn, reference
 
-__all__ = ["Backend", "choose_backend", "linear"]
+__all__ = ["Activation", "Backend", "choose_backend", "linear"]
 
 Backend = Literal["auto", "reference", "eager", "onednn"]
 _SMALL = 1 << 22  # multiplications; below, the call itself takes longer than the product
@@ -42,13 +43,23 @@ def _told(given: list[Tensor]) -> str:
     return ", ".join(f"{t.dtype} on {t.device}" for t in given)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Backend = "auto") -> Tensor:
-    """Compute x W^T + b.
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: Activation = "none",
+    slope: float = 0.01,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Compute activation(x W^T + b).
 
     Args:
         x: (..., in), floating, any strides.
         weight: (out, in), of the same dtype and device, as is the bias.
         bias: (out,), or None.
+        activation: what follows: "none", "relu", "leaky_relu", "gelu" (the exact one) or "silu".
+        slope: of leaky_relu's negative side.
         backend: ``auto`` takes oneDNN for float32 on CPUs on which MKL is slow. The result differs by rounding only. Under
             autocast ``auto`` is ``eager``.
 
@@ -62,6 +73,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Ba
     if x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[1] or (bias is not None and tuple(bias.shape) != (out,)):
         told = f"x {list(x.shape)}, weight {list(weight.shape)}" + ("" if bias is None else f", bias {list(bias.shape)}")
         raise ValueError(f"linear: got {told}, expected (..., in), (out, in) and (out,)")
+    check_activation("linear", activation)
     given = [t for t in (x, weight, bias) if t is not None]
     if any(t.device != x.device for t in given) or (any(t.dtype != x.dtype for t in given) and not _autocast(x.device)):
         raise ValueError(f"linear: x, weight and bias are {_told(given)}, expected one dtype and device")
@@ -76,4 +88,4 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: Ba
         auto = plain and large and not _autocast(x.device)
         backend = choose_backend(x.device, x.dtype)[0] if auto else "eager"
     functions = {"reference": reference.linear, "eager": eager.linear, "onednn": onednn.linear}
-    return functions[backend](x, weight, bias)
+    return functions[backend](x, weight, bias, activation, slope)

@@ -3,7 +3,9 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._activation import Activation, activate
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute x W^T + b."""
-    return F.linear(x, weight, bias)
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation, slope: float) -> Tensor:
+    """Compute activation(x W^T + b)."""
+    return activate(F.linear(x, weight, bias), activation, slope)

@@ -24,3 +24,13 @@ def test_dropout_acts_in_training_only(kind):
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     assert torch.equal(layer(x), layer(x))
+
+
+def test_mlp_takes_adapters_and_other_activations():
+    layer, x = MLP(6, 10), torch.randn(2, 3, 6)
+    expected = layer.fc2(F.gelu(F.linear(x, layer.fc1.weight, layer.fc1.bias)))
+    torch.testing.assert_close(layer(x), expected)
+    layer.fc1 = torch.nn.Sequential(layer.fc1)
+    torch.testing.assert_close(layer(x), expected)
+    layer.act = torch.nn.ReLU()
+    torch.testing.assert_close(layer(x), layer.fc2(F.relu(layer.fc1(x))))

@@ -14,9 +14,9 @@ def inputs(rows, width, out, dtype=torch.float32):
     return [torch.randn(*shape, generator=generator).to(dtype) for shape in ((*rows, width), (out, width), (out,))]
 
 
-def results(backend, x, weight, bias, grad):
+def results(backend, x, weight, bias, grad, **options):
     leaves = [t.detach().requires_grad_() for t in (x, weight, bias)]
-    y = linear(*leaves, backend=backend)
+    y = linear(*leaves, backend=backend, **options)
     return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
 
 
@@ -35,6 +35,19 @@ def test_output_and_all_gradients_agree_with_the_reference(backend, rows, width,
     got = results(backend, x, weight, bias, grad)
     assert error(got[0], want[0]) <= 1e-5
     assert all(error(g, w) <= 1e-4 for g, w in zip(got[1:], want[1:], strict=True))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "gelu", "silu"])
+def test_activations_agree_with_the_reference_with_and_without_gradients(backend, activation):
+    x, weight, bias = inputs((2, 35), 20, 49)
+    grad = torch.randn(2, 35, 49, generator=torch.Generator().manual_seed(1))
+    options = {"activation": activation, "slope": 0.2}
+    want = results("reference", *(t.double() for t in (x, weight, bias, grad)), **options)
+    got = results(backend, x, weight, bias, grad, **options)
+    assert error(linear(x, weight, bias, backend=backend, **options), want[0]) <= 2e-6
+    assert error(got[0], want[0]) <= 2e-6
+    assert all(error(g, w) <= 1e-5 for g, w in zip(got[1:], want[1:], strict=True))
 
 
 @needs_onednn
@@ -69,7 +82,7 @@ def test_second_derivatives_agree():
 @needs_onednn
 def test_op_is_registered_as_torch_wants_it():
     x, weight, bias = inputs((5,), 6, 7)
-    for arguments in ((x, weight, bias), (x.t().contiguous().t(), weight, None)):
+    for arguments in ((x, weight, bias, "gelu", 0.0), (x.t().contiguous().t(), weight, None, "none", 0.0)):
         torch.library.opcheck(torch.ops.geovit.linear_onednn.default, arguments)
 
 
@@ -80,13 +93,15 @@ def test_compiles_whole(compiler):
     weight.requires_grad_()
 
     def both(*tensors):
-        return linear(*tensors, backend="onednn") + linear(*tensors)
+        return linear(*tensors, backend="onednn", activation="gelu") + linear(*tensors)
 
     compiled = torch.compile(both, fullgraph=True, backend=compiler)
     compiled(x, weight, bias).square().sum().backward()
     got, weight.grad = weight.grad, None
     both(x, weight, bias).square().sum().backward()
     torch.testing.assert_close(got, weight.grad, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x, weight, bias), both(x, weight, bias))
 
 
 @needs_onednn
@@ -130,6 +145,8 @@ def test_wrong_shapes_and_names_are_named():
         linear(x, weight, bias[1:])
     with pytest.raises(ValueError, match="'mkl', allowed are auto"):
         linear(x, weight, backend="mkl")
+    with pytest.raises(ValueError, match="'tanh', allowed are none"):
+        linear(x, weight, activation="tanh")
 
 
 def test_auto_is_eager_on_intel_and_for_other_dtypes():

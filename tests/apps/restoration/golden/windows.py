@@ -1,9 +1,9 @@
-"""SwinIR, of which every case is a whole network."""
+"""SwinIR, HAT and DRCT, of which every case is a whole network."""
 
 from torch import Tensor
 from torch.func import functional_call
 
-from geovit.apps.restoration.weights import swinir
+from geovit.apps.restoration.weights import drct, hat, swinir
 
 
 def network(case, architecture) -> dict[str, Tensor]:
@@ -13,3 +13,4 @@ def network(case, architecture) -> dict[str, Tensor]:
 
 
 ADAPTERS = {f"swinir_{kind}": lambda case: network(case, swinir) for kind in ("classical", "light", "real", "denoise")}
+ADAPTERS |= {"hat": lambda case: network(case, hat), "drct": lambda case: network(case, drct)}
