@@ -28,8 +28,8 @@ class LMDViT(Network):
     """A U-shaped transformer whose blocks attend in windows, in those only that a small predictor finds blurred.
 
     Source: Li et al. 2024, "Adaptive Window Pruning for Efficient Local Motion Deblurring" (LMD-ViT), section 3: predictors of
-    blurriness trained end to end by Gumbel-softmax and a loss against masks of the blur; the windows they leave out bypass attention
-    and MLP. The network is written from the paper's idea and reads no published weights. Every second block shifts its
+    blurriness trained end to end by Gumbel-softmax and a loss against masks of the blur; the windows they leave out bypass
+    attention and MLP. The network is written from the paper's idea and reads no published weights. Every second block shifts its
     windows by half; each block has its own predictor. What the network makes is added to the image.
 
     Train it by ``with_decisions``, a loss on the image, and ``pruning_loss`` with a small factor (0.01 in the paper).
@@ -134,8 +134,8 @@ class LMDViT(Network):
 def pruning_loss(decisions: Iterable[Decision], mask_BHW: Tensor) -> Tensor:
     """Return the cross-entropy of all blocks' confidences against what is blurred, the mean over windows and then over blocks.
 
-    A window is to be computed if any of its pixels is blurred. Windows without a pixel of the image, which filling up made, do not
-    count. Source: Li et al. 2024 (LMD-ViT), section 3 (pruning loss).
+    A window is to be computed if any of its pixels is blurred. Windows without a pixel of the image, which filling up made, do
+    not count. Source: Li et al. 2024 (LMD-ViT), section 3 (pruning loss).
 
     Args:
         decisions: of ``LMDViT.with_decisions``.

@@ -83,8 +83,8 @@ class MambaIR(ResidualNetwork):
 class StateSpaceBlock(nn.Module):
     """Selective scan, then convolutions with a channel gate, each beside a scaled residual: (B, H, W, C) to the same shape.
 
-    s1 * x + scan(norm(x)), then s2 * x + convolutions(norm(x)), with a learned factor of each channel in s1 and s2. Source: Guo et
-    al. 2024, section 3.3, equation 5.
+    s1 * x + scan(norm(x)), then s2 * x + convolutions(norm(x)), with a learned factor of each channel in s1 and s2. Source: Guo
+    et al. 2024, section 3.3, equation 5.
 
     Args:
         dim: C, at least 30.
@@ -129,8 +129,8 @@ class _ChannelGate(nn.Module):
 
 
 def _convolutions(dim: int) -> list[nn.Module]:
-    """Two convolutions with a third of the channels between."""
-    return [Conv(dim, dim // 3), nn.GELU(), Conv(dim // 3, dim)]
+    """Two convolutions with a third of the channels between. The activation is part of the first; in its place stands nothing."""
+    return [Conv(dim, dim // 3, activation="gelu"), nn.Identity(), Conv(dim // 3, dim)]
 
 
 def _light_convolutions(dim: int) -> list[nn.Module]:

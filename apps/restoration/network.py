@@ -52,6 +52,13 @@ class Network(nn.Module, ABC):
     def body(self, x_BCHW: Tensor) -> Tensor:
         """Restore images whose height and width are multiples of ``multiple``."""
 
+    def folded(self) -> "Network":
+        """Return a network that computes the same without what only training needs: the one that is published.
+
+        It is the network itself unless a sub-class has something to fold, and then a copy.
+        """
+        return self
+
     def _filled_up(self, x_BCHW: Tensor) -> Tensor:
         for axis in (2, 3):
             size = x_BCHW.shape[axis]

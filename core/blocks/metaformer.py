@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..layers.drop import DropPath
 from ..layers.mlp import MLP
 from ..layers.norm import NormKind, make_norm, norm_residual
+from ..layers.reuse import add
 
 
 class MetaFormerBlock(nn.Module):
@@ -61,7 +62,7 @@ class MetaFormerBlock(nn.Module):
             # The sum is normed where it is made: one pass over memory less.
             x, y = norm_residual(self.norm2, x, self.drop_path(self.mixer(self.norm1(x))), self.scale1)
             branch: Tensor = self.drop_path(self.channel_mixer(y))
-            return x + (branch if self.scale2 is None else branch * self.scale2)
+            return add(x, branch, self.scale2)  # that sum is new, and nobody else's
         x = x + self._branch(x, self.norm1, self.mixer, self.scale1)
         x = x if self.position2 is None else self.position2(x)
         return x + self._branch(x, self.norm2, self.channel_mixer, self.scale2)

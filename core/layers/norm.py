@@ -1,5 +1,6 @@
 """Norms: over the channels of a token, or over the tokens of an image for each channel."""
 
+from collections.abc import Callable
 from functools import reduce
 from typing import Literal
 
@@ -9,14 +10,17 @@ from torch import Tensor, nn
 from ..ops.instance_norm_act import Activation, instance_norm_act
 from ..ops.layer_norm_residual import layer_norm_residual
 
-NormKind = Literal["layer", "rms"]
+NormKind = Literal["layer", "rms"] | Callable[[int], nn.Module]
 
 
 def make_norm(kind: NormKind, dim: int) -> nn.Module:
-    """Return a norm over the last axis of (..., dim): "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019).
+    """Return a norm over the last axis of (..., dim): "layer" (Ba et al. 2016), "rms" (Zhang and Sennrich 2019) or a factory's.
 
-    PyTorch's own: they take the statistics of a 16-bit input in float32 (tested here, since all else relies on it).
+    A factory is called with ``dim``, such as ``partial(nn.LayerNorm, eps=1e-6)``. The named norms are PyTorch's own: they take
+    the statistics of a 16-bit input in float32 (tested here, since all else relies on it).
     """
+    if callable(kind):
+        return kind(dim)
     if kind == "layer":
         return nn.LayerNorm(dim)
     if kind == "rms":
@@ -42,6 +46,28 @@ def norm_residual(norm: nn.Module, x: Tensor, branch: Tensor, scale: Tensor | No
     # RMSNorm without a number takes that of the dtype, as torch does.
     eps = torch.finfo(dtype).eps if norm.eps is None else norm.eps
     return layer_norm_residual(x, branch, norm.weight, bias, scale=scale, rms=isinstance(norm, nn.RMSNorm), eps=eps)
+
+
+class DeviationNorm(nn.Module):
+    """Divide the channels of a token by their standard deviation, without taking their mean off: (..., dim) to the same shape.
+
+    x / sqrt(var(x) + eps) * weight. It is the bias-free layer norm of Restormer (Zamir et al. 2022), with which a network without
+    other biases denoises alike at every level of noise (Mohan et al. 2020, section 4).
+
+    Args:
+        dim: channels.
+        eps: added to the variance.
+    """
+
+    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        variance = x.to(dtype).var(-1, correction=0, keepdim=True)
+        return x * (variance + self.eps).rsqrt().to(x.dtype) * self.weight
 
 
 class InstanceNormAct(nn.Module):

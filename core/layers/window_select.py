@@ -109,12 +109,12 @@ class WindowGrid:
 def on_windows(block: Callable[[Tensor], Tensor], x: Tensor, chosen: Tensor, grid: WindowGrid) -> Tensor:
     """Apply a block to the chosen windows of an image; the others pass unchanged.
 
-    The chosen windows of a kind become one batch of small images; where all of a kind are chosen, nothing is gathered. The work is
-    proportional to the number of chosen windows, but for one copy of the image.
+    The chosen windows of a kind become one batch of small images; where all of a kind are chosen, nothing is gathered. The work
+    is proportional to the number of chosen windows, but for one copy of the image.
 
     Args:
-        block: maps (batch, *size, C) to the same shape for any size, and treats each window of the unshifted grid alone, as attention
-            in these windows does and what treats every token alone. With it the result does not depend on how windows are batched.
+        block: maps (batch, *size, C) to the same shape for any size, and treats each window of the unshifted grid alone, as
+            attention in these windows does and what treats every token alone: how windows are batched must not matter.
         x: (B, *S, C).
         chosen: (B, *W) bool, W as ``grid.counts`` tells.
         grid: the windows.
@@ -169,11 +169,10 @@ class SelectedWindows(nn.Module):
     """A block that runs on those windows only of which a small predictor says that they need it.
 
     The predictor projects the tokens to a few channels and sees their mean and their deviation in a window, which tells a sharp
-    texture from a blurred one, by an MLP. In evaluation
-    a window is chosen if its confidence reaches the threshold. In training it is chosen at random with that confidence
-    (Gumbel-softmax with two classes, Jang et al. 2017, section 2.2), and the choice passes the gradient of its relaxation straight
-    through; all windows are computed then, as the gradient asks what the block would have done. Source: Li et al. 2024 (LMD-ViT),
-    section 3.
+    texture from a blurred one, by an MLP. In evaluation a window is chosen if its confidence reaches the threshold. In training
+    it is chosen at random with that confidence (Gumbel-softmax with two classes, Jang et al. 2017, section 2.2), and the choice
+    passes the gradient of its relaxation straight through; all windows are computed then, as the gradient asks what the block
+    would have done. Source: Li et al. 2024 (LMD-ViT), section 3; the deviation is ours.
 
     Args:
         dim: C.

@@ -17,14 +17,16 @@ class Layout:
         rules: pairs of a regular expression and a replacement as in ``re.sub``, applied one after the other to a name of ours;
             they end at the published name.
         computed: a regular expression that finds published names of buffers which follow from sizes. They are not loaded.
-        pointwise: a regular expression that finds our names of matrices that are 1 x 1 convolutions there: with two more axes. What
-            else it finds is left as it is.
+        pointwise: a regular expression that finds our names of matrices that are 1 x 1 convolutions there: with two more axes.
+            Tensors of more axes that it finds are left as they are.
+        channels: a regular expression that finds our names of vectors over channels that are (1, channels, 1, 1) there.
         merged: a regular expression that finds our names of tensors whose first two axes are one there.
     """
 
     rules: Sequence[tuple[str, str]]
     computed: str | None = None
     pointwise: str | None = None
+    channels: str | None = None
     merged: str | None = None
 
     def published_name(self, own: str) -> str:
@@ -48,18 +50,28 @@ class Layout:
             if self.computed and re.search(self.computed, name) and name not in own_names:
                 continue
             own = own_names.get(name, name)
-            flat = self._is_pointwise(own) and tensor.ndim == 4 and tensor.shape[2:] == (1, 1)
-            ours[own] = tensor.flatten(1) if flat else tensor
-            if own in own_state and self._is_merged(own) and tensor.shape[:1] == (own_state[own].shape[:2].numel(),):
-                ours[own] = tensor.unflatten(0, own_state[own].shape[:2])
+            if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+                if self._is(self.pointwise, own):
+                    tensor = tensor.flatten(1)
+                elif self._is(self.channels, own) and len(tensor) == 1:
+                    tensor = tensor.flatten()
+            elif self._is(self.merged, own) and own in own_state:
+                apart = own_state[own].shape[:2]
+                tensor = tensor.unflatten(0, apart) if tensor.shape[:1] == (apart.numel(),) else tensor
+            ours[own] = tensor
         return ours
 
     def to_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a module's tensors under the published names and shapes, without the buffers that follow from sizes."""
         published = {}
         for own, tensor in state.items():
-            shaped = tensor[:, :, None, None] if self._is_pointwise(own) and tensor.ndim == 2 else tensor
-            published[self.published_name(own)] = shaped.flatten(0, 1) if self._is_merged(own) else shaped
+            if self._is(self.pointwise, own) and tensor.ndim == 2:
+                tensor = tensor[:, :, None, None]
+            elif self._is(self.channels, own):
+                tensor = tensor[None, :, None, None]
+            elif self._is(self.merged, own):
+                tensor = tensor.flatten(0, 1)
+            published[self.published_name(own)] = tensor
         return published
 
     def buffers(self, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -74,8 +86,6 @@ class Layout:
         """
         return load_into(module, self.to_ours(module, state))
 
-    def _is_pointwise(self, own: str) -> bool:
-        return self.pointwise is not None and re.search(self.pointwise, own) is not None
-
-    def _is_merged(self, own: str) -> bool:
-        return self.merged is not None and re.search(self.merged, own) is not None
+    @staticmethod
+    def _is(pattern: str | None, own: str) -> bool:
+        return pattern is not None and re.search(pattern, own) is not None

@@ -12,7 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import drct, hat, mambair, swinir
+from . import cfsr, drct, hat, mambair, nafnet, restormer, swinir
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Restorer:
 
 
 ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture("cfsr", "CFSR", cfsr.infer, cfsr.build, cfsr.LAYOUT),
+    Architecture("nafnet", "NAFNet", nafnet.infer, nafnet.build, nafnet.LAYOUT),
+    Architecture("restormer", "Restormer", restormer.infer, restormer.build, restormer.LAYOUT),
     Architecture("swinir", "SwinIR", swinir.infer, swinir.build, swinir.LAYOUT),
     Architecture("hat", "HAT", hat.infer, hat.build, hat.LAYOUT),
     Architecture("drct", "DRCT", drct.infer, drct.build, drct.LAYOUT),
@@ -89,10 +92,10 @@ def save_restorer(
     *,
     buffers: bool = True,
 ) -> None:
-    """Write a network as safetensors in its published layout, which other programs read as well.
+    """Write a network as safetensors in its published layout, folded, which other programs read as well.
 
     Some of those ask for buffers that follow from sizes; we do not, and without ``buffers`` they are left out of the file.
     """
     layout = architecture.layout
-    state = layout.to_published(network.state_dict())
+    state = layout.to_published(network.folded().state_dict())
     save_module(path, state | layout.buffers(state) if buffers else state, metadata)

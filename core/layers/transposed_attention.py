@@ -1,0 +1,94 @@
+"""The layers of Restormer: attention between channels, and a gated channel mixer, both with depthwise convolutions.
+
+Source: Zamir et al. 2022, "Restormer: Efficient Transformer for High-Resolution Image Restoration". Shapes: B batch, N positions,
+H heads, D channels of a head, C all channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.depthwise_conv import Activation, depthwise_conv
+from ..ops.linear import linear
+from .conv import DepthwiseConv
+from .linear import Linear
+from .reuse import multiply
+
+
+class _ConvLinear(nn.Module):
+    """A linear layer and a depthwise 3 x 3 convolution, of which parts of the output channels can be had one by one.
+
+    Each part then lies in memory on its own, as the products that follow want it.
+    """
+
+    def __init__(self, dim: int, out: int, *, bias: bool) -> None:
+        super().__init__()
+        self.linear = Linear(dim, out, bias=bias)
+        self.conv = DepthwiseConv(out, (3, 3), bias=bias)
+
+    def forward(self, x: Tensor, first: int, last: int, activation: Activation = "none") -> Tensor:
+        """Return output channels first .. last - 1 of (B, height, width, C)."""
+        biases = [None if bias is None else bias[first:last] for bias in (self.linear.bias, self.conv.bias)]
+        y = linear(x, self.linear.weight[first:last], biases[0])
+        return depthwise_conv(y, self.conv.weight[first:last], biases[1], activation=activation)
+
+
+class TransposedAttention(nn.Module):
+    """Attention between the channels of a head over all positions, "MDTA": (B, height, width, C) to the same shape.
+
+    softmax(temperature * q^T k / (|q| |k|)) v^T of section 3.1, with lengths over the positions. Every position has a say: on
+    tiles the result depends on the tile.
+
+    Args:
+        dim: C.
+        heads: groups of channels that attend to each other, a divisor of ``dim``.
+        bias: whether linear layers and convolutions have one.
+
+    Raises:
+        ValueError: if ``heads`` does not divide ``dim``.
+    """
+
+    def __init__(self, dim: int, *, heads: int, bias: bool = False) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"TransposedAttention: dim {dim} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv = _ConvLinear(dim, 3 * dim, bias=bias)
+        self.proj = Linear(dim, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dim = x.shape[-1]
+        q_BNC, k_BNC, v_BNC = (self.qkv(x, i * dim, (i + 1) * dim).flatten(1, -2) for i in range(3))
+        # The lengths divide the few scores, not the many entries of q and k.
+        lengths = [torch.linalg.vector_norm(t, dim=1).clamp_min(1e-12).unflatten(-1, (self.heads, -1)) for t in (q_BNC, k_BNC)]
+        q_BHDN, k_BHDN = (t.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1) for t in (q_BNC, k_BNC))
+        scores_BHDD = q_BHDN @ k_BHDN.mT / (lengths[0].unsqueeze(-1) * lengths[1].unsqueeze(-2))
+        weights_BHDD = (scores_BHDD * self.temperature).softmax(-1)
+        # What is done to v and the projection after it are one linear map, of each image its own.
+        map_BCHD = torch.einsum("chd,bhde->bche", self.proj.weight.view(dim, self.heads, -1), weights_BHDD.to(x.dtype))
+        maps = map_BCHD.flatten(2).unbind(0)
+        out = [linear(v, weight, self.proj.bias) for v, weight in zip(v_BNC.unbind(0), maps, strict=True)]
+        return torch.stack(out).view(x.shape)
+
+
+class GatedConvMLP(nn.Module):
+    """A gated channel mixer with depthwise convolutions, "GDFN": (B, height, width, C) to the same shape.
+
+    fc2(gelu(conv1(fc1 x)) * conv2(fc1' x)), section 3.2.
+
+    Args:
+        dim: C.
+        hidden: channels of the gate.
+        bias: whether linear layers and convolutions have one.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.fc1 = _ConvLinear(dim, 2 * hidden, bias=bias)
+        self.fc2 = Linear(hidden, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x, 0, self.hidden, "gelu"), self.fc1(x, self.hidden, 2 * self.hidden)
+        y: Tensor = self.fc2(multiply(gate, value))
+        return y
