@@ -12,7 +12,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import cfsr, drct, hat, mambair, nafnet, restormer, swinir
+from . import catanet, cfsr, dlgsanet, drct, hat, mambair, nafnet, restormer, swinir
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("hat", "HAT", hat.infer, hat.build, hat.LAYOUT),
     Architecture("drct", "DRCT", drct.infer, drct.build, drct.LAYOUT),
     Architecture("mambair", "MambaIR", mambair.infer, mambair.build, mambair.LAYOUT),
+    Architecture("dlgsanet", "DLGSANet", dlgsanet.infer, dlgsanet.build, dlgsanet.LAYOUT),
+    Architecture("catanet", "CATANet", catanet.infer, catanet.build, catanet.LAYOUT),
 )
 
 
