@@ -19,8 +19,8 @@ _KERNEL = 5  # of the convolution in the channel mixers
 class CATANet(Network):
     """Blocks of attention in groups of similar tokens, then in patches; the result is added to the bilinearly enlarged image.
 
-    Source: Liu et al. 2025, "CATANet: Efficient Content-Aware Token Aggregation for Lightweight Image Super-Resolution", section 3.
-    Groups are of tokens of the whole image: on tiles the result depends on the tile. The defaults are the published network.
+    Source: Liu et al. 2025, "CATANet: Efficient Content-Aware Token Aggregation for Lightweight Image Super-Resolution", section
+    3. Groups are of tokens of the whole image: on tiles the result depends on the tile. The defaults are the published network.
 
     Args:
         scale: output pixels for each input pixel on an axis: 1 to 4.
@@ -33,6 +33,8 @@ class CATANet(Network):
         hidden: channels inside the channel mixers.
         heads: a divisor of ``dim`` and ``key_dim``.
         in_channels: of images, in and out.
+        stable: whether similar tokens keep their order, so that results are the same on every machine; the published code does
+            not see to it.
 
     Raises:
         ValueError: for another scale, or lists of different lengths.
@@ -53,6 +55,7 @@ class CATANet(Network):
         hidden: int = 96,
         heads: int = 4,
         in_channels: int = 3,
+        stable: bool = False,
     ) -> None:
         super().__init__()
         if scale not in (1, 2, 3, 4):
@@ -66,7 +69,7 @@ class CATANet(Network):
             nn.Sequential(
                 MetaFormerBlock(
                     dim,
-                    ClusterAttention(dim, key_dim=key_dim, heads=heads, centres=t, group=g, steps=n),
+                    ClusterAttention(dim, key_dim=key_dim, heads=heads, centres=t, group=g, steps=n, stable=stable),
                     channel_mixer=ConvMLP(dim, hidden, kernel=_KERNEL),
                 ),
                 _PatchBlock(dim, PatchAttention(dim, key_dim=key_dim, heads=heads, patch=p), hidden=hidden),
@@ -75,7 +78,9 @@ class CATANet(Network):
             for t, g, p, n in zip(centres, group, patch, steps, strict=True)
         )
         steps_up = {1: {}, 2: {"upconv": 2}, 3: {"upconv": 3}, 4: {"upconv1": 2, "upconv2": 2}}[scale]
-        self.ups = nn.ModuleDict({name: Conv(dim, dim * n**2, activation="leaky_relu", slope=0.1) for name, n in steps_up.items()})
+        self.ups = nn.ModuleDict(
+            {name: Conv(dim, dim * n**2, activation="leaky_relu", slope=0.1) for name, n in steps_up.items()}
+        )
         self.shuffle = PixelShuffle(3 if scale == 3 else 2)
         self.last = Conv(dim, in_channels)
 

@@ -28,6 +28,8 @@ class ClusterAttention(nn.Module):
         centres: T.
         group: tokens of a group.
         steps: of k-means on each batch of training.
+        stable: whether tokens of one centre stay in the order of the image, which decides who meets whom in a group. The
+            published code leaves it to torch's sort, whose order of equal numbers is another one on other machines.
 
     Raises:
         ValueError: if the heads do not divide the channels.
@@ -36,11 +38,13 @@ class ClusterAttention(nn.Module):
     means: Tensor
     known: Tensor
 
-    def __init__(self, dim: int, *, key_dim: int, heads: int, centres: int, group: int, steps: int = 5) -> None:
+    def __init__(
+        self, dim: int, *, key_dim: int, heads: int, centres: int, group: int, steps: int = 5, stable: bool = False
+    ) -> None:
         super().__init__()
         if dim % heads or key_dim % heads:
             raise ValueError(f"ClusterAttention: dim {dim} and key_dim {key_dim} are not multiples of heads {heads}")
-        self.heads, self.centres, self.group, self.steps = heads, centres, group, steps
+        self.heads, self.centres, self.group, self.steps, self.stable = heads, centres, group, steps, stable
         self.query, self.key, self.value = (Linear(dim, out, bias=False) for out in (key_dim, key_dim, dim))
         self.centre_key, self.centre_value = Linear(dim, key_dim, bias=False), Linear(dim, dim, bias=False)
         self.proj = nn.Sequential(Linear(dim, dim, bias=False), Linear(dim, dim, bias=False))
@@ -50,7 +54,8 @@ class ClusterAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x_BNC = x.flatten(1, -2)
         centres_TC = self._centres(x_BNC)
-        order_BN1 = _nearest(x_BNC, centres_TC.detach()).argsort(dim=-1, stable=True).unsqueeze(-1)
+        nearest_BN = _nearest(F.normalize(x_BNC, dim=-1), F.normalize(centres_TC.detach(), dim=-1))
+        order_BN1 = nearest_BN.argsort(dim=-1, stable=self.stable).unsqueeze(-1)
         sorted_BNC = x_BNC.gather(1, order_BN1.expand_as(x_BNC))
         attended_BNC = self._attend(sorted_BNC, centres_TC)
         y_BNC = torch.zeros_like(attended_BNC).scatter(1, order_BN1.expand_as(attended_BNC), attended_BNC)
@@ -75,7 +80,9 @@ class ClusterAttention(nn.Module):
         k_BGHND, v_BGHND = (
             by_head(layer(x_BNC)[:, index].unfold(1, 2 * size, size).transpose(-1, -2)) for layer in (self.key, self.value)
         )
-        centre_k, centre_v = (by_head(layer(centres_TC)).expand(*q_BGHND.shape[:2], -1, -1, -1) for layer in self._centre_layers())
+        centre_k, centre_v = (
+            by_head(layer(centres_TC)).expand(*q_BGHND.shape[:2], -1, -1, -1) for layer in self._centre_layers()
+        )
         near = F.scaled_dot_product_attention(q_BGHND, k_BGHND, v_BGHND)
         out_BGHND = near + F.scaled_dot_product_attention(q_BGHND, centre_k, centre_v)
         return out_BGHND.transpose(2, 3).flatten(3).flatten(1, 2)[:, :n]
@@ -94,10 +101,19 @@ class ClusterAttention(nn.Module):
         return centres_TC
 
     def _stretches(self, x_BNC: Tensor) -> Tensor:
-        """Return the means of T equal stretches of the sequence, which is made longer, at least by one token, by running back."""
+        """Return the means of T equal stretches of the sequence, which is made longer by running back, by one token at least.
+
+        Where T divides the tokens, the last stretches are the ones before them mirrored: equal but for rounding.
+        """
         n = x_BNC.shape[1]
         index = torch.arange((n // self.centres + 1) * self.centres, device=x_BNC.device) % (2 * n)
-        return x_BNC[:, torch.minimum(index, 2 * n - 1 - index)].unflatten(1, (self.centres, -1)).mean((0, 2))
+        return (
+            x_BNC[:, torch.minimum(index, 2 * n - 1 - index)]
+            .unflatten(1, (self.centres, -1))
+            .transpose(0, 1)
+            .flatten(1, 2)
+            .mean(1)
+        )
 
     @torch.no_grad()
     def _remember(self, centres_TC: Tensor) -> None:
@@ -107,14 +123,14 @@ class ClusterAttention(nn.Module):
 
 @torch.no_grad()
 def _nearest(x_BNC: Tensor, centres_TC: Tensor) -> Tensor:
-    """Return the number of the centre with the largest cosine."""
-    return (F.normalize(x_BNC, dim=-1) @ F.normalize(centres_TC, dim=-1).T).argmax(-1)
+    """Return the number of the centre with the largest cosine, of vectors of length 1."""
+    return (x_BNC @ centres_TC.T).argmax(-1)
 
 
 def _moved(x_BNC: Tensor, centres_TC: Tensor) -> Tensor:
     """Return the direction of the sum of the tokens that are nearest to each centre; a centre without any stays, normalised."""
-    x_MC, centres_TC = F.normalize(x_BNC, dim=-1).flatten(0, 1), F.normalize(centres_TC, dim=-1)
-    nearest_M = _nearest(x_MC, centres_TC)
-    sums_TC = torch.zeros_like(centres_TC).index_add(0, nearest_M, x_MC)
+    x_BNC, centres_TC = F.normalize(x_BNC, dim=-1), F.normalize(centres_TC, dim=-1)
+    nearest_M = _nearest(x_BNC, centres_TC).flatten()
+    sums_TC = torch.zeros_like(centres_TC).index_add(0, nearest_M, x_BNC.flatten(0, 1))
     empty_T1 = torch.bincount(nearest_M, minlength=len(centres_TC)).unsqueeze(-1) == 0
     return torch.where(empty_T1, centres_TC, F.normalize(sums_TC, dim=-1))

@@ -3,6 +3,8 @@
 Shapes: B batch, H height, W width, C channels, P patches on an axis.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,7 +71,7 @@ class PatchAttention(nn.Module):
         step = self.patch - _OVERLAP
         starts = [min(start, size - patch) for start in range(0, max(size - _OVERLAP, 1), step)] if patch < size else [0]
         weight = torch.ones(size)
-        for before, start in zip(starts, starts[1:], strict=False):
+        for before, start in pairwise(starts):
             weight[start : before + patch] /= 2
         index = torch.tensor(starts).unsqueeze(1) + torch.arange(patch)
         return index.to(device), weight.to(device)

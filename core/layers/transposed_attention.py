@@ -17,7 +17,6 @@ from .conv import DepthwiseConv
 from .linear import Linear
 from .reuse import multiply
 
-
 ScoreActivation = Literal["softmax", "relu", "gelu", "sigmoid"]
 
 
@@ -51,8 +50,8 @@ class TransposedAttention(nn.Module):
         bias: whether linear layers and convolutions have one.
         activation: of the scores; "relu" in the place of the softmax makes them sparse (Li et al. 2023, DLGSANet, section 3.3).
         tile: in evaluation attention is within tiles of so many positions on each axis, which cover the image evenly and overlap,
-            and the mean of what they give is taken: statistics as in training on crops of this size (Chu et al. 2022, TLC, section
-            3.2). Default: the whole image.
+            and the mean of what they give is taken: statistics as in training on crops of this size (Chu et al. 2022, TLC,
+            section 3.2). Default: the whole image.
 
     Raises:
         ValueError: if ``heads`` does not divide ``dim``, for an unknown activation or an empty tile.

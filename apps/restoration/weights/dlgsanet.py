@@ -48,7 +48,10 @@ _EDGE_TILE = 48  # which the official blocks with softmax have whatever they are
 def infer(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """See ``Architecture``. The shapes tell neither the activation nor the tile: they are those of the published networks."""
     first, context = state.get("overlap_embed.0.proj.weight"), state.get(f"{_LOCAL}IDynamicDWConv.conv.conv1.1.weight")
-    expand, temperature = state.get(f"{_LOCAL}IDynamicDWConv.conv.conv2.0.weight"), state.get(f"{_GLOBAL}restormer_attn.temperature")
+    expand, temperature = (
+        state.get(f"{_LOCAL}IDynamicDWConv.conv.conv2.0.weight"),
+        state.get(f"{_GLOBAL}restormer_attn.temperature"),
+    )
     hidden = state.get(f"{_LOCAL}IDynamic_ffn.project_out.weight")
     if first is None or context is None or expand is None or temperature is None or hidden is None:
         return None
