@@ -11,7 +11,7 @@ from .heads import PlainHead, Upsampler, make_head
 from .network import Network
 
 Join = Literal["1conv", "3conv"]
-_MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB images of DIV2K, on which all of these networks were trained first
+MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB images of DIV2K, on which all of these networks were trained first
 
 
 def make_join(kind: Join, dim: int) -> nn.Module:
@@ -78,7 +78,7 @@ class ResidualNetwork(Network):
     ) -> None:
         super().__init__()
         self.scale, self.in_channels, self.out_channels, self.image_range = scale, in_channels, in_channels, image_range
-        mean = torch.tensor(_MEAN if in_channels == 3 else (0.0,))
+        mean = torch.tensor(MEAN if in_channels == 3 else (0.0,))
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.first = Conv(in_channels, dim)
         self.embed_norm = nn.LayerNorm(dim) if embed_norm else None

@@ -77,20 +77,26 @@ class ConvModulation(nn.Module):
 
 
 class ConvMLP(nn.Module):
-    """Two linear layers with a depthwise 3 x 3 convolution as a residual between: (B, H, W, C) to the same shape.
+    """Two linear layers with a depthwise convolution as a residual between: (B, H, W, C) to the same shape.
 
     h = gelu(fc1 x), then fc2(h + gelu(conv h)). Source: Wu et al. 2024 (CFSR), section III-D.
 
     Args:
         dim: C.
         hidden: channels between.
+        kernel: of the convolution on both axes, odd.
         edges: whether the convolution has edge detectors beside it, which help in training and can be folded in after it.
+
+    Raises:
+        ValueError: for an even kernel, or edge detectors beside another than one of 3.
     """
 
-    def __init__(self, dim: int, hidden: int, *, edges: bool = False) -> None:
+    def __init__(self, dim: int, hidden: int, *, kernel: int = 3, edges: bool = False) -> None:
         super().__init__()
+        if edges and kernel != 3:
+            raise ValueError(f"ConvMLP: kernel is {kernel}, but edge detectors are for 3")
         self.fc1 = Linear(dim, hidden)
-        self.conv = EdgeConv(hidden, activation="gelu") if edges else DepthwiseConv(hidden, (3, 3), activation="gelu")
+        self.conv = EdgeConv(hidden, activation="gelu") if edges else DepthwiseConv(hidden, (kernel,) * 2, activation="gelu")
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,13 +4,19 @@ Source: Zamir et al. 2022, "Restormer: Efficient Transformer for High-Resolution
 H heads, D channels of a head, C all channels.
 """
 
+from itertools import product
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..ops.linear import linear
 from .linear import Linear
 from .linear_conv import LinearConv
 from .reuse import multiply
+
+ScoreActivation = Literal["softmax", "relu", "gelu", "sigmoid"]
 
 
 class TransposedAttention(nn.Module):
@@ -23,33 +29,63 @@ class TransposedAttention(nn.Module):
         dim: C.
         heads: groups of channels that attend to each other, a divisor of ``dim``.
         bias: whether linear layers and convolutions have one.
+        activation: of the scores; "relu" in the place of the softmax makes them sparse (Li et al. 2023, DLGSANet, section 3.3).
+        tile: in evaluation attention is within tiles of so many positions on each axis, which cover the image evenly and overlap,
+            and the mean of what they give is taken: statistics as in training on crops of this size (Chu et al. 2022, TLC,
+            section 3.2). Default: the whole image.
 
     Raises:
-        ValueError: if ``heads`` does not divide ``dim``.
+        ValueError: if ``heads`` does not divide ``dim``, for an unknown activation or an empty tile.
     """
 
-    def __init__(self, dim: int, *, heads: int, bias: bool = False) -> None:
+    def __init__(
+        self, dim: int, *, heads: int, bias: bool = False, activation: ScoreActivation = "softmax", tile: int | None = None
+    ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"TransposedAttention: dim {dim} is not a multiple of heads {heads}")
-        self.heads = heads
+        if activation not in get_args(ScoreActivation) or (tile is not None and tile < 1):
+            told = f"activation is {activation!r} and tile {tile}"
+            raise ValueError(f"TransposedAttention: {told}, allowed are {', '.join(get_args(ScoreActivation))} and tile >= 1")
+        self.heads, self.activation, self.tile = heads, activation, tile
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = LinearConv(dim, 3 * dim, bias=bias)
         self.proj = Linear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        dim = x.shape[-1]
-        q_BNC, k_BNC, v_BNC = (self.qkv(x, i * dim, (i + 1) * dim).flatten(1, -2) for i in range(3))
+        dim, (height, width) = x.shape[-1], x.shape[1:3]
+        q, k, v = (self.qkv(x, i * dim, (i + 1) * dim) for i in range(3))
+        if self.training or self.tile is None or self.tile >= max(height, width):
+            return self._attend(q, k, v)
+        total, times = torch.zeros_like(x), x.new_zeros(height, width, 1)
+        for top, left in product(_starts(height, self.tile), _starts(width, self.tile)):
+            part = slice(None), slice(top, top + self.tile), slice(left, left + self.tile)
+            total[part] += self._attend(q[part], k[part], v[part])
+            times[part[1:]] += 1
+        return total / times
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        dim = q.shape[-1]
+        q_BNC, k_BNC, v_BNC = (t.flatten(1, -2) for t in (q, k, v))
         # The lengths divide the few scores, not the many entries of q and k.
         lengths = [_lengths(t).unflatten(-1, (self.heads, -1)) for t in (q_BNC, k_BNC)]
         q_BHDN, k_BHDN = (t.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1) for t in (q_BNC, k_BNC))
         scores_BHDD = q_BHDN @ k_BHDN.mT / (lengths[0].unsqueeze(-1) * lengths[1].unsqueeze(-2))
-        weights_BHDD = (scores_BHDD * self.temperature).softmax(-1)
+        scores_BHDD = scores_BHDD * self.temperature
+        weights_BHDD = scores_BHDD.softmax(-1) if self.activation == "softmax" else getattr(F, self.activation)(scores_BHDD)
         # What is done to v and the projection after it are one linear map, of each image its own.
-        map_BCHD = torch.einsum("chd,bhde->bche", self.proj.weight.view(dim, self.heads, -1), weights_BHDD.to(x.dtype))
+        map_BCHD = torch.einsum("chd,bhde->bche", self.proj.weight.view(dim, self.heads, -1), weights_BHDD.to(v.dtype))
         maps = map_BCHD.flatten(2).unbind(0)
-        out = [linear(v, weight, self.proj.bias) for v, weight in zip(v_BNC.unbind(0), maps, strict=True)]
-        return torch.stack(out).view(x.shape)
+        out = [linear(image, weight, self.proj.bias) for image, weight in zip(v_BNC.unbind(0), maps, strict=True)]
+        return torch.stack(out).view(v.shape)
+
+
+def _starts(size: int, tile: int) -> list[int]:
+    """Return where tiles start that cover an axis evenly, as few as fit without a gap."""
+    tile = min(size, tile)
+    steps = (size - 1) // tile
+    step = -(-(size - tile) // steps) if steps else size
+    return sorted({min(start, size - tile) for start in range(0, size, step)})
 
 
 def _lengths(x_BNC: Tensor) -> Tensor:

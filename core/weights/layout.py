@@ -18,13 +18,16 @@ class Layout:
             they end at the published name.
         computed: a regular expression that finds published names of buffers which follow from sizes. They are not loaded.
         pointwise: a regular expression that finds our names of matrices that are 1 x 1 convolutions there: with two more axes.
+            Tensors of more axes that it finds are left as they are.
         channels: a regular expression that finds our names of vectors over channels that are (1, channels, 1, 1) there.
+        merged: a regular expression that finds our names of tensors whose first two axes are one there.
     """
 
     rules: Sequence[tuple[str, str]]
     computed: str | None = None
     pointwise: str | None = None
     channels: str | None = None
+    merged: str | None = None
 
     def published_name(self, own: str) -> str:
         """Translate a name of ours."""
@@ -38,8 +41,9 @@ class Layout:
         Raises:
             ValueError: if two tensors of the module have one published name.
         """
-        own_names = {self.published_name(own): own for own in module.state_dict()}
-        if len(own_names) < len(module.state_dict()):
+        own_state = module.state_dict()
+        own_names = {self.published_name(own): own for own in own_state}
+        if len(own_names) < len(own_state):
             raise ValueError("two tensors of the module have one published name")
         ours = {}
         for name, tensor in state.items():
@@ -51,6 +55,9 @@ class Layout:
                     tensor = tensor.flatten(1)
                 elif self._is(self.channels, own) and len(tensor) == 1:
                     tensor = tensor.flatten()
+            elif self._is(self.merged, own) and own in own_state:
+                apart = own_state[own].shape[:2]
+                tensor = tensor.unflatten(0, apart) if tensor.shape[:1] == (apart.numel(),) else tensor
             ours[own] = tensor
         return ours
 
@@ -58,10 +65,12 @@ class Layout:
         """Return a module's tensors under the published names and shapes, without the buffers that follow from sizes."""
         published = {}
         for own, tensor in state.items():
-            if self._is(self.pointwise, own):
+            if self._is(self.pointwise, own) and tensor.ndim == 2:
                 tensor = tensor[:, :, None, None]
             elif self._is(self.channels, own):
                 tensor = tensor[None, :, None, None]
+            elif self._is(self.merged, own):
+                tensor = tensor.flatten(0, 1)
             published[self.published_name(own)] = tensor
         return published
 

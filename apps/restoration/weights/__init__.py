@@ -13,7 +13,7 @@ from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
 from ....core.weights.store import save_module
 from ..network import Network
-from . import cfsr, compact, drct, hat, nafnet, restormer, swinir
+from . import catanet, cfsr, compact, dlgsanet, drct, hat, mambair, nafnet, restormer, swinir
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("nafnet", "NAFNet", nafnet.infer, nafnet.build, nafnet.LAYOUT),
     Architecture("restormer", "Restormer", restormer.infer, restormer.build, restormer.LAYOUT),
     Architecture("compact", "SRVGGNetCompact", compact.infer, compact.build, compact.LAYOUT),
+    Architecture("mambair", "MambaIR", mambair.infer, mambair.build, mambair.LAYOUT),
+    Architecture("dlgsanet", "DLGSANet", dlgsanet.infer, dlgsanet.build, dlgsanet.LAYOUT),
+    Architecture("catanet", "CATANet", catanet.infer, catanet.build, catanet.LAYOUT),
 )
 
 
