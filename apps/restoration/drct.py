@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...core.blocks.metaformer import mlp_block
 from ...core.layers.attention import WindowAttention
 from ...core.layers.linear import Linear
+from ...core.ops.linear import linear
 from .residual import ResidualNetwork
 
 _BLOCKS = 5  # of a group
@@ -64,7 +64,7 @@ class DenseGroup(nn.Module):
     def forward(self, x_BHWC: Tensor) -> Tensor:
         dense_BHWC = x_BHWC
         for block, adjust in zip(self.blocks, self.adjusts, strict=False):
-            added_BHWC = F.leaky_relu(adjust(block(dense_BHWC)), _SLOPE)
+            added_BHWC = linear(block(dense_BHWC), adjust.weight, adjust.bias, activation="leaky_relu", slope=_SLOPE)
             dense_BHWC = torch.cat([dense_BHWC, added_BHWC.to(dense_BHWC.dtype)], dim=-1)
         return x_BHWC + _SCALE * self.last(self.blocks[-1](dense_BHWC))
 
