@@ -31,12 +31,12 @@ class ChannelAttentionBlock(nn.Module):
 
     def __init__(self, dim: int, *, narrow: int, squeezed: int) -> None:
         super().__init__()
-        self.conv1, self.conv2 = Conv(dim, narrow), Conv(narrow, dim)
+        self.conv1, self.conv2 = Conv(dim, narrow, activation="gelu"), Conv(narrow, dim)
         self.squeeze, self.excite = Linear(dim, squeezed), Linear(squeezed, dim)
 
     def parts(self, x_BHWC: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is gated (B, H, W, dim), and the gate (B, 1, 1, dim): their product is the result."""
-        y_BHWC = self.conv2(F.gelu(self.conv1(x_BHWC)))
+        y_BHWC = self.conv2(self.conv1(x_BHWC))
         gate_B11C: Tensor = self.excite(F.relu(self.squeeze(y_BHWC.mean((1, 2), keepdim=True)))).sigmoid()
         return y_BHWC, gate_B11C
 

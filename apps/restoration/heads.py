@@ -3,10 +3,8 @@
 All map channels-last features (B, H, W, dim) to channels-last images (B, scale * H, scale * W, out).
 """
 
-import math
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,29 +25,8 @@ class PixelShuffle(nn.Module):
         return F.pixel_shuffle(x_BHWC.permute(0, 3, 1, 2), self.scale).permute(0, 2, 3, 1)
 
 
-class DoublingConv(Conv):
-    """Double every pixel on both axes, then convolve 3 x 3: (B, H, W, in) to (B, 2 H, 2 W, out).
-
-    A pixel of the doubled image sees equal neighbours: its nine weights act on four pixels of the image, so that convolutions of
-    2 x 2, one for each of the four places in a doubled pixel, compute the same with 4 / 9 of the multiplications.
-    """
-
-    def __init__(self, dim: int, out: int) -> None:
-        super().__init__(dim, out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # For the first and the second place on an axis: which of the three weights fall on the one pixel, which on the other.
-        falls_PKW = self.weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
-        weight = torch.einsum("pku,qlv,oiuv->pqoikl", falls_PKW, falls_PKW, self.weight).flatten(0, 2)
-        bias = None if self.bias is None else self.bias.repeat(4)
-        # At each corner between pixels; a place takes the corner that it touches.
-        y_BCHW = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1)
-        (height, width), out = x.shape[1:3], len(self.weight)
-        y = y_BCHW.permute(0, 2, 3, 1).unflatten(-1, (2, 2, out))
-        rows = [
-            torch.stack([y[:, a : a + height, b : b + width, a, b] for b in range(2)], dim=3) for a in range(2)
-        ]  # (B, H, W, 2, out) each
-        return torch.stack(rows, dim=2).reshape(len(x), 2 * height, 2 * width, out)
+def _conv(features: int) -> Conv:
+    return Conv(features, features, activation="leaky_relu", slope=0.2)
 
 
 def _steps(scale: int) -> list[int]:
@@ -77,7 +54,7 @@ class ShuffleHead(nn.Module):
 
     def __init__(self, dim: int, out: int, *, scale: int, features: int = _FEATURES) -> None:
         super().__init__()
-        self.before = Conv(dim, features)
+        self.before = Conv(dim, features, activation="leaky_relu")
         layers: list[nn.Module] = []
         for step in _steps(scale):
             layers += [Conv(features, step**2 * features), PixelShuffle(step)]
@@ -85,7 +62,7 @@ class ShuffleHead(nn.Module):
         self.last = Conv(features, out)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        y: Tensor = self.last(self.up(F.leaky_relu(self.before(x_BHWC))))
+        y: Tensor = self.last(self.up(self.before(x_BHWC)))
         return y
 
 
@@ -114,16 +91,17 @@ class NearestHead(nn.Module):
         super().__init__()
         if scale < 1 or scale & (scale - 1):
             raise ValueError(f"scale is {scale}, expected a power of two")
-        self.before = Conv(dim, features)
-        self.ups = nn.ModuleDict({str(step): DoublingConv(features, features) for step in range(1, int(math.log2(scale)) + 1)})
-        self.full = Conv(features, features)
+        self.before = Conv(dim, features, activation="leaky_relu")
+        self.ups = nn.ModuleDict({str(step): _conv(features) for step in range(1, scale.bit_length())})
+        self.full = _conv(features)
         self.last = Conv(features, out)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        x_BHWC = F.leaky_relu(self.before(x_BHWC))
+        x_BHWC = self.before(x_BHWC)
         for conv in self.ups.values():
-            x_BHWC = F.leaky_relu(conv(x_BHWC), 0.2)
-        y: Tensor = self.last(F.leaky_relu(self.full(x_BHWC), 0.2))
+            doubled_BCHW = F.interpolate(x_BHWC.permute(0, 3, 1, 2), scale_factor=2.0, mode="nearest")
+            x_BHWC = conv(doubled_BCHW.permute(0, 2, 3, 1))
+        y: Tensor = self.last(self.full(x_BHWC))
         return y
 
 

@@ -10,6 +10,7 @@ from ...core.layers.conv import Conv
 from .heads import PlainHead, Upsampler, make_head
 from .network import Network
 
+_SLOPE = 0.2
 Join = Literal["1conv", "3conv"]
 MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB images of DIV2K, on which all of these networks were trained first
 
@@ -25,8 +26,11 @@ def make_join(kind: Join, dim: int) -> nn.Module:
     if kind == "1conv":
         return Conv(dim, dim)
     narrow = dim // 4
-    activation = nn.LeakyReLU(0.2)
-    return nn.Sequential(Conv(dim, narrow), activation, Conv(narrow, narrow, kernel=(1, 1)), activation, Conv(narrow, dim))
+    return nn.Sequential(
+        Conv(dim, narrow, activation="leaky_relu", slope=_SLOPE),
+        Conv(narrow, narrow, kernel=(1, 1), activation="leaky_relu", slope=_SLOPE),
+        Conv(narrow, dim),
+    )
 
 
 class ResidualGroup(nn.Module):
@@ -92,7 +96,7 @@ class ResidualNetwork(Network):
         x_BHWC = ((x_BCHW - mean_C11) * self.image_range).permute(0, 2, 3, 1)
         # Autocast makes bfloat16 of it, in which a sum of many small terms would get lost.
         shallow_BHWC = self.first(x_BHWC).to(self.norm.weight.dtype)
-        y_BHWC = shallow_BHWC if self.embed_norm is None else self.embed_norm(shallow_BHWC)
+        y_BHWC: Tensor = shallow_BHWC if self.embed_norm is None else self.embed_norm(shallow_BHWC)
         y_BHWC = self.head(self.conv(self.norm(self.groups(y_BHWC))) + shallow_BHWC)
         if isinstance(self.head, PlainHead):
             y_BHWC = x_BHWC + y_BHWC

@@ -14,6 +14,9 @@ from .windows import WindowLayout, window_of
 
 # Names that ``ResidualNetwork`` and its heads share with the official networks on the same frame.
 FRAME = (
+    # Of three convolutions; there activations lie between them.
+    (r"^(groups\.\d+\.)?conv\.2\.", r"\1conv.4."),
+    (r"^(groups\.\d+\.)?conv\.1\.", r"\1conv.2."),
     (r"^first\.", "conv_first."),
     (r"^embed_norm\.", "patch_embed.norm."),
     (r"^conv\.", "conv_after_body."),

@@ -6,29 +6,32 @@ import torch
 from torch import Tensor
 
 from ...device import cpu_vendor
+from ...native import native_status
 from .._activation import Activation, check_activation
-from . import eager, onednn, reference
+from . import eager, native, onednn, reference
 
 __all__ = ["Activation", "Backend", "choose_backend", "linear"]
 
-Backend = Literal["auto", "reference", "eager", "onednn"]
+Backend = Literal["auto", "reference", "eager", "onednn", "native"]
+Chosen = Literal["eager", "onednn", "native"]
 _SMALL = 1 << 22  # multiplications; below, the call itself takes longer than the product
+_FEW = 256  # rows; below, the native kernel lays out the weight for too little
 
 
-def _choose(vendor: str) -> tuple[Literal["eager", "onednn"], str]:
+def _choose(vendor: str) -> tuple[Chosen, str]:
     """Choose for large products of float32 on a CPU of this maker."""
-    if not onednn.AVAILABLE:
+    if not (onednn.AVAILABLE or native_status()[0]):
         return "eager", "this PyTorch has no oneDNN"
     has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     if not has_mkl or vendor in ("GenuineIntel", ""):
         return "eager", "PyTorch's own product has no known weakness on this CPU"
-    return "onednn", f"MKL, PyTorch's own product, takes a slow path on a CPU of {vendor}"
+    return "native" if native_status()[0] else "onednn", f"MKL, PyTorch's own product, takes a slow path on a CPU of {vendor}"
 
 
 _ON_CPU = _choose(cpu_vendor())
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Literal["eager", "onednn"], str]:
+def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[Chosen, str]:
     """Return what ``backend="auto"`` means for tensors of this device and dtype, if they are not very small, and the reason."""
     if device.type != "cpu" or dtype not in onednn.DTYPES:
         return "eager", f"PyTorch's own choice for {dtype} on {device.type}"
@@ -60,14 +63,14 @@ def linear(
         bias: (out,), or None.
         activation: what follows: "none", "relu", "leaky_relu", "gelu" (the exact one) or "silu".
         slope: of leaky_relu's negative side.
-        backend: ``auto`` takes oneDNN for float32 on CPUs on which MKL is slow. The result differs by rounding only. Under
-            autocast ``auto`` is ``eager``.
+        backend: ``auto`` takes the compiled kernel, or oneDNN for few rows, for float32 on CPUs on which MKL is slow. The result
+            differs by rounding only. Under autocast ``auto`` is ``eager``.
 
     Returns:
         (..., out) in the dtype of ``x``, or that of autocast.
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not match, or ``onednn`` is asked for and cannot serve the tensors.
+        ValueError: if shapes, dtypes or devices do not match, or a backend is asked for that cannot serve the tensors.
     """
     out = weight.shape[0] if weight.ndim else None
     if x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[1] or (bias is not None and tuple(bias.shape) != (out,)):
@@ -83,9 +86,22 @@ def linear(
     if backend == "onednn" and not (plain and onednn.AVAILABLE):
         told = _told(given) if onednn.AVAILABLE else "a PyTorch without it"
         raise ValueError(f"linear: backend 'onednn' is for float32 on the CPU, got {told}")
+    fits = weight.shape[0] >= native.LEAST
+    if backend == "native" and not (plain and fits and native_status()[0]):
+        told = f"{weight.shape[0]} channels out" if plain and not fits else native_status()[1] if plain else _told(given)
+        raise ValueError(
+            f"linear: backend 'native' is for float32 on the CPU and {native.LEAST} channels out or more, got {told}"
+        )
     if backend == "auto":
         large = x.numel() * weight.shape[0] >= _SMALL
         auto = plain and large and not _autocast(x.device)
         backend = choose_backend(x.device, x.dtype)[0] if auto else "eager"
-    functions = {"reference": reference.linear, "eager": eager.linear, "onednn": onednn.linear}
+        if backend == "native" and not (fits and x.numel() >= _FEW * x.shape[-1]):
+            backend = "onednn" if onednn.AVAILABLE else "eager"
+    functions = {
+        "reference": reference.linear,
+        "eager": eager.linear,
+        "onednn": onednn.linear,
+        "native": native.linear,
+    }
     return functions[backend](x, weight, bias, activation, slope)

@@ -62,12 +62,13 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
             _Linear.apply(grad_RO, weight_OI.t(), None) if needs_x else None,
-            _weight_gradient(grad_RO, x_RI) if needs_weight else None,
+            weight_gradient(grad_RO, x_RI) if needs_weight else None,
             grad_RO.sum(0) if needs_bias else None,
         )
 
 
-def _weight_gradient(grad_RO: Tensor, x_RI: Tensor) -> Tensor:
+def weight_gradient(grad_RO: Tensor, x_RI: Tensor) -> Tensor:
+    """Compute G^T X."""
     rows, out = grad_RO.shape
     if rows > out > x_RI.shape[1]:
         # The transposed product runs up to four times as fast on tall matrices, and transposing the small result back is cheap.

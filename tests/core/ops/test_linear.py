@@ -3,10 +3,13 @@ import torch
 
 from geovit.core.device import cpu_vendor
 from geovit.core.layers.linear import Linear
+from geovit.core.native import native_status
 from geovit.core.ops.linear import _choose, choose_backend, linear, onednn
 
 needs_onednn = pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch has no oneDNN")
+needs_native = pytest.mark.skipif(not native_status()[0], reason=native_status()[1])
 FAST = ["eager", pytest.param("onednn", marks=needs_onednn)]
+NATIVE = pytest.param("native", marks=needs_native)
 
 
 def inputs(rows, width, out, dtype=torch.float32):
@@ -37,7 +40,15 @@ def test_output_and_all_gradients_agree_with_the_reference(backend, rows, width,
     assert all(error(g, w) <= 1e-4 for g, w in zip(got[1:], want[1:], strict=True))
 
 
-@pytest.mark.parametrize("backend", FAST)
+@needs_native
+@pytest.mark.parametrize(
+    ("rows", "width", "out"), [((1,), 1, 16), ((2, 49), 17, 31), ((2, 5, 64), 16, 48), ((3, 100), 45, 33), ((65,), 7, 130)]
+)
+def test_native_agrees_with_the_reference(rows, width, out):
+    test_output_and_all_gradients_agree_with_the_reference("native", rows, width, out)
+
+
+@pytest.mark.parametrize("backend", [*FAST, NATIVE])
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "gelu", "silu"])
 def test_activations_agree_with_the_reference_with_and_without_gradients(backend, activation):
     x, weight, bias = inputs((2, 35), 20, 49)
@@ -50,29 +61,40 @@ def test_activations_agree_with_the_reference_with_and_without_gradients(backend
     assert all(error(g, w) <= 1e-5 for g, w in zip(got[1:], want[1:], strict=True))
 
 
-@needs_onednn
-def test_strided_inputs_and_gradients():
+@pytest.mark.parametrize("backend", [*FAST, NATIVE])
+def test_strided_inputs_and_gradients(backend):
     x, weight, bias = inputs((6, 5), 2 * 20, 30)
     x, weight = x.transpose(0, 1)[..., ::2], weight[:, ::2]
     grad = torch.randn(30, 6, 5).permute(2, 1, 0)
     want = results("reference", *(t.double() for t in (x, weight, bias, grad)))
-    for got, expected in zip(results("onednn", x, weight, bias, grad), want, strict=True):
+    for got, expected in zip(results(backend, x, weight, bias, grad), want, strict=True):
         assert error(got, expected) <= 1e-5
 
 
-@needs_onednn
-def test_runs_are_equal_and_bias_is_optional():
+@pytest.mark.parametrize("backend", [pytest.param("onednn", marks=needs_onednn), NATIVE])
+def test_runs_are_equal_and_bias_is_optional(backend):
     x, weight, bias = inputs((200,), 96, 130)
-    assert torch.equal(linear(x, weight, bias, backend="onednn"), linear(x, weight, bias, backend="onednn"))
-    without = linear(x, weight, backend="onednn")
-    torch.testing.assert_close(without + bias, linear(x, weight, bias, backend="onednn"))
+    assert torch.equal(linear(x, weight, bias, backend=backend), linear(x, weight, bias, backend=backend))
+    without = linear(x, weight, backend=backend)
+    torch.testing.assert_close(without + bias, linear(x, weight, bias, backend=backend))
 
 
-@needs_onednn
-def test_second_derivatives_agree():
-    x, weight, _ = inputs((9,), 6, 4)
+@needs_native
+def test_native_does_not_depend_on_the_number_of_threads():
+    given = inputs((500,), 70, 50)
+    want, threads = linear(*given, backend="native"), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(linear(*given, backend="native"), want)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("fast", [pytest.param("onednn", marks=needs_onednn), NATIVE])
+def test_second_derivatives_agree(fast):
+    x, weight, _ = inputs((9,), 6, 16)
     found = []
-    for backend in ("eager", "onednn"):
+    for backend in ("eager", fast):
         leaf = x.clone().requires_grad_()
         (first,) = torch.autograd.grad(linear(leaf, weight, backend=backend).pow(3).sum(), leaf, create_graph=True)
         found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
@@ -84,6 +106,13 @@ def test_op_is_registered_as_torch_wants_it():
     x, weight, bias = inputs((5,), 6, 7)
     for arguments in ((x, weight, bias, "gelu", 0.0), (x.t().contiguous().t(), weight, None, "none", 0.0)):
         torch.library.opcheck(torch.ops.geovit.linear_onednn.default, arguments)
+
+
+@needs_native
+def test_native_op_is_registered_as_torch_wants_it():
+    x, weight, bias = inputs((5,), 6, 17)
+    for arguments in ((x, weight, bias, 3, 0.0), (x.t().contiguous().t(), weight, None, 0, 0.0)):
+        torch.library.opcheck(torch.ops.geovit.linear.default, arguments)
 
 
 @needs_onednn
@@ -119,11 +148,11 @@ def test_onednn_names_what_stands_in_the_way():
 
 
 @needs_onednn
-@pytest.mark.parametrize(("rows", "width", "out"), [((0,), 4, 5), ((3,), 0, 5), ((3,), 4, 0), ((2, 0), 4, 5)])
+@pytest.mark.parametrize(("rows", "width", "out"), [((0,), 4, 5), ((3,), 0, 5), ((3,), 4, 0), ((2, 0), 4, 5), ((3,), 0, 16)])
 def test_empty_products(rows, width, out):
     x, weight, bias = (t.requires_grad_() for t in inputs(rows, width, out))
     results = []
-    for backend in ("onednn", "eager"):
+    for backend in ("native" if out == 16 and native_status()[0] else "onednn", "eager"):
         y = linear(x, weight, bias, backend=backend)
         results.append([y, *torch.autograd.grad(y.sum(), (x, weight, bias))])
     torch.testing.assert_close(*results)
@@ -145,6 +174,8 @@ def test_wrong_shapes_and_names_are_named():
         linear(x, weight, bias[1:])
     with pytest.raises(ValueError, match="'mkl', allowed are auto"):
         linear(x, weight, backend="mkl")
+    with pytest.raises(ValueError, match="16 channels out or more, got 5 channels out"):
+        linear(x, weight, bias, backend="native")
     with pytest.raises(ValueError, match="'tanh', allowed are none"):
         linear(x, weight, activation="tanh")
 
@@ -153,7 +184,7 @@ def test_auto_is_eager_on_intel_and_for_other_dtypes():
     assert choose_backend(torch.device("cpu"), torch.bfloat16)[0] == "eager"
     assert _choose("GenuineIntel")[0] == _choose("")[0] == "eager"
     expected = "onednn" if onednn.AVAILABLE and torch.backends.mkl.is_available() else "eager"
-    assert _choose("AuthenticAMD")[0] == expected
+    assert _choose("AuthenticAMD")[0] == ("native" if expected == "onednn" and native_status()[0] else expected)
 
 
 def test_autocast_is_respected():

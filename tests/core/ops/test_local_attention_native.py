@@ -88,7 +88,7 @@ def test_tile_sizes_around_the_vector_width(length, table):
     assert_close(results(given, pattern), exact(given, pattern))
 
 
-@pytest.mark.parametrize("head_dim", [1, 3, 8, 16, 24, 30, 32, 53, 64, 128])
+@pytest.mark.parametrize("head_dim", [1, 3, 8, 10, 16, 24, 30, 32, 53, 64, 122, 128])
 def test_head_widths(head_dim):
     pattern = windows((5, 5), shift=(2, 1))
     given = make((9, 7), pattern, head_dim=head_dim, padding=True)
@@ -99,6 +99,15 @@ def test_cosine_and_learned_scale():
     pattern = windows((4, 4), shift=(1, 3))
     given = make((9, 7), pattern, padding=True) | {"scale": torch.tensor([0.5, 3.0, 20.0]).requires_grad_()}
     assert_close(results(given, pattern, cosine=True), exact(given, pattern, cosine=True))
+
+
+@pytest.mark.parametrize("spread", [5.0, 60.0, 2000.0])
+def test_biases_of_any_spread_outside_the_image(spread):
+    # Those of one key may be small beside the largest of the table, though not beside the query's own others.
+    pattern = windows((4, 4), overlap=2)
+    given = make((8, 9), pattern, padding=True)
+    given["bias_table"] = (spread * given["bias_table"]).detach().requires_grad_()
+    assert_close(results(given, pattern)[:1], exact(given, pattern)[:1])  # gradients vanish where one key has all the weight
 
 
 def test_large_scores_do_not_overflow_and_nan_is_not_hidden():
