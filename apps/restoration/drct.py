@@ -16,6 +16,13 @@ _FLAT = 2  # of those, the last ones have MLPs without expansion
 _SLOPE, _SCALE = 0.2, 0.2
 
 
+class LeakyLinear(nn.Linear):
+    """A linear layer with a leaky ReLU behind: (..., in) to (..., out)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias, activation="leaky_relu", slope=_SLOPE)
+
+
 class DenseGroup(nn.Module):
     """x + 0.2 times what five Swin blocks make, each of x and the few channels that those before added: (B, H, W, dim).
 
@@ -58,15 +65,16 @@ class DenseGroup(nn.Module):
             )
             for i, width in enumerate(widths)
         )
-        self.adjusts = nn.ModuleList(Linear(width, growth) for width in widths[:-1])
+        self.adjusts = nn.ModuleList(LeakyLinear(width, growth) for width in widths[:-1])
         self.last = Linear(widths[-1], dim)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         dense_BHWC = x_BHWC
         for block, adjust in zip(self.blocks, self.adjusts, strict=False):
-            added_BHWC = linear(block(dense_BHWC), adjust.weight, adjust.bias, activation="leaky_relu", slope=_SLOPE)
+            added_BHWC = adjust(block(dense_BHWC))
             dense_BHWC = torch.cat([dense_BHWC, added_BHWC.to(dense_BHWC.dtype)], dim=-1)
-        return x_BHWC + _SCALE * self.last(self.blocks[-1](dense_BHWC))
+        y_BHWC: Tensor = self.last(self.blocks[-1](dense_BHWC))
+        return x_BHWC + _SCALE * y_BHWC
 
 
 class DRCT(ResidualNetwork):

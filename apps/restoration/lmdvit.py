@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -113,21 +113,21 @@ class LMDViT(Network):
     def _run(self, x_BCHW: Tensor) -> tuple[Tensor, tuple[Decision, ...]]:
         decisions: list[Decision] = []
 
-        def run(blocks: Iterable[nn.Module], y_BHWC: Tensor, level: int) -> Tensor:
-            for block in blocks:
+        def run(stages: nn.ModuleList, y_BHWC: Tensor, level: int) -> Tensor:
+            for block in cast(nn.ModuleList, stages[level]):
                 y_BHWC, choice = block(y_BHWC)
                 decisions.append(Decision(choice, 1 << level))
             return y_BHWC
 
         y_BHWC, skips = self.first(x_BCHW.permute(0, 2, 3, 1)), []
-        for level, blocks in enumerate(self.encoders):
-            y_BHWC = run(blocks, y_BHWC, level)
+        for level in range(len(self.encoders)):
+            y_BHWC = run(self.encoders, y_BHWC, level)
             if level < len(self.downs):
                 skips.append(y_BHWC)
                 y_BHWC = self.downs[level](F.pixel_unshuffle(y_BHWC.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1))
         for level in reversed(range(len(self.downs))):
             y_BHWC = self.fusions[level](torch.cat([self.ups[level](y_BHWC), skips[level]], -1))
-            y_BHWC = run(self.decoders[level], y_BHWC, level)
+            y_BHWC = run(self.decoders, y_BHWC, level)
         return x_BCHW + self.last(y_BHWC).permute(0, 3, 1, 2), tuple(decisions)
 
 

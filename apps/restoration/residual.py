@@ -96,7 +96,7 @@ class ResidualNetwork(Network):
         x_BHWC = ((x_BCHW - mean_C11) * self.image_range).permute(0, 2, 3, 1)
         # Autocast makes bfloat16 of it, in which a sum of many small terms would get lost.
         shallow_BHWC = self.first(x_BHWC).to(self.norm.weight.dtype)
-        y_BHWC = shallow_BHWC if self.embed_norm is None else self.embed_norm(shallow_BHWC)
+        y_BHWC: Tensor = shallow_BHWC if self.embed_norm is None else self.embed_norm(shallow_BHWC)
         y_BHWC = self.head(self.conv(self.norm(self.groups(y_BHWC))) + shallow_BHWC)
         if isinstance(self.head, PlainHead):
             y_BHWC = x_BHWC + y_BHWC

@@ -76,7 +76,7 @@ class ClusterAttention(nn.Module):
         def by_head(t: Tensor) -> Tensor:
             return torch.unflatten(t, -1, (self.heads, -1)).transpose(-2, -3)
 
-        q_BGHND = by_head(self.query(x_BNC)[:, index[: groups * size]].unflatten(1, (groups, size)))
+        q_BGHND = by_head(torch.unflatten(self.query(x_BNC)[:, index[: groups * size]], 1, (groups, size)))
         k_BGHND, v_BGHND = (
             by_head(layer(x_BNC)[:, index].unfold(1, 2 * size, size).transpose(-1, -2)) for layer in (self.key, self.value)
         )
@@ -107,13 +107,8 @@ class ClusterAttention(nn.Module):
         """
         n = x_BNC.shape[1]
         index = torch.arange((n // self.centres + 1) * self.centres, device=x_BNC.device) % (2 * n)
-        return (
-            x_BNC[:, torch.minimum(index, 2 * n - 1 - index)]
-            .unflatten(1, (self.centres, -1))
-            .transpose(0, 1)
-            .flatten(1, 2)
-            .mean(1)
-        )
+        longer_BNC = x_BNC[:, torch.minimum(index, 2 * n - 1 - index)]
+        return torch.unflatten(longer_BNC, 1, (self.centres, -1)).transpose(0, 1).flatten(1, 2).mean(1)
 
     @torch.no_grad()
     def _remember(self, centres_TC: Tensor) -> None:

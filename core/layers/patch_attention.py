@@ -49,13 +49,14 @@ class PatchAttention(nn.Module):
 
         def by_patch(t: Tensor) -> Tensor:
             """Take the patches of (B, H, W, channels): (B * P * P, heads, tokens, head width)."""
-            cut = t.index_select(1, rows_PN.flatten()).unflatten(1, rows_PN.shape)
-            cut = cut.index_select(3, columns_PN.flatten()).unflatten(3, columns_PN.shape).transpose(2, 3)
-            return cut.flatten(0, 2).flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            cut = torch.unflatten(t.index_select(1, rows_PN.flatten()), 1, rows_PN.shape)
+            cut = torch.unflatten(cut.index_select(3, columns_PN.flatten()), 3, columns_PN.shape).transpose(2, 3)
+            return torch.unflatten(cut.flatten(0, 2).flatten(1, 2), -1, (self.heads, -1)).transpose(1, 2)
 
         out = F.scaled_dot_product_attention(by_patch(self.query(y)), by_patch(self.key(y)), by_patch(self.value(y)))
         counts = len(rows_PN), len(columns_PN)
-        out = out.transpose(1, 2).flatten(2).unflatten(0, (-1, *counts)).unflatten(3, (rows_PN.shape[1], -1)).transpose(2, 3)
+        out = torch.unflatten(out.transpose(1, 2).flatten(2), 0, (-1, *counts))
+        out = torch.unflatten(out, 3, (rows_PN.shape[1], -1)).transpose(2, 3)
         # Patches are added where they came from; the residual as often as its token lies in one, then the strips are halved.
         wide = x.new_zeros(len(x), rows_PN.numel(), width, x.shape[-1])
         wide = wide.index_add(2, columns_PN.flatten(), out.flatten(1, 2).flatten(2, 3))

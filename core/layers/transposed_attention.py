@@ -68,8 +68,8 @@ class TransposedAttention(nn.Module):
         dim = q.shape[-1]
         q_BNC, k_BNC, v_BNC = (t.flatten(1, -2) for t in (q, k, v))
         # The lengths divide the few scores, not the many entries of q and k.
-        lengths = [_lengths(t).unflatten(-1, (self.heads, -1)) for t in (q_BNC, k_BNC)]
-        q_BHDN, k_BHDN = (t.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1) for t in (q_BNC, k_BNC))
+        lengths = [torch.unflatten(_lengths(t), -1, (self.heads, -1)) for t in (q_BNC, k_BNC)]
+        q_BHDN, k_BHDN = (torch.unflatten(t, -1, (self.heads, -1)).permute(0, 2, 3, 1) for t in (q_BNC, k_BNC))
         scores_BHDD = q_BHDN @ k_BHDN.mT / (lengths[0].unsqueeze(-1) * lengths[1].unsqueeze(-2))
         scores_BHDD = scores_BHDD * self.temperature
         weights_BHDD = scores_BHDD.softmax(-1) if self.activation == "softmax" else getattr(F, self.activation)(scores_BHDD)

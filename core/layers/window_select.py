@@ -21,7 +21,7 @@ class _Run(NamedTuple):
     start: int
     first: int
     size: int
-    count: int
+    number: int
 
 
 class WindowKind(NamedTuple):
@@ -60,14 +60,14 @@ class WindowGrid:
 
     def counts(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the number of windows on each axis of an image of this size, those at the border included."""
-        return tuple(runs[-1].first + runs[-1].count for runs in self._runs(size))
+        return tuple(runs[-1].first + runs[-1].number for runs in self._runs(size))
 
     def kinds(self, size: Sequence[int]) -> Iterator[WindowKind]:
         """List the kinds of windows in an image of this size: up to three on each axis, whole ones and those at either end."""
         for runs in product(*self._runs(size)):
             yield WindowKind(
-                tuple(slice(run.start, run.start + run.size * run.count) for run in runs),
-                tuple(slice(run.first, run.first + run.count) for run in runs),
+                tuple(slice(run.start, run.start + run.size * run.number) for run in runs),
+                tuple(slice(run.first, run.first + run.number) for run in runs),
                 tuple(run.size for run in runs),
             )
 
@@ -102,7 +102,7 @@ class WindowGrid:
             full, rest = divmod(n - cut, w)
             first = int(cut > 0)
             runs = (_Run(0, 0, cut, 1), _Run(cut, first, w, full), _Run(n - rest, first + full, rest, 1))
-            axes.append([run for run in runs if run.size and run.count])
+            axes.append([run for run in runs if run.size and run.number])
         return axes
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from .load import Coverage, load_into
@@ -57,7 +58,7 @@ class Layout:
                     tensor = tensor.flatten()
             elif self._is(self.merged, own) and own in own_state:
                 apart = own_state[own].shape[:2]
-                tensor = tensor.unflatten(0, apart) if tensor.shape[:1] == (apart.numel(),) else tensor
+                tensor = torch.unflatten(tensor, 0, apart) if tensor.shape[:1] == (apart.numel(),) else tensor
             ours[own] = tensor
         return ours
 
