@@ -60,7 +60,8 @@ def cut(size: int, tile: int, *, overlap: int = 0, fade: int = 0, multiple: int 
     if step < max(multiple, fade):
         raise ValueError(f"tile is {tile}, expected {overlap + smallest_step(fade, multiple)} or more at an overlap of {overlap}")
     count = math.ceil((size - overlap) / step)
-    step = -(-math.ceil((size - overlap) / count) // multiple) * multiple  # equal tiles need no more memory than they must
+    # Equal tiles need no more memory than they must. Those that fade in and out still need room for both.
+    step = max(-(-math.ceil((size - overlap) / count) // multiple) * multiple, smallest_step(fade, multiple))
     starts = [start for start in range(0, size, step) if start == 0 or start + overlap < size]
     tiles = []
     before = (overlap - fade) // 2

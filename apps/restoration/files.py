@@ -44,7 +44,7 @@ def restore_files(
     max_memory: float | None = None,
     precision: Precision = "auto",
     device: str = "auto",
-    values: Range | None = None,
+    value_range: Range | None = None,
     overwrite: bool = False,
     quality: int = 95,
     progress: bool = False,
@@ -68,7 +68,7 @@ def restore_files(
             free if that is less, on a CPU; half of what is free on a GPU.
         precision: auto, fp32, bf16 or fp16.
         device: auto, cpu, cuda, cuda:1 or mps.
-        values: pixel values that are black and white to the network, as [0,10000]. Default: those of the type.
+        value_range: pixel values that are black and white to the network, as [0,10000]. Default: those of the type.
         overwrite: replace files that exist.
         quality: of JPEG and WebP, 1 to 100.
         progress: show a progress bar.
@@ -97,7 +97,7 @@ def restore_files(
         tile=tile,
         overlap=overlap,
         max_memory=max_memory,
-        values=values,
+        value_range=value_range,
         frugal=frugal,
     )
     alone = len(images) == 1

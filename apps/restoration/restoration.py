@@ -22,8 +22,10 @@ from ...datasets.images import (
     to_unit,
     unit_alpha,
     unpremultiply,
-    value_range,
     write_image,
+)
+from ...datasets.images import (
+    value_range as range_of_type,
 )
 from ...datasets.images.geotiff import resized_details
 from .models import open_restorer
@@ -50,7 +52,7 @@ def restore(
     max_memory: float | None = None,
     precision: Precision = "auto",
     device: str = "auto",
-    values: Range | None = None,
+    value_range: Range | None = None,
     progress: bool = False,
 ) -> Any:
     """Restore an image: enlarge, sharpen or clean it, whatever the network was trained for.
@@ -68,7 +70,7 @@ def restore(
         max_memory: gigabytes (10^9 bytes) that the process may take at the most, on the device.
         precision: auto, fp32, bf16 or fp16.
         device: auto, cpu, cuda, cuda:1 or mps.
-        values: pixel values that are black and white to the network; those of the type if not given (``value_range``).
+        value_range: pixel values that are black and white to the network; those of the type if not given.
         progress: show a progress bar.
 
     Returns:
@@ -83,7 +85,7 @@ def restore(
         raise ValueError(f"out is one file, but there are {len(images)} images")
     restorer = open_restorer(weights, model, scale)
     restoration = Restoration(
-        restorer, device=device, precision=precision, tile=tile, overlap=overlap, max_memory=max_memory, values=values
+        restorer, device=device, precision=precision, tile=tile, overlap=overlap, max_memory=max_memory, value_range=value_range
     )
     with progress_bar(progress) as bar:
         results = [restoration(one, bar) for one in images]
@@ -112,7 +114,7 @@ class Restoration:
         tile: int | Literal["auto"] = "auto",
         overlap: int | None = None,
         max_memory: float | None = None,
-        values: Range | None = None,
+        value_range: Range | None = None,
         frugal: bool = False,
     ) -> None:
         if max_memory is not None and not 0 < max_memory < math.inf:
@@ -121,7 +123,7 @@ class Restoration:
         dtype = safe_precision(restorer, precision, target)
         self.restorer = restorer
         self.network: Network = restorer.network.folded().eval().to(target)
-        self.values = values
+        self.value_range = value_range
         self.tiler = Tiler(
             self.network,
             target,
@@ -145,8 +147,8 @@ class Restoration:
                 does not fit in the memory allowed, and results that are not finite.
         """
         bands, makes = self._groups(image)
-        scaled = self.values if self.values is not None else value_range(image)
-        unit = to_unit(image, self.values)
+        scaled = self.value_range if self.value_range is not None else range_of_type(image)
+        unit = to_unit(image, self.value_range)
         s = self.network.scale
         alpha, opacity = unit_alpha(image), None
         steps = len(bands) + (alpha is not None and s != 1)

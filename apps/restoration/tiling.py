@@ -40,8 +40,8 @@ class Tiler:
         dtype: of the products, by autocast.
         tile: pixels on a side; "auto" for as many as memory allows. Rounded up to the network's multiple.
         overlap: pixels that neighbours share; None for twice the network's halo.
-        limit: bytes of memory that the process may take at the most, on the device; None for 4 GB on a CPU and all that is free
-            on a GPU, or half of what is free if that is less.
+        limit: bytes of memory that the process may take at the most, on the device; None for 4 GB on a CPU, or half of what is
+            free if that is less; half of what is free on a GPU.
         frugal: whether the C library keeps no freed memory (``keep_no_freed_memory``), so that none need be set aside for that.
     """
 
@@ -121,15 +121,17 @@ class Tiler:
         if self.tile != "auto":
             return min(self._up(self.tile), max(self._most, self.smallest))
         largest = max(self._up(min(max(size), self._most)), self.smallest)
-        room = self._room(held)
+        used = used_bytes(self.device) + (held if self.device.type == "cpu" else 0)
+        limit = self._limit()
+        room = limit - used
         side = largest
         while side > self.smallest and self.bytes_of(size, side) > room:
             side = max(self._up(side - max(side // 16, 1)) - self.network.multiple, self.smallest)
         needed = self.bytes_of(size, side)
         if needed > room:
             raise ValueError(
-                f"{size[1]} x {size[0]} pixels need {(needed + held + used_bytes(self.device)) / 1e9:.2f} GB in tiles of {side}, "
-                f"the smallest possible; allowed are {(room + held + used_bytes(self.device)) / 1e9:.2f} GB"
+                f"{size[1]} x {size[0]} pixels need {(needed + used) / 1e9:.2f} GB in tiles of {side}, the smallest possible; "
+                f"allowed are {limit / 1e9:.2f} GB"
             )
         return side
 
@@ -143,14 +145,14 @@ class Tiler:
         tiled = self.device.type == "cpu"
         return int(factor * (base + slope * height * width) + (1.5 * row if tiled else 0))
 
-    def _room(self, held: int) -> float:
-        used = used_bytes(self.device)
-        limit = self.limit
-        if limit is None:
-            limit = used + 0.5 * free_bytes(self.device)
-            limit = min(limit, _DEFAULT_LIMIT) if self.device.type == "cpu" else limit
-            limit = max(limit, used + 0.25 * free_bytes(self.device))  # a caller may hold more than the default already
-        return limit - used - (held if self.device.type == "cpu" else 0)
+    def _limit(self) -> float:
+        if self.limit is not None:
+            return self.limit
+        used, free = used_bytes(self.device), free_bytes(self.device)
+        if self.device.type != "cpu":
+            return used + 0.5 * free
+        # A caller may hold more than the default already.
+        return max(min(_DEFAULT_LIMIT, used + 0.5 * free), used + 0.25 * free)
 
     def _measured(self) -> tuple[float, float]:
         if self._fit is None:

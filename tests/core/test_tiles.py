@@ -24,6 +24,14 @@ def test_tiles_keep_the_phase_and_their_weights_sum_to_one(multiple, overlap, ti
         assert tiles[-1].stop == size
 
 
+def test_fades_of_the_smallest_tiles_do_not_overlap():
+    for size in range(95, 300):
+        total = torch.zeros(size)
+        for one in cut(size, 94, overlap=63, fade=31):
+            total[one.first : one.last] += one.weights()
+        torch.testing.assert_close(total, torch.ones_like(total))
+
+
 def test_what_is_used_lies_half_the_overlap_inside_or_a_quarter_where_it_fades():
     for fade, margin in ((0, 32), (32, 16)):
         for before, after in itertools.pairwise(cut(1000, 256, overlap=64, fade=fade, multiple=8)):

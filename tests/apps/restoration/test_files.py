@@ -115,7 +115,7 @@ class TestResults:
         profile = {"driver": "GTiff", "count": 5, "height": 9, "width": 11, "dtype": "uint16", "nodata": 0}
         with rasterio.open(tmp_path / "s.tif", "w", **profile, crs="EPSG:32633", transform=transform) as dst:
             dst.write(values)
-        code, _, errors = run(tmp_path / "s.tif", "--weights", weights, "--out", out, "--values", "[0,3000]")
+        code, _, errors = run(tmp_path / "s.tif", "--weights", weights, "--out", out, "--value_range", "[0,3000]")
         assert code == 0, errors
         with rasterio.open(out / "s_x2.tif") as src:
             assert (src.count, src.shape, src.nodata, src.crs.to_epsg()) == (5, (18, 22), 0, 32633)
@@ -131,9 +131,7 @@ class TestResults:
         assert names(out) == ["a_x2.png", "b, [1]_x2.jpg", "c_x2.tif"]
         lines = errors.splitlines()
         assert lines[-1] == "geovit: 1 of 4 images were not restored"
-        assert [line for line in lines if line.startswith("error: ")] == [
-            line for line in lines if "aa.png: truncated" in line
-        ]
+        assert [line for line in lines if line.startswith("error: ")] == [line for line in lines if "aa.png: truncated" in line]
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +194,7 @@ CASES = {
     "little memory": ("GOOD WEIGHTS --max_memory 0.001", r"9 x 9 pixels need .* GB in tiles of \d+.*; allowed are 0.00 GB"),
     "no memory": ("GOOD WEIGHTS --max_memory 0", "max_memory is 0.0, expected gigabytes, more than 0"),
     "quality": ("GOOD WEIGHTS --quality 0", r"quality is 0, allowed are 1\.\.100"),
-    "values": ("GOOD WEIGHTS --values [5,5]", "value range 5 to 5: expected two numbers, the lower first"),
+    "values": ("GOOD WEIGHTS --value_range [5,5]", "value range 5 to 5: expected two numbers, the lower first"),
     "fp16 on a CPU": ("GOOD WEIGHTS --precision fp16", "precision is 'fp16'"),
     "out no folder": ("GOOD WEIGHTS --out {}/file", "file is not a folder"),
     "no inputs": ("WEIGHTS", "inputs"),

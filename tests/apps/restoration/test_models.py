@@ -132,9 +132,7 @@ class TestForeign:
         del state["body.2.weight"]
         path = tmp_path / "part.pth"
         torch.save(state, path)
-        with pytest.raises(
-            ValueError, match=r"part.pth: spandrel finds an architecture, but its tensors do not fit: .*body.2"
-        ):
+        with pytest.raises(ValueError, match=r"part.pth: spandrel finds an architecture, but its tensors do not fit: .*body.2"):
             open_restorer(path)
 
     def test_networks_that_need_more_than_an_image_are_refused(self, compact, monkeypatch):

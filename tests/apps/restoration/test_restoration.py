@@ -160,7 +160,7 @@ class TestRasters:
         values = np.linspace(-300, 2500, 20 * 30 * 3, dtype=np.float32).reshape(20, 30, 3)
         made = enlarge(Image(pixels=values, format="GTiff"))
         assert np.abs(made.pixels - repeated(values)).max() < 0.1 * 2800
-        given = enlarge(Image(pixels=values, format="GTiff"), values=(-300, 2500))
+        given = enlarge(Image(pixels=values, format="GTiff"), value_range=(-300, 2500))
         np.testing.assert_allclose(given.pixels, made.pixels, atol=0.1)
 
     def test_nan_without_nodata_is_an_error(self, enlarge):
