@@ -41,7 +41,7 @@ class TransposedAttention(nn.Module):
         dim = x.shape[-1]
         q_BNC, k_BNC, v_BNC = (self.qkv(x, i * dim, (i + 1) * dim).flatten(1, -2) for i in range(3))
         # The lengths divide the few scores, not the many entries of q and k.
-        lengths = [_lengths(t).unflatten(-1, (self.heads, -1)) for t in (q_BNC, k_BNC)]
+        lengths = [_lengths(t).view(len(x), self.heads, -1) for t in (q_BNC, k_BNC)]
         q_BHDN, k_BHDN = (t.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1) for t in (q_BNC, k_BNC))
         scores_BHDD = q_BHDN @ k_BHDN.mT / (lengths[0].unsqueeze(-1) * lengths[1].unsqueeze(-2))
         weights_BHDD = (scores_BHDD * self.temperature).softmax(-1)
