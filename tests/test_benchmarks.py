@@ -45,6 +45,19 @@ def test_a_part_is_printed_as_tables_and_not_written(data_dir, tmp_path):
     assert not out.exists()
 
 
+def test_convolutional_restoration_is_timed_with_its_error(tmp_path):
+    spec = importlib.util.spec_from_file_location("benchmark_of_convnets", SCRIPTS / "restoration_convnets.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    exact = torch.tensor([1.0, 2.0])
+    cells = module.row("net", 16, [lambda: exact + 0.02, lambda: exact, lambda: exact], 3).split(" | ")
+    assert (cells[0], cells[1], cells[7], cells[8]) == ("| net", "16 x 16", "1e-02", "0e+00 |")
+    source = tmp_path / "net_arch.py"
+    source.write_text("from basicsr.utils.registry import ARCH_REGISTRY\n@ARCH_REGISTRY.register()\nclass Net: pass\n")
+    assert module.official(source).Net.__name__ == "Net"
+    assert "basicsr.utils.registry" not in sys.modules
+
+
 def test_an_unknown_section_and_missing_data_are_told(script, tmp_path, capsys):
     for arguments, told in ((["--only", "botany"], "choose from"), (["--data", str(tmp_path)], f"no test data at {tmp_path}")):
         with pytest.raises(SystemExit) as stop:

@@ -1,7 +1,7 @@
 """Restormer: deblurring, deraining and denoising by attention between channels (Zamir et al. 2022)."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,10 @@ class Restormer(Network):
     Raises:
         ValueError: if depths and heads differ in length, or an image cannot be added to the result for its channels.
     """
+
+    unsafe: ClassVar[dict[torch.dtype, str]] = {
+        torch.float16: "the products of channels are summed over all pixels, which leaves the range of float16 on large images"
+    }
 
     def __init__(
         self,
