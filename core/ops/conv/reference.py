@@ -16,6 +16,8 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation,
     padded = F.pad(x.to(dtype), (0, 0, *(k // 2 for k in reversed(kernel) for _ in range(2))))
     y = x.new_zeros((*x.shape[:-1], weight.shape[0]), dtype=dtype)
     for tap in product(*map(range, kernel)):
-        seen = padded[(slice(None), *(slice(t, t + n) for t, n in zip(tap, size, strict=True)))]
-        y = y + torch.einsum("...c,oc->...o", seen, weight[(slice(None), slice(None), *tap)].to(dtype))
+        seen, factor_OC = padded, weight.to(dtype)
+        for axis, (at, length) in enumerate(zip(tap, size, strict=True)):
+            seen, factor_OC = seen.narrow(1 + axis, at, length), factor_OC.select(2, at)
+        y = y + torch.einsum("...c,oc->...o", seen, factor_OC)
     return activate(y if bias is None else y + bias.to(dtype), activation, slope).to(x.dtype)
