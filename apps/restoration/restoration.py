@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ...core.device import resolve_device
@@ -17,11 +18,9 @@ from ...datasets.images import (
     Image,
     as_images,
     from_unit,
-    premultiply,
     to_kind_of,
     to_unit,
     unit_alpha,
-    unpremultiply,
     write_image,
 )
 from ...datasets.images import (
@@ -139,8 +138,8 @@ class Restoration:
 
         A network for colour sees grey as three equal channels, and the mean of what it makes is grey again; other bands go
         through it by threes, the last ones repeated to fill up the last three. A network for grey sees each band by itself.
-        Colours are multiplied by alpha before and divided by it after; where the scale is not 1, alpha goes through the
-        network as grey. Pixels without data are filled before and are without data again after.
+        Where the scale is not 1, alpha goes through the network as grey. Pixels without data, and colours that nobody sees
+        under alpha, are filled from their neighbours before, and are nothing again after.
 
         Raises:
             ValueError: for a number of bands that the network does not take, NaN pixels that are not nodata, an image that
@@ -155,8 +154,7 @@ class Restoration:
         if bar is not None:
             bar.start(image.name, steps)
         if alpha is not None:
-            opacity = alpha if s == 1 else self._grey(alpha, bar)
-            unit = premultiply(unit, alpha)
+            opacity = alpha if s == 1 else self._opacity(alpha, bar)
         height, width = image.shape[0] * s, image.shape[1] * s
         # Left untouched until it is filled: memory that is not used yet counts as needed.
         pixels = np.empty((height, width, sum(makes)), image.pixels.dtype)
@@ -169,7 +167,7 @@ class Restoration:
                 made = made.mean(-1, keepdims=True) if count == 1 and self.network.out_channels > 1 else made[..., :count]
                 shown = None if opacity is None else opacity[rows]
                 if shown is not None:
-                    made = unpremultiply(np.clip(made, 0, 1), shown, image.peak)
+                    made = made * (shown >= 0.5 / image.peak)[..., None]
                 source = slice(rows.start // s, rows.stop // s)
                 part = from_unit(made, _part(image, source, chosen), alpha=shown, value_range=scaled)
                 pixels[rows, :, first : first + count] = part.pixels
@@ -204,12 +202,18 @@ class Restoration:
         official = self.restorer.architecture.official
         raise ValueError(f"{image.name} has {count} channels, the weights ({official}) take {takes} and make {gives}")
 
-    def _grey(self, plane: NDArray[np.float32], bar: "Bar | None") -> NDArray[np.float32]:
-        """A plane (H, W) in 0..1 through the network."""
+    def _opacity(self, alpha: NDArray[np.float32], bar: "Bar | None") -> NDArray[np.float32]:
+        """Alpha (H, W) in 0..1 through the network as grey, within what each pixel and its neighbours had.
+
+        Networks ring at the hard edges of masks, which would leave specks around and holes inside.
+        """
         s = self.network.scale
-        result = np.empty((plane.shape[0] * s, plane.shape[1] * s), np.float32)
-        for rows, made in self._run(plane[..., None], [0] * self.network.in_channels, result.nbytes, bar):
-            result[rows] = np.clip(made.mean(-1), 0, 1)
+        least, most = (sign * F.max_pool2d(sign * torch.from_numpy(alpha)[None], 3, 1, 1)[0].numpy() for sign in (-1, 1))
+        result = np.empty((alpha.shape[0] * s, alpha.shape[1] * s), np.float32)
+        for rows, made in self._run(alpha[..., None], [0] * self.network.in_channels, result.nbytes, bar):
+            source = slice(rows.start // s, rows.stop // s)
+            low, high = (bound[source].repeat(s, 0).repeat(s, 1) for bound in (least, most))
+            result[rows] = np.clip(made.mean(-1), low, high)
         return result
 
     def _run(

@@ -7,7 +7,7 @@ from .image import GeoDetails, Image
 from .kinds import as_image, as_images, to_kind_of, to_pillow
 from .paths import find_images, output_path, output_paths
 from .reading import MAX_PIXELS, open_image
-from .values import check_finite, from_unit, invalid_pixels, premultiply, to_unit, unit_alpha, unpremultiply, value_range
+from .values import check_finite, from_unit, invalid_pixels, to_unit, unit_alpha, value_range
 from .writing import check_format, write_image
 
 __all__ = [
@@ -24,12 +24,10 @@ __all__ = [
     "open_image",
     "output_path",
     "output_paths",
-    "premultiply",
     "to_kind_of",
     "to_pillow",
     "to_unit",
     "unit_alpha",
-    "unpremultiply",
     "value_range",
     "write_image",
 ]

@@ -45,8 +45,9 @@ def value_range(image: Image) -> Range:
 def to_unit(image: Image, value_range: Range | None = None) -> NDArray[np.float32]:
     """Pixels (H, W, C) as float32, 0..1 over a range of values; alpha is not applied.
 
-    Invalid pixels (nodata, mask) are filled from their valid neighbours, so that no edge is there which rings into the valid
-    ones; ``from_unit`` makes them invalid again. The range is told in the log if it is not that of the type.
+    Invalid pixels (nodata, mask) and wholly transparent ones, whose colours are arbitrary, are filled from their valid
+    neighbours, so that no edge is there which rings into the valid ones; ``from_unit`` makes the former invalid again. The
+    range is told in the log if it is not that of the type.
 
     Args:
         image: The image.
@@ -71,6 +72,9 @@ def to_unit(image: Image, value_range: Range | None = None) -> NDArray[np.float3
     unit: NDArray[np.float32] = image.pixels.astype(np.float32)
     unit -= np.float32(low)
     unit *= np.float32(1 / (high - low))
+    if image.alpha is not None and not image.alpha.all():
+        clear = image.alpha[..., None] == 0
+        invalid = clear if invalid is None else invalid | clear
     return unit if invalid is None else _filled(unit, np.broadcast_to(invalid, unit.shape))
 
 
@@ -118,23 +122,6 @@ def from_unit(unit: NDArray[Any], like: Image, *, alpha: NDArray[Any] | None = N
 def unit_alpha(image: Image) -> NDArray[np.float32] | None:
     """Alpha (H, W) as float32 in 0..1, or None if there is none."""
     return None if image.alpha is None else image.alpha.astype(np.float32) / np.float32(image.peak)
-
-
-def premultiply(unit: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Colours (H, W, C) times opacity (H, W), both in 0..1.
-
-    To be done before anything that mixes neighbours, such as resampling or a network: colours under transparent pixels are
-    arbitrary (often black or white) and would bleed into the visible ones. ``unpremultiply`` afterwards, with alpha resampled
-    likewise.
-    """
-    return unit * alpha[..., None]
-
-
-def unpremultiply(unit: NDArray[np.float32], alpha: NDArray[np.float32], peak: float = 255) -> NDArray[np.float32]:
-    """Undo ``premultiply``: colours over opacity, clipped to 0..1; 0 where opacity rounds to nothing of ``peak``."""
-    visible = alpha >= 0.5 / peak
-    scale = np.divide(1, alpha, out=np.zeros_like(alpha, dtype=np.float32), where=visible)
-    return np.clip(unit * scale[..., None], 0, 1)
 
 
 def invalid_pixels(image: Image) -> NDArray[np.bool_] | None:

@@ -129,6 +129,17 @@ class TestAlpha:
         assert made.alpha[20, 5] > 240
         assert made.alpha[20, 35] < 15
 
+    def test_a_hard_edge_leaves_no_fringe(self, enlarge, photo):
+        rows, columns = np.mgrid[:30, :40]
+        disc = (rows - 15) ** 2 + (columns - 20) ** 2 < 100
+        made = enlarge(Image(pixels=np.full_like(photo, 128), alpha=np.where(disc, 255, 0).astype(np.uint8)))
+        flat = enlarge(Image(pixels=np.full_like(photo, 128)))
+        visible = made.alpha > 0
+        assert far(made.pixels[visible], flat.pixels[visible]) == 0
+        assert not made.pixels[~visible].any()
+        near = torch.nn.functional.max_pool2d(torch.from_numpy(disc).float()[None], 3, 1, 1)[0].numpy() > 0
+        assert not made.alpha[~repeated(near)].any(), "no specks around"
+
     def test_alpha_is_kept_where_the_size_stays(self, enlarge, photo):
         alpha = np.arange(1200, dtype=np.uint16).reshape(30, 40).clip(0, 255).astype(np.uint8)
         made = enlarge(Image(pixels=photo, alpha=alpha), scale=1)
