@@ -18,8 +18,8 @@ from ... import __version__
 from ...core.device import resolve_device
 from ...core.precision import Precision, autocast
 from ...datasets import check_writable, write_text_atomic
-from ...datasets.image_pairs import ImagePair, find_pairs
 from ...datasets.images import open_image
+from ...datasets.pairs import ImagePair, find_pairs, fitting
 from .metrics import psnr, ssim, to_uint8
 from .models import open_restorer, packaged_models
 from .progress import Bar, progress_bar
@@ -191,18 +191,9 @@ def _protocol(scale: int, *, luma: bool, crop: int, made: bool, grey: bool) -> d
 
 def _read(pair: ImagePair, scale: int, grey: bool) -> tuple[Pixels, Pixels]:
     """Return the image cropped to whole multiples of the scale, and the degraded one."""
-    truth = _pixels(pair.high, grey)
-    height, width = (size // scale * scale for size in truth.shape[:2])
-    if not (height and width):
-        raise ValueError(f"{pair.high}: {truth.shape[0]} x {truth.shape[1]} pixels are less than the scale of {scale}")
-    truth = truth[:height, :width]
-    if pair.low is None:
-        return truth, matlab_resize(truth, 1 / scale)
-    degraded = _pixels(pair.low, grey)
-    if (degraded.shape[0] * scale, degraded.shape[1] * scale) != truth.shape[:2]:
-        sizes = [f"{image.shape[0]} x {image.shape[1]}" for image in (degraded, truth)]
-        raise ValueError(f"{pair.low}: {sizes[0]} pixels at scale {scale} are not the {sizes[1]} of {pair.high.name}")
-    return truth, degraded
+    degraded = None if pair.low is None else _pixels(pair.low, grey)
+    truth = fitting(_pixels(pair.high, grey), degraded, scale, pair)
+    return truth, matlab_resize(truth, 1 / scale) if degraded is None else degraded
 
 
 def _pixels(path: Path, grey: bool) -> Pixels:
