@@ -131,6 +131,7 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
     """
     parameters = inspect.signature(function).parameters
     kinds = {f"--{name}": parameter.annotation for name, parameter in parameters.items()}
+    pairs = {key for key, kind in kinds.items() if "tuple[" in str(kind)}
     gathering = next((parameter.annotation for parameter in parameters.values()), None) == Sequence[str]
     completed: list[str] = []
     words: list[str] = []
@@ -141,6 +142,8 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
         kind = kinds.get(key)
         if kind is bool and not equals:
             argument = f"{key}={rest.pop(0) if rest[:1] in (['true'], ['false']) else 'true'}"
+        elif key in pairs and "," in (value if equals else "".join(rest[:1])):
+            argument = f"{key}=[{(value if equals else rest.pop(0)).strip('[]')}]"
         elif (kind == Sequence[str] or (kind is not None and key == "--recipe")) and (equals or rest):
             value = value if equals else rest.pop(0)
             argument = f"{key}={_recipe_file(value) if key == '--recipe' else '[' + value.strip('[]') + ']'}"
@@ -170,10 +173,16 @@ def _recipe_file(name: str) -> str:
 def _plain(message: str) -> str:
     """Say what jsonargparse says without words from Python."""
     message = re.sub(r'Parser key "([^"]+)"', r"--\1", " ".join(message.split()))
+    message = re.sub(r"Literal\[('\w+'(?:, '\w+')*)\]", lambda found: found[1].replace("'", "").replace(", ", " or "), message)
     either = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .* Given value: "
-    message = re.sub(either, lambda found: f"expected {found[1].replace(', ', ' or ')}. Got value: ", message)
-    message = re.sub(r"Literal\['(\w+)'\]", r"\1", message)
+    message = re.sub(either, lambda found: f"expected {_alternatives(found[1])}. Got value: ", message)
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("Expected a ", "expected ")
+
+
+def _alternatives(types: str) -> str:
+    """Join types by "or": commas inside brackets stay, None is what an option is if it is left out."""
+    kinds = re.split(r", (?![^\[]*\])", types.replace("tuple[", "["))
+    return " or ".join(kind for kind in kinds if "NoneType" not in kind)
 
 
 def _usage(arguments: list[str]) -> int:

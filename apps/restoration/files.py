@@ -58,7 +58,7 @@ def restore_files(
 
     Args:
         inputs: image files, folders, and patterns such as 'photos/*.jpg'; any number of inputs.
-        out: folder to write to. Default: beside each image.
+        out: folder to write to, made if there is none. Default: beside each image.
         weights: a checkpoint file, of geovit or published.
         model: name of a model of the package. Default, without weights: the one of that scale.
         scale: output pixels for each input pixel on an axis. Default: that of the network.
@@ -68,7 +68,7 @@ def restore_files(
             free if that is less, on a CPU; half of what is free on a GPU.
         precision: auto, fp32, bf16 or fp16.
         device: auto, cpu, cuda, cuda:1 or mps.
-        value_range: pixel values that are black and white to the network, as [0,10000]. Default: those of the type.
+        value_range: pixel values that are black and white to the network, as 0,10000. Default: those of the type.
         overwrite: replace files that exist.
         quality: of JPEG and WebP, 1 to 100.
         progress: show a progress bar.
@@ -87,6 +87,8 @@ def restore_files(
     restorer = open_restorer(weights, model, scale)
     factor = restorer.network.scale
     targets = output_paths(images, out, ending="_restored" if factor == 1 else f"_x{factor}")
+    if out is not None and not out.exists():
+        out.mkdir(parents=True)
     check_writable(targets, overwrite)
     # Memory that was asked to be kept to is; without a limit, speed comes first.
     frugal = max_memory is not None and keep_no_freed_memory()
@@ -125,5 +127,5 @@ def _restored(
             raise
         logger.error("%s", error)  # noqa: TRY400 - a line for users
         return False
-    logger.info("%s -> %s", source, target)
+    logger.debug("%s -> %s", source, target)
     return True

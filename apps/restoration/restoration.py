@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from ...core.device import resolve_device
 from ...core.precision import Precision, resolve_precision
+from ...datasets import check_writable
 from ...datasets.images import (
     Image,
     as_images,
+    check_format,
     from_unit,
     to_kind_of,
     to_unit,
@@ -82,6 +84,9 @@ def restore(
     images = as_images(image)
     if out is not None and len(images) != 1:
         raise ValueError(f"out is one file, but there are {len(images)} images")
+    if out is not None:
+        check_format(Path(out), images[0])
+        check_writable([out], overwrite)
     restorer = open_restorer(weights, model, scale)
     restoration = Restoration(
         restorer, device=device, precision=precision, tile=tile, overlap=overlap, max_memory=max_memory, value_range=value_range

@@ -49,7 +49,9 @@ def unwrap(found: Any, name: str) -> dict[str, Tensor]:
     while isinstance(found, Mapping) and (key := next((w for w in _WRAPPERS if isinstance(found.get(w), Mapping)), None)):
         found = found[key]
     if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        told = f"a mapping with {', '.join(map(str, list(found)[:3]))}" if isinstance(found, Mapping) else type(found).__name__
+        told = type(found).__name__
+        if isinstance(found, Mapping):
+            told = f"a mapping with {', '.join(map(str, list(found)[:3])) or 'nothing in it'}"
         raise ValueError(
             f"{name} holds no state dict, but {told}: expected tensors by name, perhaps under {', '.join(_WRAPPERS)}"
         )

@@ -45,6 +45,8 @@ def write_image(path: str | Path, image: Image, *, overwrite: bool = False, qual
     require_pillow()
     path = Path(path)
     format_ = check_format(path, image)
+    if format_ != "TIFF":
+        _tell_what_is_lost(path, image, format_)
     if not 1 <= quality <= 100:
         raise ValueError(f"quality {quality}: expected 1 to 100")
     exif = exif_for(image)
@@ -98,6 +100,10 @@ def check_format(path: Path, image: Image) -> str:
         raise ValueError(
             f"{path}: {format_} holds sides up to {_LONGEST_SIDE[format_]}, not {max(image.shape)}; use .png or .tif"
         )
+    return format_
+
+
+def _tell_what_is_lost(path: Path, image: Image, format_: str) -> None:
     left = [
         what
         for what, there in (
@@ -111,4 +117,3 @@ def check_format(path: Path, image: Image) -> str:
     ]
     if left:
         logger.warning("%s: %s has no place for the %s, left out", path, format_, ", ".join(left))
-    return format_

@@ -71,6 +71,12 @@ class TestNames:
         assert f"{photos}/a.png -> {photos}/a_x2.png\n" in told
         assert names(photos) == ["a.png", "a_x2.png", "b, [1].jpg", "b, [1]_x2.jpg", "c.tif"]
 
+    def test_the_folder_is_made(self, run, photos, weights, tmp_path):
+        code, told, errors = run(photos / "a.png", "--weights", weights, "--out", tmp_path / "new" / "folder")
+        assert code == 0
+        assert names(tmp_path / "new" / "folder") == ["a_x2.png"]
+        assert (told + errors).count("a_x2.png") == 1, "told once"
+
     def test_scale_1_has_another_name(self, run, photos, make_weights, out):
         assert run(photos / "a.png", "--weights", make_weights(1), "--out", out)[0] == 0
         assert names(out) == ["a_restored.png"]
@@ -115,7 +121,7 @@ class TestResults:
         profile = {"driver": "GTiff", "count": 5, "height": 9, "width": 11, "dtype": "uint16", "nodata": 0}
         with rasterio.open(tmp_path / "s.tif", "w", **profile, crs="EPSG:32633", transform=transform) as dst:
             dst.write(values)
-        code, _, errors = run(tmp_path / "s.tif", "--weights", weights, "--out", out, "--value_range", "[0,3000]")
+        code, _, errors = run(tmp_path / "s.tif", "--weights", weights, "--out", out, "--value_range", "0,3000")
         assert code == 0, errors
         with rasterio.open(out / "s_x2.tif") as src:
             assert (src.count, src.shape, src.nodata, src.crs.to_epsg()) == (5, (18, 22), 0, 32633)
@@ -159,6 +165,7 @@ def bad(tmp_path_factory, make_weights):
     (folder / "code.pth").write_bytes(pickle.dumps({"params": Code()}, protocol=2))
     torch.save({"params": torch.nn.Linear(2, 2).state_dict()}, folder / "other.pth")
     torch.save(torch.zeros(3), folder / "tensor.pth")
+    torch.save({"params": {}}, folder / "empty_state.pth")
     (folder / "half.safetensors").write_bytes(make_weights().read_bytes()[:900])
     (folder / "file").touch()
     (folder / "nothing").mkdir()
@@ -195,6 +202,9 @@ CASES = {
     "no memory": ("GOOD WEIGHTS --max_memory 0", "max_memory is 0.0, expected gigabytes, more than 0"),
     "quality": ("GOOD WEIGHTS --quality 0", r"quality is 0, allowed are 1\.\.100"),
     "values": ("GOOD WEIGHTS --value_range [5,5]", "value range 5 to 5: expected two numbers, the lower first"),
+    "one value": ("GOOD WEIGHTS --value_range 5", r"--value_range: expected \[float, float\]. Got value: 5"),
+    "no precision": ("GOOD WEIGHTS --precision fp8", "--precision: expected auto or fp32 or bf16 or fp16. Got value: fp8"),
+    "empty checkpoint": ("GOOD --weights {}/empty_state.pth", "holds no state dict, but a mapping with nothing in it"),
     "fp16 on a CPU": ("GOOD WEIGHTS --precision fp16", "precision is 'fp16'"),
     "out no folder": ("GOOD WEIGHTS --out {}/file", "file is not a folder"),
     "no inputs": ("WEIGHTS", "inputs"),

@@ -82,6 +82,10 @@ class TestKinds:
         assert (np.asarray(PillowImage.open(out)) == made).all()
         with pytest.raises(FileExistsError):
             restore(photo, weights=make_weights(), out=out)
+        with pytest.raises(FileExistsError):  # before anything is read or computed
+            restore(photo, weights=tmp_path / "none.pth", out=out)
+        with pytest.raises(ValueError, match="PNG holds no float32 pixels"):
+            restore(photo / np.float32(255), weights=tmp_path / "none.pth", out=tmp_path / "new.png")
         with pytest.raises(ValueError, match="out is one file, but there are 2 images"):
             restore(torch.rand(2, 3, 9, 8), weights=make_weights(), out=out)
 
