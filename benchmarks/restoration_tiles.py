@@ -5,8 +5,11 @@ python benchmarks/restoration_tiles.py --weights CFSR_x2.pth HAT_SRx2.pth --imag
 Deviations are those of images in 0..1, of tiles from the whole image and of bfloat16 (autocast) from float32; decibels are of the
 peak 1. The seam figure is the largest deviation within 8 output pixels of a place where two tiles meet, next to the largest
 elsewhere; tiles without overlap are cut hard. Memory is the growth of the process, in a process of its own: the prediction is
-made from inputs of 48 and 96 pixels, and the C library keeps no freed memory. ``--large`` restores 4000 x 3000 pixels by the
-command line with a limit of memory, and compares it with the peak of the process.
+made from inputs of 48 and 96 pixels, and the C library keeps no freed memory. At the end 4000 x 3000 pixels are restored by the
+command line with a limit of memory, which is compared with the peak of the process.
+
+Without --weights: the packaged model, the published CFSR if GEOVIT_TEST_DATA names the test data, and SwinIR, HAT, DRCT and
+NAFNet with random weights, whose deviations tell how far a network looks, not what is lost of an image.
 """
 
 import argparse
@@ -32,8 +35,26 @@ from geovit.core.tiles import cut
 from geovit.datasets.images import open_image, to_unit
 
 CPU = torch.device("cpu")
-PARTS = ("tiles", "precision", "memory")
+PARTS = ("tiles", "precision", "memory", "large")
 _NEAR = 8  # output pixels from where tiles meet
+
+
+def defaults(folder: Path) -> list[str | None]:
+    """Write the checkpoints that are measured when none are given."""
+    import restoration_convnets
+    import restoration_speed
+
+    networks = {name: restoration_speed.official(name) for name in restoration_speed.NETWORKS}
+    networks |= {name: network for name, network, _ in restoration_convnets.networks(None, None) if name.startswith("NAFNet")}
+    files: list[str | None] = [None]
+    published = Path(os.environ.get("GEOVIT_TEST_DATA", "../shared/data")) / "checkpoints" / "cfsr" / "CFSR_x2.pth"
+    if published.is_file():
+        files.append(str(published))
+    for name, network in networks.items():
+        path = folder / f"{name.split()[0].strip(',')}_random.pth"
+        torch.save({"params": network.state_dict()}, path)
+        files.append(str(path))
+    return files
 
 
 def whole(network: Network, x_CHW: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -150,20 +171,21 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=256, help="of the input whose memory is measured")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--large", type=float, help="restore a large image only, with this limit in GB")
+    parser.add_argument("--limits", type=float, nargs="+", default=(1.5, 2.0), help="of memory for the large image, in GB")
     parser.add_argument("--size", type=int, nargs=2, default=(4000, 3000), help="width and height of the large image")
     parser.add_argument("--probe", choices=("float32", "bfloat16"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    files: list[str | None] = args.weights or [None]
     if args.probe:
-        print(memory_cells(files[0], args.side, getattr(torch, args.probe)))
+        print(memory_cells(args.weights[0], args.side, getattr(torch, args.probe)))
         return 0
-    lines = [machine(CPU), ""]
-    if args.large:
-        lines += ["| pixels | limit, GB | peak of the process, GB | seconds |", "|---|---|---|---|"]
-        print("\n".join([*lines, *(large(file, args.large, tuple(args.size)) for file in files)]))
-        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        print("\n".join([machine(CPU), "", *measured(args.weights or defaults(Path(folder)), args)]))
+    return 0
+
+
+def measured(files: list[str | None], args: argparse.Namespace) -> list[str]:
+    """Fill the tables."""
     torch.manual_seed(0)
     tables: dict[str, list[str]] = {
         "tiles": [
@@ -172,6 +194,7 @@ def main() -> int:
         ],
         "precision": ["| network | max-abs of bf16 | dB to fp32 | dB against the truth | refused |", "|---|---|---|---|---|"],
         "memory": ["| network | side | dtype | predicted, MB | measured, MB | ratio |", "|---|---|---|---|---|---|"],
+        "large": ["| pixels | limit, GB | peak of the process, GB | seconds |", "|---|---|---|---|"],
     }
     for file in files:
         restorer = open_restorer(file)
@@ -190,10 +213,9 @@ def main() -> int:
             tables["precision"].append(precision_row(name, network, x_CHW, truth))
         if "memory" in args.only and file is not None:
             tables["memory"] += memory_rows(file, name, args.side)
-    for part in args.only:
-        lines += [f"## {part}", "", *tables[part], ""]
-    print("\n".join(lines))
-    return 0
+    if "large" in args.only:
+        tables["large"] += [large(files[0], limit, tuple(args.size)) for limit in args.limits]
+    return [line for part in args.only for line in (f"### {part}", "", *tables[part], "")]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ _DEFAULT_LIMIT = 4e9  # bytes of memory of the process, unless half of what is f
 _PROBES = (48, 96)  # pixels on a side of the inputs that memory is measured on
 # Live tensors are not all: the C library keeps up to as much again of what was freed, in blocks below 32 MB.
 _KEPT = 2.0
+_HANDED = 32  # rows of the image whose results are handed on at once, so that rounding them takes little
+_LATER = 128e6  # bytes of libraries that are loaded on the way, and of their buffers
 _UNSEEN = 1.1  # what kernels take for themselves
 
 Reader = Callable[[slice, slice], Tensor]  # rows and columns of the image to float32 (C, h, w) in 0..1
@@ -142,8 +144,9 @@ class Tiler:
         factor = _UNSEEN if self.frugal or self.device.type != "cpu" else _KEPT
         # A row of tiles, what is carried over to the next one, and the parts of both that are being rounded.
         row = 4 * self.network.out_channels * self.network.scale**2 * size[1] * (height + self.fade)
-        tiled = self.device.type == "cpu"
-        return int(factor * (base + slope * height * width) + (1.5 * row if tiled else 0))
+        made = 8 * self.network.out_channels * self.network.scale**2 * height * width  # weighted, before it is added to the row
+        beside = 1.5 * row + _LATER if self.device.type == "cpu" else 0
+        return int(factor * (base + slope * height * width) + made + beside)
 
     def _limit(self) -> float:
         if self.limit is not None:
@@ -180,7 +183,10 @@ class Tiler:
                 strip[:, : carried.shape[1]] += carried
             done = strip.shape[1] - row.fade_out * s
             carried = strip[:, done:].clone() if row.fade_out else None
-            yield slice(row.first * s, row.first * s + done), strip[:, :done]
+            for begin in range(0, done, _HANDED * s):
+                end = min(begin + _HANDED * s, done)
+                yield slice(row.first * s + begin, row.first * s + end), strip[:, begin:end]
+            del strip  # before the next one is made
 
     @torch.inference_mode()
     def _tile(self, read: Reader, row: Tile, column: Tile) -> Tensor:

@@ -24,7 +24,7 @@ def test_a_tile_with_its_halo_equals_the_whole(depths, window):
     around[..., multiple:-multiple, 2 * multiple : -2 * multiple] = tile
     middle = network(tile)[..., halo:-halo, halo:-halo]
     whole = network(around)[..., multiple:-multiple, 2 * multiple : -2 * multiple][..., halo:-halo, halo:-halo]
-    torch.testing.assert_close(whole, middle, rtol=0, atol=1e-5)
+    assert (whole - middle).abs().max() <= 1e-5 * whole.abs().max()  # such weights make values of tens
 
 
 @torch.no_grad()

@@ -24,11 +24,11 @@ def packaged(tmp_path, monkeypatch, make_weights):
 
 
 @pytest.fixture
-def compact(tmp_path):
+def span(tmp_path):
     """A checkpoint of an architecture that only spandrel knows."""
-    spandrel = pytest.importorskip("spandrel.architectures.Compact", reason="needs spandrel")
-    network = spandrel.Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2)
-    path = tmp_path / "compact.pth"
+    spandrel = pytest.importorskip("spandrel.architectures.SPAN", reason="needs spandrel")
+    network = spandrel.SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=2)
+    path = tmp_path / "span.pth"
     torch.save({"params": network.state_dict()}, path)
     return network.eval(), path
 
@@ -91,11 +91,11 @@ class TestFiles:
 
 
 class TestForeign:
-    def test_it_computes_what_the_original_computes(self, compact):
-        original, path = compact
+    def test_it_computes_what_the_original_computes(self, span):
+        original, path = span
         restorer = open_restorer(path)
         assert isinstance(restorer.network, SpandrelNetwork)
-        assert restorer.architecture.official == "RealESRGAN Compact"
+        assert restorer.architecture.official == "SPAN"
         assert restorer.coverage.elements == sum(p.numel() for p in original.state_dict().values())
         x = torch.rand(2, 3, 13, 10)
         with torch.inference_mode():
@@ -126,26 +126,24 @@ class TestForeign:
         ):
             open_restorer(path)
 
-    def test_an_architecture_without_all_its_tensors(self, compact, tmp_path):
-        original, _ = compact
+    def test_an_architecture_without_all_its_tensors(self, span, tmp_path):
+        original, _ = span
         state = original.state_dict()
-        del state["body.2.weight"]
+        del state["block_2.c1_r.sk.weight"]
         path = tmp_path / "part.pth"
         torch.save(state, path)
-        with pytest.raises(ValueError, match=r"part.pth: spandrel finds an architecture, but its tensors do not fit: .*body.2"):
+        with pytest.raises(ValueError, match=r"part.pth: spandrel finds an architecture, but its tensors do not fit: .*block_2"):
             open_restorer(path)
 
-    def test_networks_that_need_more_than_an_image_are_refused(self, compact, monkeypatch):
+    def test_networks_that_need_more_than_an_image_are_refused(self, span, monkeypatch):
         import spandrel
 
         loaded = SimpleNamespace(purpose="Inpainting", architecture=SimpleNamespace(name="LaMa"))
         monkeypatch.setattr(spandrel.ModelLoader, "load_from_state_dict", lambda *_: loaded)
-        with pytest.raises(
-            ValueError, match=r"compact.pth is a network for Inpainting \(LaMa\): expected one that makes an image"
-        ):
-            open_restorer(compact[1])
+        with pytest.raises(ValueError, match=r"span.pth is a network for Inpainting \(LaMa\): expected one that makes an image"):
+            open_restorer(span[1])
 
-    def test_spandrel_is_optional(self, compact, monkeypatch):
+    def test_spandrel_is_optional(self, span, monkeypatch):
         monkeypatch.setitem(sys.modules, "spandrel", None)
         with pytest.raises(ImportError, match=r"other architectures need spandrel: pip install 'geovit\[restoration\]'"):
-            open_restorer(compact[1])
+            open_restorer(span[1])

@@ -120,10 +120,10 @@ def test_other_errors_pass():
 def test_tiles_shrink_with_the_memory_allowed(monkeypatch):
     monkeypatch.setattr("geovit.apps.restoration.tiling.used_bytes", lambda _: 10**9)
     network, size = CFSR(16, (1, 1)).eval(), (3000, 4000)
-    sides = [Tiler(network, CPU, limit=limit).side(size) for limit in (4e9, 1.5e9, 1.2e9, 1.1e9)]
+    sides = [Tiler(network, CPU, limit=limit).side(size) for limit in (4e9, 1.5e9, 1.3e9, 1.2e9)]
     assert sides == sorted(sides, reverse=True)
     assert len(set(sides)) > 2
-    for side, limit in zip(sides, (4e9, 1.5e9, 1.2e9, 1.1e9), strict=True):
+    for side, limit in zip(sides, (4e9, 1.5e9, 1.3e9, 1.2e9), strict=True):
         assert 10**9 + Tiler(network, CPU).bytes_of(size, side) <= limit
     with pytest.raises(
         ValueError, match=r"4000 x 3000 pixels need 1\.\d\d GB in tiles of \d+, the smallest possible; allowed are 1.00"

@@ -146,7 +146,7 @@ def test_rates_follow_the_schedule():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"targets": "nowhere"}, "no image at nowhere"),
+        ({"targets": "nowhere"}, "nowhere: no such file or folder"),
         ({"crop": 49}, "has 48 x 48 pixels when reduced, a crop takes 49 x 49"),
         ({"crop": 0}, "allowed are numbers from 1 on"),
     ],
