@@ -24,7 +24,7 @@ def value_range(image: Image) -> Range:
 
     By the type: 0..255 and 0..65535 for uint8 and uint16, whatever the values are; 0..1 for floats that are no GeoTIFF and lie
     there. For int16, and for other floats, the least and the greatest valid value of all bands together: the type says nothing
-    of their range. Constant images get a range of width 1.
+    of their range; wholly transparent pixels do not count. Constant images get a range of width 1.
 
     Raises:
         ValueError: NaN or infinite pixels, or none that is valid, where the range depends on them.
@@ -32,7 +32,7 @@ def value_range(image: Image) -> Range:
     if image.pixels.dtype.kind == "u":
         return 0.0, image.peak
     check_finite(image)
-    invalid = invalid_pixels(image)
+    invalid = _hidden(image)
     valid = image.pixels if invalid is None else image.pixels[~np.broadcast_to(invalid, image.pixels.shape)]
     if valid.size == 0:
         raise ValueError(f"{image.name}: no valid pixel")
@@ -72,10 +72,8 @@ def to_unit(image: Image, value_range: Range | None = None) -> NDArray[np.float3
     unit: NDArray[np.float32] = image.pixels.astype(np.float32)
     unit -= np.float32(low)
     unit *= np.float32(1 / (high - low))
-    if image.alpha is not None and not image.alpha.all():
-        clear = image.alpha[..., None] == 0
-        invalid = clear if invalid is None else invalid | clear
-    return unit if invalid is None else _filled(unit, np.broadcast_to(invalid, unit.shape))
+    hidden = _hidden(image)
+    return unit if hidden is None else _filled(unit, np.broadcast_to(hidden, unit.shape))
 
 
 def from_unit(unit: NDArray[Any], like: Image, *, alpha: NDArray[Any] | None = None, value_range: Range | None = None) -> Image:
@@ -136,6 +134,15 @@ def invalid_pixels(image: Image) -> NDArray[np.bool_] | None:
         masked = ~image.mask[..., None]
         invalid = masked if invalid is None else invalid | masked
     return invalid if invalid is not None and invalid.any() else None
+
+
+def _hidden(image: Image) -> NDArray[np.bool_] | None:
+    """Where values say nothing: invalid pixels, and wholly transparent ones unless all are; shapes as of ``invalid_pixels``."""
+    invalid = invalid_pixels(image)
+    if image.alpha is None or image.alpha.all() or not image.alpha.any():
+        return invalid
+    clear = image.alpha[..., None] == 0
+    return clear if invalid is None else invalid | clear
 
 
 def check_finite(image: Image) -> None:

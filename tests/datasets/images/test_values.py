@@ -104,6 +104,12 @@ def test_colours_under_transparent_pixels_do_not_bleed():
     np.testing.assert_allclose(unit, np.broadcast_to(np.float32([200 / 255, 0, 0]), unit.shape), atol=1e-6)
 
 
+def test_what_is_hidden_sets_no_range():
+    pixels = np.array([[[3], [9], [5000]]], np.int16)
+    assert value_range(Image(pixels=pixels, alpha=np.array([[7, 7, 0]], np.int16))) == (3, 9)
+    assert value_range(Image(pixels=pixels, alpha=np.zeros((1, 3), np.int16))) == (3, 5000)
+
+
 def test_alpha_must_come_along_when_the_size_changes():
     image = Image(pixels=np.zeros((2, 2, 3), np.uint8), alpha=np.full((2, 2), 9, np.uint8))
     np.testing.assert_array_equal(from_unit(np.zeros((2, 2, 3)), image).alpha, 9)
