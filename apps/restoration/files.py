@@ -88,7 +88,10 @@ def restore_files(
     factor = restorer.network.scale
     targets = output_paths(images, out, ending="_restored" if factor == 1 else f"_x{factor}")
     if out is not None and not out.exists():
-        out.mkdir(parents=True)
+        try:
+            out.mkdir(parents=True)
+        except OSError as error:
+            raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
     check_writable(targets, overwrite)
     # Memory that was asked to be kept to is; without a limit, speed comes first.
     frugal = max_memory is not None and keep_no_freed_memory()

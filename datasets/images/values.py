@@ -141,7 +141,7 @@ def _hidden(image: Image) -> NDArray[np.bool_] | None:
     invalid = invalid_pixels(image)
     if image.alpha is None or image.alpha.all() or not image.alpha.any():
         return invalid
-    clear = image.alpha[..., None] == 0
+    clear: NDArray[np.bool_] = image.alpha[..., None] == 0
     return clear if invalid is None else invalid | clear
 
 

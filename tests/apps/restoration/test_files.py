@@ -207,6 +207,7 @@ CASES = {
     "empty checkpoint": ("GOOD --weights {}/empty_state.pth", "holds no state dict, but a mapping with nothing in it"),
     "fp16 on a CPU": ("GOOD WEIGHTS --precision fp16", "precision is 'fp16'"),
     "out no folder": ("GOOD WEIGHTS --out {}/file", "file is not a folder"),
+    "out below a file": ("GOOD WEIGHTS --out {}/file/new", "cannot make the folder .*file/new: Not a directory"),
     "no inputs": ("WEIGHTS", "inputs"),
     "unknown option": ("GOOD --colour red", "--colour"),
 }
