@@ -19,6 +19,7 @@ from ...datasets.images import (
     Image,
     as_images,
     check_format,
+    fill_transparent,
     from_unit,
     to_kind_of,
     to_unit,
@@ -159,6 +160,7 @@ class Restoration:
         if bar is not None:
             bar.start(image.name, steps)
         if alpha is not None:
+            unit = fill_transparent(unit, alpha)
             opacity = alpha if s == 1 else self._opacity(alpha, bar)
         height, width = image.shape[0] * s, image.shape[1] * s
         # Left untouched until it is filled: memory that is not used yet counts as needed.

@@ -7,7 +7,7 @@ from .image import GeoDetails, Image
 from .kinds import as_image, as_images, to_kind_of, to_pillow
 from .paths import find_images, output_path, output_paths
 from .reading import MAX_PIXELS, open_image
-from .values import check_finite, from_unit, invalid_pixels, to_unit, unit_alpha, value_range
+from .values import check_finite, fill_transparent, from_unit, invalid_pixels, to_unit, unit_alpha, value_range
 from .writing import check_format, write_image
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "as_images",
     "check_finite",
     "check_format",
+    "fill_transparent",
     "find_images",
     "from_unit",
     "invalid_pixels",

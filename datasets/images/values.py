@@ -45,9 +45,8 @@ def value_range(image: Image) -> Range:
 def to_unit(image: Image, value_range: Range | None = None) -> NDArray[np.float32]:
     """Pixels (H, W, C) as float32, 0..1 over a range of values; alpha is not applied.
 
-    Invalid pixels (nodata, mask) and wholly transparent ones, whose colours are arbitrary, are filled from their valid
-    neighbours, so that no edge is there which rings into the valid ones; ``from_unit`` makes the former invalid again. The
-    range is told in the log if it is not that of the type.
+    Invalid pixels (nodata, mask) are filled from their valid neighbours, so that no edge is there which rings into the valid
+    ones; ``from_unit`` makes them invalid again. The range is told in the log if it is not that of the type.
 
     Args:
         image: The image.
@@ -72,8 +71,7 @@ def to_unit(image: Image, value_range: Range | None = None) -> NDArray[np.float3
     unit: NDArray[np.float32] = image.pixels.astype(np.float32)
     unit -= np.float32(low)
     unit *= np.float32(1 / (high - low))
-    hidden = _hidden(image)
-    return unit if hidden is None else _filled(unit, np.broadcast_to(hidden, unit.shape))
+    return unit if invalid is None else _filled(unit, np.broadcast_to(invalid, unit.shape))
 
 
 def from_unit(unit: NDArray[Any], like: Image, *, alpha: NDArray[Any] | None = None, value_range: Range | None = None) -> Image:
@@ -120,6 +118,16 @@ def from_unit(unit: NDArray[Any], like: Image, *, alpha: NDArray[Any] | None = N
 def unit_alpha(image: Image) -> NDArray[np.float32] | None:
     """Alpha (H, W) as float32 in 0..1, or None if there is none."""
     return None if image.alpha is None else image.alpha.astype(np.float32) / np.float32(image.peak)
+
+
+def fill_transparent(unit: NDArray[np.float32], alpha: NDArray[Any]) -> NDArray[np.float32]:
+    """Fill colours (H, W, C) in place where alpha (H, W) is 0 from their neighbours, and return them.
+
+    To be done before anything that mixes neighbours, such as a network: colours that nobody sees are arbitrary (often black or
+    white) and would bleed into the visible ones.
+    """
+    clear = np.broadcast_to(alpha[..., None] == 0, unit.shape)
+    return unit if clear.all() or not clear.any() else _filled(unit, clear)
 
 
 def invalid_pixels(image: Image) -> NDArray[np.bool_] | None:

@@ -6,6 +6,7 @@ import pytest
 from geovit.datasets.images import (
     Image,
     check_finite,
+    fill_transparent,
     from_unit,
     to_unit,
     value_range,
@@ -100,7 +101,7 @@ def test_colours_under_transparent_pixels_do_not_bleed():
     rows, columns = np.mgrid[:32, :32]
     disc = (rows - 16) ** 2 + (columns - 16) ** 2 < 100
     pixels = np.where(disc[..., None], (200, 0, 0), (0, 255, 0)).astype(np.uint8)
-    unit = to_unit(Image(pixels=pixels, alpha=np.where(disc, 255, 0).astype(np.uint8)))
+    unit = fill_transparent(to_unit(Image(pixels=pixels)), disc)
     np.testing.assert_allclose(unit, np.broadcast_to(np.float32([200 / 255, 0, 0]), unit.shape), atol=1e-6)
 
 
