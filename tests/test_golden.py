@@ -73,10 +73,16 @@ def test_official_outputs_and_gradients(model, dtype, golden_dir):
     assert paths, f"no cases of {model}"
     for path in paths:
         case = load(path, dtype)
+        state, inputs = ({name: tensor.detach().clone() for name, tensor in part.items()} for part in (case.state, case.input))
+        with torch.no_grad():
+            freely = ADAPTERS[model](case)
+        for before, after in ((state, case.state), (inputs, case.input)):
+            assert all(torch.equal(tensor, after[name]) for name, tensor in before.items()), f"{path.stem}: written to"
         outputs = ADAPTERS[model](case)
-        assert outputs.keys() == case.output.keys(), path.stem
+        assert outputs.keys() == freely.keys() == case.output.keys(), path.stem
         for name, want in case.output.items():
             close(outputs[name], want, 1e-5, f"{path.stem}: {name}")
+            close(freely[name], want, 1e-5, f"{path.stem}: {name} without gradients")
         names = case.meta.get("gradient", "")
         used = [value for name, value in outputs.items() if f"'{name}'" in names] or list(outputs.values())
         tolerance = 1e-3 if dtype == torch.float32 and model in ON_A_KINK else 1e-4
