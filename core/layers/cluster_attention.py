@@ -61,7 +61,7 @@ class ClusterAttention(nn.Module):
         y_BNC = torch.zeros_like(attended_BNC).scatter(1, order_BN1.expand_as(attended_BNC), attended_BNC)
         if self.training:
             self._remember(centres_TC.detach())
-        y: Tensor = self.proj(y_BNC.view(x.shape))
+        y: Tensor = self.proj(y_BNC.reshape(x.shape))
         return y
 
     def _attend(self, x_BNC: Tensor, centres_TC: Tensor) -> Tensor:
