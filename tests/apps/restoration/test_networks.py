@@ -25,8 +25,7 @@ MAKE = {
     "drct": lambda: DRCT(2, 36, heads=(6,), window=4, growth=18),
     "cfsr": lambda: CFSR(8, (1,), scale=2, layer_scale=0.5),
     "nafnet": lambda: NAFNet(8, (1,), decoder=(1,)),
-    "restormer": lambda: Restormer(8, (1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1),
-    "restormer bias": lambda: Restormer(8, (1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, bias=True),
+    "restormer": lambda: Restormer(8, (1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, bias=True),
     "mambair": lambda: MambaIR(2, 60, depths=(1,), state=2),
     "dlgsanet": lambda: DLGSANet(2, 12, groups=1, pairs=1, tile=6),
     "compact": lambda: Compact(2, width=8, depth=2),
@@ -87,11 +86,11 @@ def test_a_damaged_checkpoint_is_told_in_one_line(kind):
     network = MAKE[kind]()
     layout = architecture_of(network).layout
     published = layout.to_published(network.state_dict())
-    for name, tensor in published.items():
+    for name in published:
         absent = {key: value for key, value in published.items() if key != name}
         for state in (absent, absent | {name: torch.ones(())}):
-            if tensor.ndim or name not in state:
-                with pytest.raises(ValueError, match=r"^[^\n]+$"):
-                    restorer_from(state)
+            # Without memory a network is made quickly.
+            with torch.device("meta"), pytest.raises(ValueError, match=r"^[^\n]+$"):
+                restorer_from(state)
     with pytest.raises(ValueError, match="looks like|no known architecture"):
         restorer_from(published | {"layers.7.more": torch.ones(1)})
