@@ -83,8 +83,12 @@ class ClusterAttention(nn.Module):
         centre_k, centre_v = (
             by_head(layer(centres_TC)).expand(*q_BGHND.shape[:2], -1, -1, -1) for layer in self._centre_layers()
         )
-        near = F.scaled_dot_product_attention(q_BGHND, k_BGHND, v_BGHND)
-        out_BGHND = near + F.scaled_dot_product_attention(q_BGHND, centre_k, centre_v)
+        near, far = (
+            # Of groups as a batch: of a fifth axis torch.compile takes the strides for other ones than they are.
+            F.scaled_dot_product_attention(*(t.flatten(0, 1) for t in (q_BGHND, k, v)))
+            for k, v in ((k_BGHND, v_BGHND), (centre_k, centre_v))
+        )
+        out_BGHND = torch.unflatten(near + far, 0, q_BGHND.shape[:2])
         return out_BGHND.transpose(2, 3).flatten(3).flatten(1, 2)[:, :n]
 
     def _centre_layers(self) -> tuple[nn.Module, nn.Module]:

@@ -81,6 +81,16 @@ def test_an_image_without_pixels_is_refused(network):
             network(torch.zeros(size[0], network.in_channels, *size[1:]))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["swinir real", "catanet"])
+def test_compiled_networks_take_images_of_several_sizes(kind):
+    network = (MAKE | UNPUBLISHED)[kind]().eval()
+    compiled = torch.compile(network, backend="aot_eager")
+    for size in ((19, 26), (24, 17)):
+        x = torch.rand(1, 3, *size)
+        torch.testing.assert_close(compiled(x), network(x), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", MAKE)
 def test_a_damaged_checkpoint_is_told_in_one_line(kind):
     network = MAKE[kind]()
