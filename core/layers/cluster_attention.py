@@ -83,9 +83,9 @@ class ClusterAttention(nn.Module):
         centre_k, centre_v = (
             by_head(layer(centres_TC)).expand(*q_BGHND.shape[:2], -1, -1, -1) for layer in self._centre_layers()
         )
+        # Groups are the batch: of a fifth axis torch.compile takes the strides for other ones than they are.
         near, far = (
-            # Of groups as a batch: of a fifth axis torch.compile takes the strides for other ones than they are.
-            F.scaled_dot_product_attention(*(t.flatten(0, 1) for t in (q_BGHND, k, v)))
+            F.scaled_dot_product_attention(q_BGHND.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
             for k, v in ((k_BGHND, v_BGHND), (centre_k, centre_v))
         )
         out_BGHND = torch.unflatten(near + far, 0, q_BGHND.shape[:2])
