@@ -7,20 +7,12 @@ from torch import Tensor, nn
 
 from ...core.blocks.metaformer import mlp_block
 from ...core.layers.attention import WindowAttention
-from ...core.layers.linear import Linear
-from ...core.ops.linear import linear
+from ...core.layers.linear import Linear, activated
 from .residual import ResidualNetwork
 
 _BLOCKS = 5  # of a group
 _FLAT = 2  # of those, the last ones have MLPs without expansion
 _SLOPE, _SCALE = 0.2, 0.2
-
-
-class LeakyLinear(nn.Linear):
-    """A linear layer with a leaky ReLU behind: (..., in) to (..., out)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias, activation="leaky_relu", slope=_SLOPE)
 
 
 class DenseGroup(nn.Module):
@@ -65,13 +57,13 @@ class DenseGroup(nn.Module):
             )
             for i, width in enumerate(widths)
         )
-        self.adjusts = nn.ModuleList(LeakyLinear(width, growth) for width in widths[:-1])
+        self.adjusts = nn.ModuleList(Linear(width, growth) for width in widths[:-1])
         self.last = Linear(widths[-1], dim)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         dense_BHWC = x_BHWC
         for block, adjust in zip(self.blocks, self.adjusts, strict=False):
-            added_BHWC = adjust(block(dense_BHWC))
+            added_BHWC = activated(adjust, block(dense_BHWC), "leaky_relu", _SLOPE)
             dense_BHWC = torch.cat([dense_BHWC, added_BHWC.to(dense_BHWC.dtype)], dim=-1)
         y_BHWC: Tensor = self.last(self.blocks[-1](dense_BHWC))
         return x_BHWC + _SCALE * y_BHWC

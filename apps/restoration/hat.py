@@ -4,20 +4,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...core.blocks.metaformer import mlp_block
 from ...core.layers.attention import OverlapAttention, WindowAttention
+from ...core.layers.channel_attention import ChannelGate
 from ...core.layers.conv import Conv
 from ...core.layers.drop import DropPath
-from ...core.layers.linear import Linear
 from ...core.layers.mlp import MLP
 from ...core.layers.norm import norm_residual
 from .residual import ResidualGroup, ResidualNetwork
 from .swinir import skip_rates
 
 
-class ChannelAttentionBlock(nn.Module):
+class ChannelAttentionBlock(ChannelGate):
     """Two convolutions, and a gate for each channel from its mean over the image: (B, H, W, dim) to the same shape.
 
     Source: Zhang et al. 2018 (RCAN), section 3.2, with fewer channels between the convolutions as in HAT. It looks at the whole
@@ -30,15 +29,13 @@ class ChannelAttentionBlock(nn.Module):
     """
 
     def __init__(self, dim: int, *, narrow: int, squeezed: int) -> None:
-        super().__init__()
+        super().__init__(dim, squeezed)
         self.conv1, self.conv2 = Conv(dim, narrow, activation="gelu"), Conv(narrow, dim)
-        self.squeeze, self.excite = Linear(dim, squeezed), Linear(squeezed, dim)
 
     def parts(self, x_BHWC: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is gated (B, H, W, dim), and the gate (B, 1, 1, dim): their product is the result."""
         y_BHWC = self.conv2(self.conv1(x_BHWC))
-        gate_B11C: Tensor = self.excite(F.relu(self.squeeze(y_BHWC.mean((1, 2), keepdim=True)))).sigmoid()
-        return y_BHWC, gate_B11C
+        return y_BHWC, self.gate(y_BHWC)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         y_BHWC, gate_B11C = self.parts(x_BHWC)

@@ -99,8 +99,9 @@ class NearestHead(nn.Module):
     def forward(self, x_BHWC: Tensor) -> Tensor:
         x_BHWC = self.before(x_BHWC)
         for conv in self.ups.values():
-            doubled_BCHW = F.interpolate(x_BHWC.permute(0, 3, 1, 2), scale_factor=2.0, mode="nearest")
-            x_BHWC = conv(doubled_BCHW.permute(0, 2, 3, 1))
+            # F.interpolate would do the same, but torch.compile fails on it when a second size comes.
+            doubled = x_BHWC[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
+            x_BHWC = conv(doubled.flatten(3, 4).flatten(1, 2))
         y: Tensor = self.last(self.full(x_BHWC))
         return y
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ...core.layers.channel_attention import ChannelGate
 from ...core.layers.conv import Conv, DepthwiseConv
 from ...core.layers.drop import DropPath
 from ...core.layers.linear import Linear
@@ -104,28 +104,15 @@ class StateSpaceBlock(nn.Module):
         self.scan = SelectiveScan(dim, state=state, expand=expand)
         self.drop_path = DropPath(drop_path)
         self.scale1, self.scale2 = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.ones(dim))
-        self.convs = nn.Sequential(*(_light_convolutions(dim) if light else _convolutions(dim)), _ChannelGate(dim))
+        self.convs = nn.Sequential(
+            *(_light_convolutions(dim) if light else _convolutions(dim)), ChannelGate(dim, dim // _SQUEEZE)
+        )
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         # Sum and norm in one pass over memory; of the two summands x is the one with a factor here.
         x_BHWC, y_BHWC = norm_residual(self.norm2, self.drop_path(self.scan(self.norm1(x_BHWC))), x_BHWC, self.scale1)
         y: Tensor = x_BHWC * self.scale2 + self.convs(y_BHWC)
         return y
-
-
-class _ChannelGate(nn.Module):
-    """Multiply each channel by a gate computed from all channels' means over the image: (B, H, W, C) to the same shape.
-
-    Source: Zhang et al. 2018 (RCAN), section 3.3.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.squeeze, self.excite = Linear(dim, dim // _SQUEEZE), Linear(dim // _SQUEEZE, dim)
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        gate_BC: Tensor = self.excite(F.relu(self.squeeze(x_BHWC.mean((1, 2))))).sigmoid()
-        return x_BHWC * gate_BC[:, None, None]
 
 
 def _convolutions(dim: int) -> list[nn.Module]:

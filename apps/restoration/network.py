@@ -38,12 +38,11 @@ class Network(nn.Module, ABC):
         """Restore images of any size from 1 x 1 on.
 
         Raises:
-            ValueError: for another number of axes or channels.
+            ValueError: for another number of axes or channels, or no pixels.
         """
-        if x_BCHW.ndim != 4 or x_BCHW.shape[1] != self.in_channels:
-            raise ValueError(
-                f"{type(self).__name__}: x has shape {list(x_BCHW.shape)}, expected (batch, {self.in_channels}, height, width)"
-            )
+        if x_BCHW.ndim != 4 or x_BCHW.shape[1] != self.in_channels or 0 in x_BCHW.shape:
+            expected = f"(batch, {self.in_channels}, height, width), none of them zero"
+            raise ValueError(f"{type(self).__name__}: x has shape {list(x_BCHW.shape)}, expected {expected}")
         height, width = x_BCHW.shape[-2:]
         y_BCHW = self.body(self._filled_up(x_BCHW))
         return y_BCHW[..., : height * self.scale, : width * self.scale]

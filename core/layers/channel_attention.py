@@ -4,6 +4,7 @@ Shapes: B batch, H heads, S positions, D channels of a head.
 """
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .linear import Linear
 
@@ -25,6 +26,30 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate: Tensor = self.excite(self.act(self.squeeze(x.flatten(2).mean(-1)))).sigmoid()
         return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
+
+
+class ChannelGate(nn.Module):
+    """Multiply each channel by a gate computed from all channels' means over the image: (batch, *size, dim) to the same shape.
+
+    Source: Zhang et al. 2018 (RCAN), section 3.2. It looks at the whole image: on tiles the result depends on the tile.
+
+    Args:
+        dim: channels.
+        squeezed: hidden channels of the gate.
+    """
+
+    def __init__(self, dim: int, squeezed: int) -> None:
+        super().__init__()
+        self.squeeze, self.excite = Linear(dim, squeezed), Linear(squeezed, dim)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Return the factor of each channel, (batch, 1, ..., 1, dim)."""
+        means = x.mean(tuple(range(1, x.ndim - 1)), keepdim=True)
+        gate: Tensor = self.excite(F.relu(self.squeeze(means))).sigmoid()
+        return gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
 
 
 class ChannelAttention(nn.Module):

@@ -61,7 +61,7 @@ class ClusterAttention(nn.Module):
         y_BNC = torch.zeros_like(attended_BNC).scatter(1, order_BN1.expand_as(attended_BNC), attended_BNC)
         if self.training:
             self._remember(centres_TC.detach())
-        y: Tensor = self.proj(y_BNC.view(x.shape))
+        y: Tensor = self.proj(y_BNC.reshape(x.shape))
         return y
 
     def _attend(self, x_BNC: Tensor, centres_TC: Tensor) -> Tensor:
@@ -83,8 +83,12 @@ class ClusterAttention(nn.Module):
         centre_k, centre_v = (
             by_head(layer(centres_TC)).expand(*q_BGHND.shape[:2], -1, -1, -1) for layer in self._centre_layers()
         )
-        near = F.scaled_dot_product_attention(q_BGHND, k_BGHND, v_BGHND)
-        out_BGHND = near + F.scaled_dot_product_attention(q_BGHND, centre_k, centre_v)
+        # Groups are the batch: of a fifth axis torch.compile takes the strides for other ones than they are.
+        near, far = (
+            F.scaled_dot_product_attention(q_BGHND.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+            for k, v in ((k_BGHND, v_BGHND), (centre_k, centre_v))
+        )
+        out_BGHND = torch.unflatten(near + far, 0, q_BGHND.shape[:2])
         return out_BGHND.transpose(2, 3).flatten(3).flatten(1, 2)[:, :n]
 
     def _centre_layers(self) -> tuple[nn.Module, nn.Module]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..ops.depthwise_conv import Activation, depthwise_conv
 from .conv import DepthwiseConv
-from .linear import Linear
+from .linear import Linear, activated
 from .reuse import add, multiply
 
 # What an edge detector answers to: horizontal change, vertical change, and curvature (Sobel's two filters and Laplace's).
@@ -72,7 +72,7 @@ class ConvModulation(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.proj(multiply(self.value(x), self.conv(self.context(x, "gelu"))))
+        y: Tensor = self.proj(multiply(self.value(x), self.conv(activated(self.context, x, "gelu"))))
         return y
 
 
@@ -100,6 +100,6 @@ class ConvMLP(nn.Module):
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.fc1(x, "gelu")
+        h = activated(self.fc1, x, "gelu")
         y: Tensor = self.fc2(add(self.conv(h), h))
         return y

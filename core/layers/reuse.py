@@ -1,6 +1,7 @@
 """Arithmetic in memory that is not needed any more.
 
-A large result in fresh memory costs more than its arithmetic: the system clears every page of it first.
+A large result in fresh memory costs more than its arithmetic: the system clears every page of it first. What a forward hook keeps
+of a layer whose result is reused is overwritten as by PyTorch's ``inplace=True``: it should keep a copy, or ask for gradients.
 """
 
 import torch

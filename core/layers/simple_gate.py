@@ -6,8 +6,7 @@ Source: Chen et al. 2022, "Simple Baselines for Image Restoration", section 4. S
 import torch
 from torch import Tensor, nn
 
-from ..ops.linear import linear
-from .linear import Linear
+from .linear import Linear, in_parts
 from .linear_conv import LinearConv
 from .reuse import multiply
 
@@ -82,8 +81,7 @@ class SimpleGateConv(nn.Module):
         self.proj = Linear(hidden // 2, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.fc.channels
-        first, second = self.fc(x, 0, hidden // 2), self.fc(x, hidden // 2, hidden)  # each in memory on its own
+        first, second = self.fc(x, ("none", "none"))
         y: Tensor = self.proj(self.attention(multiply(first, second)))
         return y
 
@@ -102,6 +100,6 @@ class SimpleGateMLP(nn.Module):
         self.fc2 = Linear(hidden // 2, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, second = (linear(x, w, b) for w, b in zip(self.fc1.weight.chunk(2), self.fc1.bias.chunk(2), strict=True))
+        first, second = in_parts(self.fc1, x, 2)
         y: Tensor = self.fc2(multiply(first, second))
         return y

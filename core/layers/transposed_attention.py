@@ -50,11 +50,11 @@ class TransposedAttention(nn.Module):
         self.heads, self.activation, self.tile = heads, activation, tile
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = LinearConv(dim, 3 * dim, bias=bias)
-        self.proj = Linear(dim, dim, bias=bias)
+        self.proj: nn.Module = Linear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        dim, (height, width) = x.shape[-1], x.shape[1:3]
-        q, k, v = (self.qkv(x, i * dim, (i + 1) * dim) for i in range(3))
+        height, width = x.shape[1:3]
+        q, k, v = self.qkv(x, ("none",) * 3)
         if self.training or self.tile is None or self.tile >= max(height, width):
             return self._attend(q, k, v)
         total, times = torch.zeros_like(x), x.new_zeros(height, width, 1)
@@ -73,6 +73,10 @@ class TransposedAttention(nn.Module):
         scores_BHDD = q_BHDN @ k_BHDN.mT / (lengths[0].unsqueeze(-1) * lengths[1].unsqueeze(-2))
         scores_BHDD = scores_BHDD * self.temperature
         weights_BHDD = scores_BHDD.softmax(-1) if self.activation == "softmax" else getattr(F, self.activation)(scores_BHDD)
+        if not isinstance(self.proj, Linear):  # an adapter
+            v_BHDN = torch.unflatten(v_BNC, -1, (self.heads, -1)).permute(0, 2, 3, 1)
+            adapted: Tensor = self.proj((weights_BHDD.to(v.dtype) @ v_BHDN).flatten(1, 2).mT)
+            return adapted.view(v.shape)
         # What is done to v and the projection after it are one linear map, of each image its own.
         map_BCHD = torch.einsum("chd,bhde->bche", self.proj.weight.view(dim, self.heads, -1), weights_BHDD.to(v.dtype))
         maps = map_BCHD.flatten(2).unbind(0)
@@ -107,11 +111,10 @@ class GatedConvMLP(nn.Module):
 
     def __init__(self, dim: int, hidden: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.hidden = hidden
         self.fc1 = LinearConv(dim, 2 * hidden, bias=bias)
         self.fc2 = Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.fc1(x, 0, self.hidden, "gelu"), self.fc1(x, self.hidden, 2 * self.hidden)
+        gate, value = self.fc1(x, ("gelu", "none"))
         y: Tensor = self.fc2(multiply(gate, value))
         return y

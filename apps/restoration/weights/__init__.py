@@ -47,6 +47,10 @@ class Restorer:
     file: Path | None = None
 
 
+# What comes of asking an absent tensor, or one of too few axes or elements, for its shape.
+_UNREADABLE = (KeyError, IndexError, TypeError, ZeroDivisionError)
+
+
 class UnknownArchitectureError(ValueError):
     """The tensors are of no architecture here."""
 
@@ -84,14 +88,18 @@ def restorer_from(
     An unknown architecture is an UnknownArchitectureError.
     """
     for architecture in ARCHITECTURES:
-        arguments = architecture.infer(state)
-        if arguments is not None:
+        try:
+            arguments = architecture.infer(state)
+            if arguments is None:
+                continue
             network = architecture.build(arguments).eval()
-            try:
-                coverage = architecture.layout.load(network, state)
-            except ValueError as error:
-                raise ValueError(f"{name} looks like {architecture.official}, but {error}") from error
-            return Restorer(network, architecture, coverage, metadata or {})
+            coverage = architecture.layout.load(network, state)
+        except ValueError as error:
+            raise ValueError(f"{name} looks like {architecture.official}, but {error}") from error
+        except _UNREADABLE as error:
+            told = f"tensors that tell its sizes are missing or of another shape ({type(error).__name__}: {error})"
+            raise ValueError(f"{name} looks like {architecture.official}, but {told}") from error
+        return Restorer(network, architecture, coverage, metadata or {})
     known = ", ".join(architecture.official for architecture in ARCHITECTURES)
     raise UnknownArchitectureError(f"{name} is of no known architecture (first tensor {next(iter(state))}): known are {known}")
 
