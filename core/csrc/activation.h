@@ -19,9 +19,10 @@ struct Normal {
 
 template <class F>
 GEOVIT_INLINE Normal<F> normal(F x) {
-    const F size = x < 0.0f ? -x : x;
+    using Int = VecInt<width_of<F>>;
+    const F size = bit_cast<F>(bit_cast<Int>(x) & 0x7fffffff);
     const F t = 1.0f / (1.0f + 0.231641888f * size);  // p = 0.3275911 / sqrt(2)
-    const F bell = exp(-0.5f * x * x);
+    const F bell = exp2(-0.721347520444481704f * x * x);  // log2(e) / 2
     F tail = fill<F>(0.5307027145f);  // half of the published coefficients
     tail = tail * t - 0.7265760135f;
     tail = tail * t + 0.7107068705f;

@@ -148,6 +148,36 @@ GEOVIT_INLINE void transpose_blocks(F* rows) {
     if constexpr (Side > 1) transpose_blocks<Side / 2>(rows);
 }
 
+struct Largest {
+    template <class F>
+    GEOVIT_INLINE F operator()(F a, F b) const {
+        return maximum(a, b);
+    }
+};
+
+struct Sum {
+    template <class F>
+    GEOVIT_INLINE F operator()(F a, F b) const {
+        return a + b;
+    }
+};
+
+// As many reductions as a vector has entries: entry i is that of rows[i], which are overwritten. Halves are joined in the order of
+// `sum` and `largest`, in a third of the instructions, and no result waits for the one before.
+template <class Join, class F, int Side = width_of<F> / 2>
+GEOVIT_INLINE F reduce_rows(F* rows) {
+    GEOVIT_UNROLL
+    for (int i = 0; i < Side; ++i) {
+        const F upper = rows[i], lower = rows[i + Side];
+        rows[i] = Join()(exchange<Side, false>(upper, lower, std::make_integer_sequence<int, width_of<F>>()),
+                         exchange<Side, true>(upper, lower, std::make_integer_sequence<int, width_of<F>>()));
+    }
+    if constexpr (Side > 1)
+        return reduce_rows<Join, F, Side / 2>(rows);
+    else
+        return rows[0];
+}
+
 // to (columns, rows) from `from` (rows, columns), both counts multiples of Width.
 template <int Width>
 GEOVIT_INLINE void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {

@@ -182,21 +182,44 @@ GEOVIT_INLINE void gather_keys(const Problem& p, const Place& place, const Scrat
     for (int64_t i = block.keys * s.dim; i < s.keys * s.dim; i += Width) store_vec(to + i, Vec<Width>{});
 }
 
+// scores -> weights before division by their sum, which is returned entry by entry of a vector
+template <int Width>
+GEOVIT_INLINE Vec<Width> weigh(float* scores, int64_t keys, float high) {
+    using F = Vec<Width>;
+    F total{};
+    for (int64_t j = 0; j < keys; j += Width) {
+        const F weight = exp2(load_vec<F>(scores + j) - high);
+        store_vec(scores + j, weight);
+        total += weight;
+    }
+    return total;
+}
+
+template <int Width>
+GEOVIT_INLINE Vec<Width> largest_of_row(const float* scores, int64_t keys) {
+    using F = Vec<Width>;
+    F most = load_vec<F>(scores);
+    for (int64_t j = Width; j < keys; j += Width) most = maximum(load_vec<F>(scores + j), most);
+    return most;
+}
+
 // scores -> weights before division by their sum, whose inverse is kept, as is the largest score
 template <int Width>
 GEOVIT_INLINE void softmax(float* scores, int64_t stride, int64_t keys, int64_t count, float* top, float* inverse) {
     using F = Vec<Width>;
-    for (int64_t i = 0; i < count; ++i, scores += stride) {
-        F most = load_vec<F>(scores);
-        for (int64_t j = Width; j < keys; j += Width) most = maximum(load_vec<F>(scores + j), most);
-        const float high = top[i] = largest(most);
-        F total{};
-        for (int64_t j = 0; j < keys; j += Width) {
-            const F weight = exp2(load_vec<F>(scores + j) - high);
-            store_vec(scores + j, weight);
-            total += weight;
-        }
-        inverse[i] = 1.0f / sum(total);
+    int64_t row = 0;
+    for (; row + Width <= count; row += Width) {
+        float* const first = scores + row * stride;
+        F rows[Width];
+        for (int i = 0; i < Width; ++i) rows[i] = largest_of_row<Width>(first + i * stride, keys);
+        store_vec(top + row, reduce_rows<Largest>(rows));
+        for (int i = 0; i < Width; ++i) rows[i] = weigh<Width>(first + i * stride, keys, top[row + i]);
+        store_vec(inverse + row, 1.0f / reduce_rows<Sum>(rows));
+    }
+    for (; row < count; ++row) {
+        float* const first = scores + row * stride;
+        top[row] = largest(largest_of_row<Width>(first, keys));
+        inverse[row] = 1.0f / sum(weigh<Width>(first, keys, top[row]));
     }
 }
 
