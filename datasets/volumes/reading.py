@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .nifti import is_nifti, open_nifti
+from .nrrd import open_nrrd
 from .streams import compression, decompressed, read_head
 from .volume import Volume
 
@@ -30,6 +31,8 @@ def open_volume(path: str | Path, *, channels: int | None = None) -> Volume:
     kind = sniff(path)
     if kind == "NIfTI":
         return open_nifti(path, channels=channels)
+    if kind == "NRRD":
+        return open_nrrd(path, channels=channels)
     raise ValueError(f"{path}: {_what(path)}, expected NIfTI, NRRD or DICOM")
 
 

@@ -32,8 +32,8 @@ def decompressed(file: IO[bytes], encoding: str) -> Iterator[IO[bytes]]:
     if encoding == "raw":
         yield file
         return
-    opened: IO[bytes] = gzip.GzipFile(fileobj=file, mode="rb") if encoding == "gzip" else bz2.BZ2File(file, "rb")
-    with opened, io.BufferedReader(opened) as stream:  # type: ignore[type-var]
+    opened: Any = gzip.GzipFile(fileobj=file, mode="rb") if encoding == "gzip" else bz2.BZ2File(file, "rb")
+    with opened, io.BufferedReader(opened) as stream:
         yield stream
 
 

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..writing import atomic
 from .nifti import write_nifti
+from .nrrd import write_nrrd
 from .volume import Volume
 
 FORMATS = {".nii.gz": "NIfTI", ".nii": "NIfTI", ".nrrd": "NRRD", ".dcm": "DICOM"}
@@ -45,14 +46,17 @@ def write_labels(
     """
     path = Path(path)
     labels = np.asarray(labels_IJK)
-    check_format(path, like)
+    format_ = check_format(path, like)
     if labels.dtype.kind not in "iub":
         raise ValueError(f"{path}: labels of {labels.dtype}, expected integers")
     if labels.shape != like.size:
         raise ValueError(f"{path}: labels of shape {labels.shape} for a volume of {like.size}")
     chosen = label_dtype(labels, like) if isinstance(dtype, str) and dtype == "auto" else _checked(labels, np.dtype(dtype), path)
     with atomic(path, overwrite) as target:
-        write_nifti(target, labels.astype(chosen, copy=False), like)
+        if format_ == "NRRD":
+            write_nrrd(target, labels.astype(chosen, copy=False), like, names)
+        else:
+            write_nifti(target, labels.astype(chosen, copy=False), like)
 
 
 def label_dtype(labels: NDArray[Any], like: Volume) -> np.dtype[Any]:
@@ -94,7 +98,8 @@ def write_volume(path: str | Path, voxels_CIJK: NDArray[Any], like: Volume, *, o
         raise ValueError(f"{path}: values of shape {voxels.shape} for a volume of {like.size}, expected (channels, i, j, k)")
     arranged = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
     with atomic(path, overwrite) as target:
-        write_nifti(target, arranged.astype(np.float32, copy=False), like)
+        writer = write_nrrd if format_ == "NRRD" else write_nifti
+        writer(target, arranged.astype(np.float32, copy=False), like)
 
 
 def check_format(path: str | Path, like: Volume | None = None) -> str:
