@@ -36,7 +36,7 @@ class DicomFile:
 
     @property
     def instance(self) -> str:
-        return str(self.header.get("SOPInstanceUID", ""))
+        return instance_uid(self.header)
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def read_header(path: Path) -> Any:
 def refusal(file: DicomFile) -> str | None:
     """Why a file is no slice of a volume; None if it is one."""
     header = file.header
-    uid = _class_uid(header)
+    uid = class_uid(header)
     if uid in _NO_IMAGES:
         return f"{_NO_IMAGES[uid]}, not an image"
     if "Rows" not in header or "Columns" not in header:
@@ -102,16 +102,21 @@ def refusal(file: DicomFile) -> str | None:
     return None
 
 
-def _class_uid(header: Any) -> str:
-    meta = getattr(header, "file_meta", {})
-    return str(header.get("SOPClassUID", "") or meta.get("MediaStorageSOPClassUID", ""))
+def class_uid(header: Any) -> str:
+    """What kind of object it is; from the file's own head where the data set hides it. Empty if neither tells."""
+    return str(header.get("SOPClassUID", "") or getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID", ""))
+
+
+def instance_uid(header: Any) -> str:
+    """Which object it is, likewise."""
+    return str(header.get("SOPInstanceUID", "") or getattr(header, "file_meta", {}).get("MediaStorageSOPInstanceUID", ""))
 
 
 def class_name(header: Any) -> str:
     """What a DICOM object is, in words."""
     from pydicom.uid import UID
 
-    uid = _class_uid(header)
+    uid = class_uid(header)
     return UID(uid).name if uid else f"modality {header.get('Modality', 'unknown')}"
 
 
@@ -159,7 +164,7 @@ def _scan(folder: Path, chosen: DicomFile | None) -> list[DicomFile]:
             strange.append(path.name)
             continue
         file = DicomFile(path, read_header(path))
-        if _class_uid(file.header) == _DICOMDIR:
+        if class_uid(file.header) == _DICOMDIR:
             continue
         if why := refusal(file):
             refused.append((path.name, why))
@@ -211,12 +216,14 @@ def is_localizer(header: Any) -> bool:
 
 
 def _listed(groups: dict[tuple[str, str], list[DicomFile]]) -> str:
-    return "; ".join(
-        f"{uid or '(no UID)'} ({sum(int(file.header.get('NumberOfFrames', None) or 1) for file in files)} slices, {files[0].header.get('Modality', '')}"
-        f" {files[0].header.get('SeriesDescription', '') or 'without description'}"
-        f"{', localizer' if is_localizer(files[0].header) else ''})"
-        for (uid, _), files in groups.items()
-    )
+    told = []
+    for (uid, _), files in groups.items():
+        header = files[0].header
+        count = sum(int(file.header.get("NumberOfFrames", None) or 1) for file in files)
+        described = str(header.get("SeriesDescription", "") or "without description")
+        what = f"{header.get('Modality', '')} {described}{', localizer' if is_localizer(header) else ''}"
+        told.append(f"{uid or '(no UID)'} ({count} slice{'' if count == 1 else 's'}, {what})")
+    return "; ".join(told)
 
 
 def _few(names: Sequence[str]) -> str:
