@@ -160,10 +160,10 @@ def _padding(one: Slice, plane: NDArray[Any]) -> NDArray[np.bool_] | None:
     header = one.file.header
     if plane.dtype.kind == "f" or header.get("PixelPaddingValue") is None:
         return None
-    bits = plane.dtype.itemsize * 8
+    bits: int = plane.dtype.itemsize * 8
 
     def as_stored(value: Any) -> int:  # some writers give a negative number as an unsigned one, or the other way
-        number = int(value) % 2**bits
+        number: int = int(value) % 2**bits
         return number - 2**bits if plane.dtype.kind == "i" and number >= 2 ** (bits - 1) else number
 
     start = as_stored(header.PixelPaddingValue)

@@ -91,7 +91,15 @@ def _of_pair(path: Path, ending: str) -> Path:
     raise FileNotFoundError(f"{path}: one of a pair of .hdr and .img files, but {stem + ending} is not beside it")
 
 
+def _require_nibabel() -> None:
+    try:
+        import nibabel  # noqa: F401
+    except ImportError as error:
+        raise ImportError("NIfTI needs nibabel: pip install 'geovit[medical]'") from error
+
+
 def _header(head: bytes, path: Path) -> Any:
+    _require_nibabel()
     from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
     from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
     from nibabel.spatialimages import HeaderDataError
@@ -200,6 +208,7 @@ def _write(stream: Any, header: Any, voxels: NDArray[Any], dtype: np.dtype[Any])
 
 
 def _header_for(voxels: NDArray[Any], like: Volume) -> Any:
+    _require_nibabel()
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
