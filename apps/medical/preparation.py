@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ...datasets.volumes import Volume
 from .plan import Channel, Plan
-from .resampling import Line, line, resample, resample_labels
+from .resampling import Line, coded, line, resample, resample_labels
 
 _SAME = 1e-3  # relative difference of spacings that is no reason to resample
-_PART = 4_000_000  # voxels whose statistics are taken at once
+_PART = 250_000  # voxels whose statistics are taken at once
 _QUANTILE_VOXELS = 4_000_000
 
 
@@ -52,7 +52,7 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
     out = torch.empty(len(plan.channels), *size)
     for number, channel in enumerate(plan.channels):
         into = out[number].numpy()
-        into[...] = resample(volume.voxels[number].transpose(order), lines)
+        resample(volume.voxels[number].transpose(order), lines, into)
         _normalise(into, channel)
     return Prepared(out, affine)
 
@@ -76,7 +76,9 @@ def values_on(volume: Volume, values_XYZ: NDArray[np.floating], prepared: Prepar
         ValueError: as ``labels_on``.
     """
     lines, order = _back(volume, values_XYZ.shape, prepared)
-    return np.ascontiguousarray(resample(values_XYZ, lines).transpose(np.argsort(order)))
+    out = np.empty(volume.size, np.float32)
+    resample(values_XYZ, lines, out.transpose(order))
+    return out
 
 
 def prepare_labels(volume: Volume, labels_IJK: NDArray[np.integer], plan: Plan, *, name: str = "") -> Tensor:
@@ -98,17 +100,18 @@ def prepare_labels(volume: Volume, labels_IJK: NDArray[np.integer], plan: Plan, 
 
 def encode_labels(labels_XYZ: NDArray[np.integer], plan: Plan, *, name: str = "labels") -> Tensor:
     """Return labels of files as a network learns them; see ``prepare_labels``."""
-    values, where = np.unique(labels_XYZ, return_inverse=True)
+    values, codes = coded(labels_XYZ)
     known = {0, *(value for target in plan.targets for value in target.values)}
     if strange := [value for value in values.tolist() if value not in known]:
         raise ValueError(f"{name} has the label value {strange[0]}; those of the plan are {', '.join(map(str, sorted(known)))}")
-    where = where.reshape(labels_XYZ.shape)
-    tables = np.array([[value in target.values for value in values.tolist()] for target in plan.targets], dtype=np.uint8)
+    tables = np.array(
+        [[False, *(value in target.values for value in values.tolist())] for target in plan.targets], dtype=np.uint8
+    )
     if not plan.regions:
         if len(plan.targets) > np.iinfo(np.uint8).max:
             raise ValueError(f"{len(plan.targets)} classes: at most 255 are supported")
         tables = (tables * np.arange(1, len(tables) + 1, dtype=np.uint8)[:, None]).sum(axis=0, dtype=np.uint8)[None]
-    return torch.stack([torch.from_numpy(table[where]) for table in tables])
+    return torch.stack([torch.from_numpy(table[codes]) for table in tables])
 
 
 def _grid(volume: Volume, plan: Plan) -> tuple[NDArray[np.float64], list[Line], tuple[int, int, int]]:
