@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...datasets.volumes import Volume
+from ...datasets.volumes import Volume, check_finite
 from .plan import Channel, Plan
 from .resampling import Line, coded, line, resample, resample_labels
 
@@ -37,7 +37,7 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
 
     Axes are exchanged and flipped to the plan's orientation, never rotated. On axes whose spacing is the plan's to a thousandth,
     voxels stay what they are; else they are interpolated linearly, at positions that begin with the first voxel (as MONAI's
-    ``Spacing`` has them), and smoothed before by a triangle as wide as the new voxels if these are larger and the plan says so.
+    ``Spacing`` has them), and averaged over about their extent if they become larger and the plan says so.
 
     Raises:
         ValueError: if the number of channels differs from the plan's, voxels are not finite, or the plan's orientation is none.
@@ -45,8 +45,7 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
     if len(volume.voxels) != len(plan.channels):
         told = ", ".join(channel.name for channel in plan.channels)
         raise ValueError(f"{volume.path} has {len(volume.voxels)} channels, the model wants {len(plan.channels)}: {told}")
-    if bad := _nonfinite(volume.voxels):
-        raise ValueError(f"{volume.path} has {bad} voxels that are NaN or infinite")
+    check_finite(volume)
     affine, lines, order = _grid(volume, plan)
     size = [len(on.positions) for on in lines]
     out = torch.empty(len(plan.channels), *size)
@@ -156,12 +155,6 @@ def _back(volume: Volume, size: tuple[int, ...], prepared: Prepared) -> tuple[li
         for new, (old, n) in enumerate(zip(order.tolist(), size, strict=True))
     ]
     return lines, (int(order[0]), int(order[1]), int(order[2]))
-
-
-def _nonfinite(x: NDArray[np.generic]) -> int:
-    if x.dtype.kind != "f":
-        return 0
-    return sum(int(np.size(row) - np.count_nonzero(np.isfinite(row))) for channel in x for row in channel)
 
 
 def _normalise(x: NDArray[np.float32], channel: Channel) -> None:

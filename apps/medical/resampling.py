@@ -26,12 +26,12 @@ class Line:
     Args:
         size: of the old axis.
         positions: (new size,) in voxels of the old axis, inside it.
-        width: of the triangle that weighs old voxels: 1 interpolates, more smooths.
+        width: in old voxels, over which interpolated values are averaged; 0 for none.
     """
 
     size: int
     positions: NDArray[np.float64]
-    width: float = 1.0
+    width: float = 0.0
 
     @property
     def nearest(self) -> NDArray[np.intp]:
@@ -41,22 +41,33 @@ class Line:
     @property
     def exact(self) -> bool:
         """Whether every new voxel is an old one."""
-        return self.width <= 1 and bool(np.abs(self.positions - self.nearest).max(initial=0) < _EXACT)
+        return not self.width and bool(np.abs(self.positions - self.nearest).max(initial=0) < _EXACT)
 
     def taps(self) -> tuple[Tensor, Tensor]:
-        """Indices and weights, (taps, new size) each, whose sums over taps are 1."""
-        first = np.floor(self.positions - self.width) + 1
-        index = first + np.arange(int(2 * np.ceil(self.width)))[:, None]
-        weight = np.maximum(1 - np.abs(index - self.positions) / self.width, 0)
-        weight[(index < 0) | (index > self.size - 1)] = 0
-        weight /= weight.sum(axis=0)
+        """Indices and weights, (taps, new size) each, whose sums over taps are 1. Beyond the ends, the last voxels go on."""
+        half = self.width / 2
+        index = np.floor(self.positions - half) + np.arange(int(np.ceil(self.width)) + 2)[:, None]
+        if self.width:
+            weight = (_hat_integral(self.positions + half - index) - _hat_integral(self.positions - half - index)) / self.width
+        else:
+            weight = np.maximum(1 - np.abs(index - self.positions), 0)
         return torch.from_numpy(index.clip(0, self.size - 1).astype(np.int64)), torch.from_numpy(weight.astype(np.float32))
 
 
+def _hat_integral(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The integral up to x of what linear interpolation makes of a single voxel of 1 at 0."""
+    x = x.clip(-1, 1)
+    return np.where(x < 0, (x + 1) ** 2, 2 - (1 - x) ** 2) / 2
+
+
 def line(old: int, new: int, *, scale: float, offset: float = 0.0, antialias: bool = False) -> Line:
-    """Return where ``new`` voxels lie on an axis of ``old`` ones: at ``scale * index + offset``, or at its nearer end."""
+    """Return where ``new`` voxels lie on an axis of ``old`` ones: at ``scale * index + offset``, or at its nearer end.
+
+    A voxel is about the mean over its extent: one of r old ones has a variance of r**2 / 12, so that (r**2 - 1) / 12 is to be
+    added, which is that of a mean over sqrt(r**2 - 1). It begins with none at r = 1, and leaves linear courses what they are.
+    """
     positions = (scale * np.arange(new) + offset).clip(0, old - 1)
-    return Line(old, positions, max(1.0, abs(scale)) if antialias else 1.0)
+    return Line(old, positions, max(scale**2 - 1, 0.0) ** 0.5 if antialias else 0.0)
 
 
 def resample(x_XYZ: NDArray[Any], lines: Sequence[Line], out: NDArray[np.float32]) -> None:
