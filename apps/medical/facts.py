@@ -16,6 +16,7 @@ Progress = Callable[[int, int], None]  # cases done, cases in all
 _SAMPLES = 4096  # foreground voxels that are kept of each channel of a case, for percentiles over all cases
 _QUANTILE_VOXELS = 1_000_000  # of which percentiles of a case are taken
 _SLAB_VOXELS = 4_000_000
+_FEW_VALUES = 32  # which an image has more of
 _LABELS = 256  # values, from which an image is no label map
 PERCENTS = (0.5, 50.0, 99.5)
 
@@ -195,9 +196,10 @@ def _swapped(case: Case) -> bool:
 
 
 def _looks_like(image: NDArray[Any], label: NDArray[Any]) -> bool:
-    """Whether an image has fewer values than its label map, and those are whole numbers."""
+    """Whether an image has far fewer values than its label map, and those are whole numbers."""
     of_image, of_label = (np.unique(_thinned(x.reshape(-1), _QUANTILE_VOXELS)) for x in (image, label))
-    return len(of_image) < min(len(of_label), _LABELS) and bool(np.all(of_image == np.round(of_image)))
+    many = len(of_label) > max(2 * len(of_image), _FEW_VALUES)
+    return many and len(of_image) < _LABELS and bool(np.all(of_image == np.round(of_image)))
 
 
 def _thinned(flat: NDArray[Any], most: int) -> NDArray[Any]:
