@@ -129,7 +129,7 @@ def _segmentation(headers: list[Any], frames: NDArray[Any], names: Mapping[int, 
     from highdicom.content import AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom.sr.codedict import codes
-    from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+    from pydicom.uid import ExplicitVRLittleEndian
 
     try:
         own = version("geovit")
@@ -160,7 +160,8 @@ def _segmentation(headers: list[Any], frames: NDArray[Any], names: Mapping[int, 
         manufacturer_model_name="geovit",
         software_versions=own,
         device_serial_number="0",
-        transfer_syntax_uid=ExplicitVRLittleEndian if binary else RLELossless,
+        # Not compressed: run lengths are left to GDCM, whose encoder ends the process where they do not pay.
+        transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=bool(frames.any()),
         series_description="Segmentation by geovit",
     )

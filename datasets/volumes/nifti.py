@@ -228,18 +228,19 @@ def _header_for(shape: tuple[int, ...], dtype: np.dtype[Any], like: Volume) -> A
         for field in ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
                       "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "dim_info", "descrip", "aux_file"):  # fmt: skip
             header[field] = like.header[field]
-        flat = int(like.header["dim"][0]) == 2 and len(shape) == 3
+        axes = int(like.header["dim"][0])
     else:
         header = (Nifti2Header if max(shape) > np.iinfo(np.int16).max else Nifti1Header)()
         header.set_data_shape(shape)
         header.set_qform(like.affine, code="scanner", strip_shears=True)
         header.set_sform(like.affine, code="scanner")
         header.set_xyzt_units("mm")
-        flat = False
+        axes = 3
     pixdim = header["pixdim"].copy()
     header.set_data_dtype(dtype.newbyteorder("="))
-    header.set_data_shape(shape[:2] if flat else shape)
-    pixdim[4:] = 0
+    header.set_data_shape(shape[:2] if axes == 2 and len(shape) == 3 else shape)
+    if len(shape) > 3 or axes > 3:  # steps of time or of anything else but space
+        pixdim[4:] = 1
     header["pixdim"] = pixdim
     header.set_slope_inter(1, 0)
     header["vox_offset"] = len(header.binaryblock) + 4

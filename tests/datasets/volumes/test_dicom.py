@@ -261,7 +261,7 @@ def test_run_length_encoding(write_series, stored, tmp_path):
     folder = write_series(stored)
     for file in folder.iterdir():
         dataset = pydicom.dcmread(file)
-        dataset.compress(pydicom.uid.RLELossless)
+        dataset.compress(pydicom.uid.RLELossless, encoding_plugin="pydicom")
         dataset.save_as(file)
     np.testing.assert_array_equal(open_volume(folder).voxels[0], seen(stored))
 
