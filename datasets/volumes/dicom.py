@@ -36,7 +36,7 @@ def open_dicom(
     Slices are ordered by their positions along the normal of the image plane, and spaced by them; SliceThickness counts for a
     single slice only. Rescale slope and intercept are those of each slice: integers stay integers (int16 where all possible
     values fit, else int32), others become float32 (float64 from 32 bits). Padding, which no scanner measured, becomes the lowest
-    value that was. MONOCHROME1 says how to show an image and changes no value.
+    value that was. MONOCHROME1 says how to show an image and changes no value (a warning tells of it).
 
     Args:
         path: A folder, or a file, which stands for its series in the folder.
@@ -49,17 +49,8 @@ def open_dicom(
         ValueError: several series, no images of a volume, slices that make none (see ``arrange``), or damaged files.
         ImportError: pydicom is missing, or what decodes this compression.
     """
-    try:
-        with quiet():
-            return _open(path, series, channels, progress)
-    except (FileNotFoundError, ImportError):
-        raise
-    except Exception as error:  # pydicom raises nearly every kind on damaged files, where a value is used first
-        text = " ".join(str(error).split())
-        folder = path if path.is_dir() else path.parent
-        if isinstance(error, ValueError) and text.startswith(str(folder)):
-            raise
-        raise ValueError(f"{path}: truncated or damaged DICOM ({type(error).__name__}: {text})") from error
+    with quiet():
+        return _open(path, series, channels, progress)
 
 
 def _open(path: Path, series: str | None, channels: int | None, progress: Callable[[int, int], None] | None) -> Volume:
@@ -79,6 +70,8 @@ def _read(slices: Sequence[Slice], path: Path, progress: Callable[[int, int], No
     shape = (len(slices), int(header.Rows), int(header.Columns))
     for one in slices:
         _require_plain(one)
+    if any(one.file.header.get("PhotometricInterpretation") == "MONOCHROME1" for one in slices):
+        logger.warning("%s: MONOCHROME1, low values are shown white: they are kept as they are, where ITK turns them round", path)
     size = sum({one.file.path: one.file.path.stat().st_size for one in slices}.values())
     bits = np.dtype(f"u{max(int(header.get('BitsAllocated', 16)) // 8, 1)}")
     compressed = header.file_meta.TransferSyntaxUID.is_compressed if "TransferSyntaxUID" in header.file_meta else False

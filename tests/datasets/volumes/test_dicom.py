@@ -75,6 +75,13 @@ def test_objects_that_are_no_images_are_left_out(write_series, stored, caplog):
     refused(folder / "seg003", "a segmentation, not an image")
 
 
+def test_a_dicomdir_is_ignored(write_series, stored):
+    folder = write_series(stored)
+    write_series(stored[:1], prefix="DIR", storage="1.2.840.10008.1.3.10", SeriesInstanceUID="1.2.9")
+    (folder / "DIR003").rename(folder / "DICOMDIR")
+    assert open_volume(folder).size[2] == 5
+
+
 def test_a_copy_of_an_image_is_left_out(write_series, stored, caplog):
     folder = write_series(stored)
     shutil.copy(folder / "IM003", folder / "copy")
@@ -114,10 +121,10 @@ def test_bits_that_hold_no_value_are_masked(write_series, stored):
     np.testing.assert_array_equal(open_volume(write_series(stored | 0xF000)).voxels[0], seen(stored))
 
 
-def test_monochrome1_changes_no_value(write_series, stored):
-    np.testing.assert_array_equal(
-        open_volume(write_series(stored, PhotometricInterpretation="MONOCHROME1")).voxels[0], seen(stored)
-    )
+def test_monochrome1_changes_no_value(write_series, stored, caplog):
+    volume = open_volume(write_series(stored, PhotometricInterpretation="MONOCHROME1"))
+    np.testing.assert_array_equal(volume.voxels[0], seen(stored))
+    assert "MONOCHROME1, low values are shown white" in caplog.text
 
 
 def test_padding_becomes_the_lowest_value_measured(write_series, stored, caplog):
