@@ -84,19 +84,19 @@ def _read(slices: Sequence[Slice], path: Path, progress: Callable[[int, int], No
         if voxels is None:
             stored = plane.dtype.newbyteorder("=")
             voxels = np.empty(shape, _meant_dtype(slices, stored))
-        hidden = _padding(one, plane)
         np.multiply(plane, _of(voxels.dtype, one.slope), out=voxels[k], casting="unsafe", dtype=voxels.dtype)
         voxels[k] += _of(voxels.dtype, one.intercept)
-        if hidden is None or not hidden.any():
-            low = voxels[k].min()
-        else:
+        measured = voxels[k]
+        if (hidden := _padding(one, plane)) is not None and hidden.any():
             padding[k] = np.packbits(hidden)
-            low = voxels[k][~hidden].min(initial=np.inf if voxels.dtype.kind == "f" else np.iinfo(voxels.dtype).max)
-        lowest = low if lowest is None else min(lowest, low)
+            measured = measured[~hidden]
+        if measured.size:
+            low = measured.min()
+            lowest = low if lowest is None else min(lowest, low)
         if progress is not None:
             progress(k + 1, len(slices))
     assert voxels is not None
-    if padding:
+    if padding and lowest is not None:
         count = 0
         for k, packed in padding.items():
             hidden = np.unpackbits(packed, count=shape[1] * shape[2]).astype(bool).reshape(shape[1:])
@@ -143,8 +143,8 @@ def _checked(plane: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _meant_dtype(slices: Sequence[Slice], stored: np.dtype[Any]) -> np.dtype[Any]:
-    """Smallest dtype, of int16, int32 and floats, that holds whatever a slice can hold after rescaling."""
-    if stored.kind == "f":
+    """Smallest dtype, of int16, int32 and floats, that holds whatever a slice can hold after rescaling; as stored without."""
+    if stored.kind == "f" or all(one.slope == 1 and one.intercept == 0 for one in slices):
         return stored
     if not all(float(value).is_integer() for one in slices for value in (one.slope, one.intercept)):
         return np.dtype(np.float32 if stored.itemsize <= 2 else np.float64)
@@ -155,7 +155,7 @@ def _meant_dtype(slices: Sequence[Slice], stored: np.dtype[Any]) -> np.dtype[Any
         ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
         meant = [int(one.slope) * end + int(one.intercept) for end in ends]
         low, high = min(low, *meant), max(high, *meant)
-    for dtype in (stored, _INT16, _INT32):
+    for dtype in (_INT16, _INT32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return dtype
     return np.dtype(np.float64)
