@@ -23,11 +23,14 @@ _GZIP_LEVEL = 6
 _DAMAGED = 40  # level from which nibabel's findings are errors; it mends what is below
 
 
-class _Named(logging.LoggerAdapter[logging.Logger]):
-    """Tells of which file nibabel speaks."""
+class _Named:
+    """A logger for nibabel's findings, which tells of which file they are."""
 
-    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        return f"{(self.extra or {})['path']}: {msg}", kwargs
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def log(self, level: int, message: str) -> None:
+        logger.log(level, "%s: %s", self._path, message)
 
 
 def is_nifti(head: bytes) -> bool:
@@ -123,7 +126,7 @@ def _header(head: bytes, path: Path) -> Any:
     kinds = (Nifti1PairHeader if pair else Nifti1Header) if size == 348 else (Nifti2PairHeader if pair else Nifti2Header)
     try:
         header = kinds(head[:size], check=False)
-        header.check_fix(logger=_Named(logger, {"path": path}), error_level=_DAMAGED)
+        header.check_fix(logger=_Named(path), error_level=_DAMAGED)
     except (HeaderDataError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: damaged header: {' '.join(str(error).split())}") from error
     return header

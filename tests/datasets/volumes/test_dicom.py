@@ -3,12 +3,12 @@
 import shutil
 import tracemalloc
 
+import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from geovit.datasets.volumes import open_volume
-
-pydicom = pytest.importorskip("pydicom")
 
 LOCALIZER = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
 
@@ -322,7 +322,6 @@ def test_real_files_that_are_no_volumes_are_refused(data_dir):
 
 
 def test_a_real_series_lies_where_its_labels_lie(data_dir):
-    nib = pytest.importorskip("nibabel")
     folder = data_dir / "medical" / "totalsegmentator_dicom_ct"
     volume = open_volume(folder / "series")
     labels = nib.as_closest_canonical(nib.load(folder / "example_seg_dicom.nii.gz"))

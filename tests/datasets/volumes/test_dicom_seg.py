@@ -1,12 +1,10 @@
 """DICOM-SEG, read back by highdicom and pydicom."""
 
+import highdicom
 import numpy as np
 import pytest
 
 from geovit.datasets.volumes import open_volume, write_labels
-
-pydicom = pytest.importorskip("pydicom")
-highdicom = pytest.importorskip("highdicom")
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

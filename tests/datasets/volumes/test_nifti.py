@@ -4,12 +4,11 @@ import gzip
 import pickle
 import tracemalloc
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from geovit.datasets.volumes import check_finite, open_volume
-
-nib = pytest.importorskip("nibabel")
 
 AFFINE = np.array([[-1.5, 0, 0, 20], [0, 2, 0.3, -10], [0, -0.2, 2.5, 5], [0, 0, 0, 1]])
 
@@ -222,6 +221,15 @@ def test_damaged_fields_are_told(tmp_path, field, value, told):
     with pytest.raises(ValueError, match=f"a.nii: .*({told})") as raised:
         open_volume(path)
     assert "\n" not in str(raised.value)
+
+
+def test_what_nibabel_mends_is_told_with_the_file(tmp_path, caplog):
+    made = nib.Nifti1Image(values(4, 5, 6), AFFINE)
+    made.header["pixdim"][1] = -1.5
+    path = tmp_path / "a.nii"
+    path.write_bytes(made.header.binaryblock + bytes(4) + np.asarray(made.dataobj).tobytes(order="F"))
+    open_volume(path)
+    assert f"{path}: pixdim[1,2,3] should be positive" in caplog.text
 
 
 def test_voxels_that_are_not_finite_are_counted(tmp_path):
