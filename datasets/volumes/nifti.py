@@ -13,12 +13,24 @@ from .volume import Volume, check_affine, rescaled
 
 logger = logging.getLogger(__name__)
 
-_MILLIMETRES = {"unknown": 1.0, "mm": 1.0, "meter": 1e3, "micron": 1e-3}
+_LENGTH_BITS = 7  # of xyzt_units
+_UNITS = {0: ("millimetres, as nothing else is said", 1.0), 1: ("metres", 1e3), 2: ("millimetres", 1.0), 3: ("micrometres", 1e-3)}
 _HEADS = {348: "NIfTI-1", 540: "NIfTI-2"}  # bytes of the header, which are its first number
 _MAGIC = {348: (344, 4), 540: (4, 4)}
 _MOST_AXES = 5
 _DISAGREE = 0.1  # of the smallest spacing: corners that lie further apart by qform and sform are told
 _GZIP_LEVEL = 6
+_DAMAGED = 40  # level from which nibabel's findings are errors; it mends what is below
+
+
+class _Named:
+    """A logger for nibabel's findings, which tells of which file they are."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def log(self, level: int, message: str) -> None:
+        logger.log(level, "%s: %s", self._path, message)
 
 
 def is_nifti(head: bytes) -> bool:
@@ -63,6 +75,8 @@ def open_nifti(path: Path, *, channels: int | None = None) -> Volume:
     data = _of_pair(path, ".img") if pair else path
     shape, dtype = _shape(header, path, channels), _dtype(header, path)
     affine = _affine(header, path)
+    if not 0 <= header["vox_offset"] < np.inf:
+        raise ValueError(f"{path}: damaged header: voxels from byte {header['vox_offset']}")
     offset = int(header["vox_offset"])
     with data.open("rb") as file:
         encoding = compression(file.read(3))
@@ -112,7 +126,7 @@ def _header(head: bytes, path: Path) -> Any:
     kinds = (Nifti1PairHeader if pair else Nifti1Header) if size == 348 else (Nifti2PairHeader if pair else Nifti2Header)
     try:
         header = kinds(head[:size], check=False)
-        header.check_fix(logger=logger, error_level=40)
+        header.check_fix(logger=_Named(path), error_level=_DAMAGED)
     except (HeaderDataError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: damaged header: {' '.join(str(error).split())}") from error
     return header
@@ -153,10 +167,13 @@ def _dtype(header: Any, path: Path) -> np.dtype[Any]:
 
 def _affine(header: Any, path: Path) -> NDArray[np.float64]:
     """The affine in millimetres."""
-    unit = header.get_xyzt_units()[0]
-    if unit != "mm" and unit != "unknown":
+    code = int(header["xyzt_units"]) & _LENGTH_BITS
+    if code not in _UNITS:
+        raise ValueError(f"{path}: lengths in the unknown unit {code}, expected metres, millimetres or micrometres")
+    unit, millimetres = _UNITS[code]
+    if millimetres != 1:
         logger.info("%s: lengths in %s, turned to millimetres", path, unit)
-    scale = np.diag([_MILLIMETRES[unit]] * 3 + [1.0])
+    scale = np.diag([millimetres] * 3 + [1.0])
     if header["sform_code"] > 0:
         affine = np.asarray(header.get_sform(), np.float64)
         if header["qform_code"] > 0:
@@ -166,7 +183,8 @@ def _affine(header: Any, path: Path) -> NDArray[np.float64]:
     else:
         affine = np.asarray(header.get_base_affine(), np.float64)
         logger.warning("%s: states no orientation (sform and qform codes are 0): taken as left, front, top", path)
-    affine = scale @ affine
+    with np.errstate(all="ignore"):  # of a damaged header
+        affine = scale @ affine
     check_affine(affine, str(path))
     return affine
 
@@ -179,24 +197,25 @@ def _tell_disagreement(header: Any, sform: NDArray[np.float64], path: Path) -> N
         return
     last = [max(int(size), 1) - 1 for size in header["dim"][1:4]]
     corners = np.array([[i, j, k, 1] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])], np.float64)
-    apart = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
+    with np.errstate(all="ignore"):  # what is not finite is told, too
+        apart = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
     if not apart <= _DISAGREE * float(np.linalg.norm(sform[:3, :3], axis=0).min()):
         logger.warning("%s: qform and sform disagree by up to %.3g mm; the sform is taken", path, apart)
 
 
-def write_nifti(target: Path, voxels: NDArray[Any], like: Volume) -> None:
+def write_nifti(target: Path, voxels: NDArray[Any], like: Volume, dtype: np.dtype[Any]) -> None:
     """Write (i, j, k) or (i, j, k, channels) on the grid of ``like``, to .nii or .nii.gz by the suffix of ``target``.
 
     Equal voxels and headers give equal bytes.
     """
-    header = _header_for(voxels, like)
-    plane = np.dtype(voxels.dtype).newbyteorder(header.endianness)
+    header = _header_for(voxels.shape, dtype, like)
+    stored = dtype.newbyteorder(header.endianness)
     with target.open("wb") as file:
         if target.name.lower().endswith(".gz"):
             with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL, mtime=0) as stream:
-                _write(stream, header, voxels, plane)
+                _write(stream, header, voxels, stored)
         else:
-            _write(file, header, voxels, plane)
+            _write(file, header, voxels, stored)
 
 
 def _write(stream: Any, header: Any, voxels: NDArray[Any], dtype: np.dtype[Any]) -> None:
@@ -207,7 +226,7 @@ def _write(stream: Any, header: Any, voxels: NDArray[Any], dtype: np.dtype[Any])
             stream.write(plane.astype(dtype).tobytes(order="F"))
 
 
-def _header_for(voxels: NDArray[Any], like: Volume) -> Any:
+def _header_for(shape: tuple[int, ...], dtype: np.dtype[Any], like: Volume) -> Any:
     _require_nibabel()
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
@@ -218,18 +237,19 @@ def _header_for(voxels: NDArray[Any], like: Volume) -> Any:
         for field in ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
                       "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "dim_info", "descrip", "aux_file"):  # fmt: skip
             header[field] = like.header[field]
-        flat = int(like.header["dim"][0]) == 2 and voxels.ndim == 3
+        axes = int(like.header["dim"][0])
     else:
-        header = (Nifti2Header if max(voxels.shape) > np.iinfo(np.int16).max else Nifti1Header)()
-        header.set_data_shape(voxels.shape)
+        header = (Nifti2Header if max(shape) > np.iinfo(np.int16).max else Nifti1Header)()
+        header.set_data_shape(shape)
         header.set_qform(like.affine, code="scanner", strip_shears=True)
         header.set_sform(like.affine, code="scanner")
         header.set_xyzt_units("mm")
-        flat = False
+        axes = 3
     pixdim = header["pixdim"].copy()
-    header.set_data_dtype(voxels.dtype.newbyteorder("="))
-    header.set_data_shape(voxels.shape[:2] if flat else voxels.shape)
-    pixdim[4:] = 0
+    header.set_data_dtype(dtype.newbyteorder("="))
+    header.set_data_shape(shape[:2] if axes == 2 and len(shape) == 3 else shape)
+    if len(shape) > 3 or axes > 3:  # steps of time or of anything else but space
+        pixdim[4:] = 1
     header["pixdim"] = pixdim
     header.set_slope_inter(1, 0)
     header["vox_offset"] = len(header.binaryblock) + 4
