@@ -241,10 +241,13 @@ def _labels(labels: NDArray[np.integer]) -> tuple[dict[int, int], dict[int, NDAr
 
 
 def _channel(flat: NDArray[Any], chosen: NDArray[np.bool_] | None) -> ChannelFacts:
-    finite = np.isfinite(flat) if flat.dtype.kind == "f" else None
-    bad = 0 if finite is None else int(flat.size - np.count_nonzero(finite))
-    kept = flat[finite] if bad else flat
-    inside = flat[:0] if chosen is None else flat[chosen & finite] if bad else flat[chosen]
+    bad, kept = 0, flat
+    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
+        finite = np.isfinite(flat)
+        kept = flat[finite]
+        bad = flat.size - kept.size
+        chosen = None if chosen is None else chosen & finite
+    inside = flat[:0] if chosen is None else flat[chosen]
     return ChannelFacts(
         image=_intensities(kept),
         foreground=_intensities(inside) if inside.size else None,

@@ -155,10 +155,11 @@ def resample_labels(labels_XYZ: NDArray[np.integer], lines: Sequence[Line]) -> N
     out = np.empty([len(place.low) for place in places], labels_XYZ.dtype)
     step = max(1, _LABEL_VOXELS // max(1, out[0].size))
     for begin in range(0, len(out), step):
-        rows = _Places(*(part[begin : begin + step] for part in places[0]))
+        here = slice(begin, begin + step)
+        rows = _Places(places[0].low[here], places[0].high[here], places[0].share[here])
         first, last = int(min(rows.low.min(), rows.high.min())), int(max(rows.low.max(), rows.high.max()))
         near = [_Places(rows.low - first, rows.high - first, rows.share), *places[1:]]
-        out[begin : begin + step] = names[_chosen(codes[first : last + 1], near, copied)]
+        out[here] = names[_chosen(codes[first : last + 1], near, copied)]
     return out
 
 
