@@ -99,20 +99,19 @@ def test_pieces_change_no_bit():
 def test_what_is_open_is_what_was_predicted(monkeypatch):
     network, x = Net(4).eval(), torch.randn(1, 37, 41, 90)
     slider = Slider(network=network, plan=plan(), device=CPU)
+    most, kept = 0, sliding._add
+
+    def add(sums, *rest):
+        nonlocal most
+        kept(sums, *rest)
+        most = max(most, sum(cell[0].numel() for cell in sums.values()))
+
+    monkeypatch.setattr(sliding, "_add", add)
     for pieces in (1, 2, 4):
         most = 0
-        kept = sliding._add
-
-        def add(sums, *rest):
-            nonlocal most
-            kept(sums, *rest)
-            most = max(most, sum(cell[0].numel() for cell in sums.values()))
-
-        monkeypatch.setattr(sliding, "_add", add)
         route = shortest_route(x.shape[1:], (16, 16, 16), 0.5)
         cut = Route(route.axes, route.order, pieces)
         slider._go(x, sliding.Choice(cut, (16, 16, 16), 1, 0, 0), lambda *_: None, weighted=False, tick=None)
-        monkeypatch.undo()
         assert most == cut.open_voxels < 37 * 41 * 90 / 2
 
 
@@ -231,14 +230,10 @@ def test_little_memory_gives_pieces_then_smaller_windows_then_an_error(monkeypat
     assert tight.route.pieces > 1
     assert tight.roi == (32, 32, 32)
     assert not caplog.messages
-    given = plan(40, roi=(64, 64, 64))
-    whole = choose(4).peak
-    assert choose(0.1).roi == (64, 64, 64) or caplog.messages
     with pytest.raises(
         ValueError, match=r"90 x 120 x 130 voxels need .* GB in windows of .*smallest possible; allowed are 0.00 GB"
     ):
         choose(1e-3)
-    assert whole <= 4e9
 
 
 def test_smaller_windows_are_told(monkeypatch, caplog):
