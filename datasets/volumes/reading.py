@@ -1,0 +1,72 @@
+"""Opening files of volumes, told apart by their content."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from .nifti import is_nifti, open_nifti
+from .nrrd import open_nrrd
+from .streams import compression, decompressed, read_head
+from .volume import Volume
+
+_HEAD = 352  # bytes in which every format shows what it is
+
+
+def open_volume(path: str | Path, *, channels: int | None = None) -> Volume:
+    """Read a volume from a file, or from the folder of a DICOM series; what it is is told by content, not by name.
+
+    Args:
+        path: of a NIfTI file (.nii, .nii.gz, a pair of .hdr and .img), an NRRD file (.nrrd, .nhdr), a folder with one DICOM
+            series, any file of a DICOM series, which stands for all of it, or ``folder:UID``, the series of that
+            SeriesInstanceUID (or the end of it) among several.
+        channels: how many are meant, such as 1 where a 4-D file is a mistake; others are refused.
+
+    Raises:
+        FileNotFoundError: nothing there, or a folder without images.
+        ValueError: damaged, of another type, or of a kind that is not supported; one line that starts with the path.
+        ImportError: the library of that format is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    kind = sniff(path)
+    if kind == "NIfTI":
+        return open_nifti(path, channels=channels)
+    if kind == "NRRD":
+        return open_nrrd(path, channels=channels)
+    raise ValueError(f"{path}: {_what(path)}, expected NIfTI, NRRD or DICOM")
+
+
+def sniff(path: Path) -> str | None:
+    """Return "NIfTI", "NRRD" or "DICOM" by the first bytes of a file; None if it is none of them."""
+    with path.open("rb") as file:
+        encoding = compression(file.read(3))
+        file.seek(0)
+        with decompressed(file, encoding) as stream:
+            head = read_head(stream, _HEAD, path)
+    if is_nifti(head) or (encoding == "raw" and path.suffix.lower() == ".img" and path.with_suffix(".hdr").is_file()):
+        return "NIfTI"
+    if encoding == "raw" and head.startswith(b"NRRD"):
+        return "NRRD"
+    if encoding == "raw" and head[128:132] == b"DICM":
+        return "DICOM"
+    return None
+
+
+_MARKS: Mapping[bytes, str] = {
+    b"\x80": "a pickle",
+    b"PK": "a zip archive",
+    b"\x89PNG": "a PNG image",
+    b"\x93NUMPY": "a NumPy array",
+    b"ObjectType": "a MetaImage",
+}
+
+
+def _what(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "empty, 0 bytes"
+    for mark, name in _MARKS.items():
+        if head.startswith(mark):
+            return f"{name}, or begins like one"
+    return "text" if all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head) else "no image of a known kind"
