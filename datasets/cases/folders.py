@@ -40,7 +40,9 @@ def cases_of_folder(
         cases, endings = _folder_for_each(folder, channels)
         tests = {}
     if not cases:
-        raise FileNotFoundError(f"{folder} has no cases: expected folders images and labels, or one for each case, or dataset.json")
+        raise FileNotFoundError(
+            f"{folder} has no cases: expected folders images and labels, or one for each case, or dataset.json"
+        )
     if channels is None:
         channels = endings or _channels_of(cases[0])
     return CaseSet(

@@ -26,12 +26,12 @@ def cases_of_json(path: Path) -> CaseSet:
     targets, regions = _targets(path, content)
     entries = content.get("training")
     if isinstance(content.get("dataset"), dict):
-        entries = [{"image": files["images"], "label": files["label"], "name": name} for name, files in content["dataset"].items()]
+        entries = [
+            {"image": files["images"], "label": files["label"], "name": name} for name, files in content["dataset"].items()
+        ]
     if entries is None or isinstance(entries, int):
         found = cases_of_folder(path.parent, channels, targets)
-        return CaseSet(
-            cases=found.cases, channels=found.channels, targets=targets, regions=regions, test=found.test, source=path
-        )
+        return CaseSet(cases=found.cases, channels=found.channels, targets=targets, regions=regions, test=found.test, source=path)
     cases = _cases(path, entries, labelled=True)
     tests = _cases(path, content.get("test") or [], labelled=False)
     _check_files(path, [*cases, *tests])
