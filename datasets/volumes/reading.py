@@ -1,16 +1,19 @@
 """Opening files of volumes, told apart by their content."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .dicom import open_dicom
+from .dicom_files import is_dicom
 from .nifti import is_nifti, open_nifti
+from .nrrd import open_nrrd
 from .streams import compression, decompressed, read_head
 from .volume import Volume
 
 _HEAD = 352  # bytes in which every format shows what it is
 
 
-def open_volume(path: str | Path, *, channels: int | None = None) -> Volume:
+def open_volume(path: str | Path, *, channels: int | None = None, progress: Callable[[int, int], None] | None = None) -> Volume:
     """Read a volume from a file, or from the folder of a DICOM series; what it is is told by content, not by name.
 
     Args:
@@ -18,6 +21,7 @@ def open_volume(path: str | Path, *, channels: int | None = None) -> Volume:
             series, any file of a DICOM series, which stands for all of it, or ``folder:UID``, the series of that
             SeriesInstanceUID (or the end of it) among several.
         channels: how many are meant, such as 1 where a 4-D file is a mistake; others are refused.
+        progress: is told the number of slices read of a DICOM series, and of all; the other formats are quick.
 
     Raises:
         FileNotFoundError: nothing there, or a folder without images.
@@ -25,11 +29,20 @@ def open_volume(path: str | Path, *, channels: int | None = None) -> Volume:
         ImportError: the library of that format is missing.
     """
     path = Path(path)
+    if path.is_dir():
+        return open_dicom(path, channels=channels, progress=progress)
+    folder, colon, series = str(path).rpartition(":")
+    if not path.exists() and colon and Path(folder).is_dir():
+        return open_dicom(Path(folder), series, channels=channels, progress=progress)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder")
     kind = sniff(path)
     if kind == "NIfTI":
         return open_nifti(path, channels=channels)
+    if kind == "NRRD":
+        return open_nrrd(path, channels=channels)
+    if kind == "DICOM":
+        return open_dicom(path, channels=channels, progress=progress)
     raise ValueError(f"{path}: {_what(path)}, expected NIfTI, NRRD or DICOM")
 
 
@@ -44,7 +57,7 @@ def sniff(path: Path) -> str | None:
         return "NIfTI"
     if encoding == "raw" and head.startswith(b"NRRD"):
         return "NRRD"
-    if encoding == "raw" and head[128:132] == b"DICM":
+    if encoding == "raw" and is_dicom(path):
         return "DICOM"
     return None
 

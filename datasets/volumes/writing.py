@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..writing import atomic
+from .dicom_seg import require_segmentable, write_dicom_seg
 from .nifti import write_nifti
+from .nrrd import write_nrrd
 from .volume import Volume
 
 FORMATS = {".nii.gz": "NIfTI", ".nii": "NIfTI", ".nrrd": "NRRD", ".dcm": "DICOM"}
@@ -45,14 +47,19 @@ def write_labels(
     """
     path = Path(path)
     labels = np.asarray(labels_IJK)
-    check_format(path, like)
+    format_ = check_format(path, like)
     if labels.dtype.kind not in "iub":
         raise ValueError(f"{path}: labels of {labels.dtype}, expected integers")
     if labels.shape != like.size:
         raise ValueError(f"{path}: labels of shape {labels.shape} for a volume of {like.size}")
     chosen = label_dtype(labels, like) if isinstance(dtype, str) and dtype == "auto" else _checked(labels, np.dtype(dtype), path)
     with atomic(path, overwrite) as target:
-        write_nifti(target, labels.astype(chosen, copy=False), like)
+        if format_ == "DICOM":
+            write_dicom_seg(target, labels, like, names)
+        elif format_ == "NRRD":
+            write_nrrd(target, labels.astype(chosen, copy=False), like, names)
+        else:
+            write_nifti(target, labels.astype(chosen, copy=False), like)
 
 
 def label_dtype(labels: NDArray[Any], like: Volume) -> np.dtype[Any]:
@@ -94,7 +101,8 @@ def write_volume(path: str | Path, voxels_CIJK: NDArray[Any], like: Volume, *, o
         raise ValueError(f"{path}: values of shape {voxels.shape} for a volume of {like.size}, expected (channels, i, j, k)")
     arranged = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
     with atomic(path, overwrite) as target:
-        write_nifti(target, arranged.astype(np.float32, copy=False), like)
+        writer = write_nrrd if format_ == "NRRD" else write_nifti
+        writer(target, arranged.astype(np.float32, copy=False), like)
 
 
 def check_format(path: str | Path, like: Volume | None = None) -> str:
@@ -107,8 +115,6 @@ def check_format(path: str | Path, like: Volume | None = None) -> str:
     format_ = next((format_ for suffix, format_ in FORMATS.items() if name.endswith(suffix)), None)
     if format_ is None:
         raise ValueError(f"{path}: unknown suffix {Path(path).suffix!r}, expected one of {', '.join(FORMATS)}")
-    if format_ == "DICOM" and like is not None and like.format != "DICOM":
-        raise ValueError(
-            f"{path}: a DICOM-SEG refers to the DICOM series of its image, but {like.path} is {like.format}; use .nii.gz"
-        )
+    if format_ == "DICOM" and like is not None:
+        require_segmentable(Path(path), like)
     return format_
