@@ -124,7 +124,7 @@ def segment_files(
     model: Path,
     out: Path | None = None,
     format: Format = "auto",  # noqa: A002 - the word that users know
-    channels: tuple[str, ...] | None = None,
+    channels: str | None = None,
     probabilities: bool = False,
     quicklook: bool = True,
     report: Path | None = None,
@@ -156,8 +156,8 @@ def segment_files(
         report: JSON file to write, with the volume of each class and the time of each stage.
         overlap: share of a window that the next one covers again.
         mirror: also see each window mirrored in every combination of axes: 8 times as long in 3-D.
-        max_memory: gigabytes (10^9 bytes) that the process may take at the most, on the device. Default: 4, or half of what is
-            free if that is less, on a CPU; half of what is free on a GPU.
+        max_memory: gigabytes (10^9 bytes) that the process may take at the most, on the device. Default: half of what is free on
+            a GPU; on a CPU 4, or half of what is free if that is less, or what it holds and a quarter of what is free if more.
         precision: auto, fp32, bf16 or fp16.
         device: auto, cpu, cuda, cuda:1 or mps.
         overwrite: replace files that exist.
@@ -173,7 +173,8 @@ def segment_files(
     segmenter = load_segmenter(model)
     plan = segmenter.plan
     paths = _without_results(_find(inputs))
-    cases = group_cases(paths, [channel.name for channel in plan.channels], channels)
+    endings = None if channels is None else [ending.strip().lstrip("_-.") for ending in channels.split(",")]
+    cases = group_cases(paths, [channel.name for channel in plan.channels], endings)
     outputs = _outputs(cases, out, format)
     if out is not None and not out.exists():
         try:

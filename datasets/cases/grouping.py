@@ -38,7 +38,8 @@ def group_cases(paths: Sequence[Path], channels: Sequence[str], endings: Sequenc
     numbers = [f"{index:04}" for index in range(len(channels))]
     for chosen in [numbers, channels] if endings is None else [endings]:
         groups, others = _grouped(paths, chosen)
-        if groups:
+        # A single file that happens to end with the name of a channel is a case of its own.
+        if groups and (endings is not None or max(map(len, groups.values())) > 1):
             if others:
                 logger.info("left out, for lack of an ending as _%s: %s", chosen[0], some([path.name for path in others]))
             return [_case(folder, name, files, chosen, channels) for (folder, name), files in groups.items()]
