@@ -85,6 +85,21 @@ def read_header(path: Path) -> Any:
         raise ValueError(f"{path}: truncated or damaged DICOM ({' '.join(str(error).split())})") from error
 
 
+def series_key(path: Path) -> tuple[str, str] | None:
+    """What the files of a series share, of a file that may be damaged or no image (None)."""
+    require_pydicom()
+    import pydicom
+
+    try:
+        with quiet():
+            header = pydicom.dcmread(
+                path, stop_before_pixels=True, force=True, specific_tags=["SeriesInstanceUID", "FrameOfReferenceUID", "Rows"]
+            )
+    except Exception:  # noqa: BLE001 - the one who opens it will tell
+        return None
+    return DicomFile(path, header).series if "Rows" in header else None
+
+
 def refusal(file: DicomFile) -> str | None:
     """Why a file is no slice of a volume; None if it is one."""
     header = file.header
