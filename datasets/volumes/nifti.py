@@ -19,6 +19,14 @@ _MAGIC = {348: (344, 4), 540: (4, 4)}
 _MOST_AXES = 5
 _DISAGREE = 0.1  # of the smallest spacing: corners that lie further apart by qform and sform are told
 _GZIP_LEVEL = 6
+_DAMAGED = 40  # level from which nibabel's findings are errors; it mends what is below
+
+
+class _Named(logging.LoggerAdapter[logging.Logger]):
+    """Tells of which file nibabel speaks."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        return f"{(self.extra or {})['path']}: {msg}", kwargs
 
 
 def is_nifti(head: bytes) -> bool:
@@ -91,7 +99,15 @@ def _of_pair(path: Path, ending: str) -> Path:
     raise FileNotFoundError(f"{path}: one of a pair of .hdr and .img files, but {stem + ending} is not beside it")
 
 
+def _require_nibabel() -> None:
+    try:
+        import nibabel  # noqa: F401
+    except ImportError as error:
+        raise ImportError("NIfTI needs nibabel: pip install 'geovit[medical]'") from error
+
+
 def _header(head: bytes, path: Path) -> Any:
+    _require_nibabel()
     from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
     from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
     from nibabel.spatialimages import HeaderDataError
@@ -104,7 +120,7 @@ def _header(head: bytes, path: Path) -> Any:
     kinds = (Nifti1PairHeader if pair else Nifti1Header) if size == 348 else (Nifti2PairHeader if pair else Nifti2Header)
     try:
         header = kinds(head[:size], check=False)
-        header.check_fix(logger=logger, error_level=40)
+        header.check_fix(logger=_Named(logger, {"path": path}), error_level=_DAMAGED)
     except (HeaderDataError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: damaged header: {' '.join(str(error).split())}") from error
     return header
@@ -200,6 +216,7 @@ def _write(stream: Any, header: Any, voxels: NDArray[Any], dtype: np.dtype[Any])
 
 
 def _header_for(voxels: NDArray[Any], like: Volume) -> Any:
+    _require_nibabel()
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 

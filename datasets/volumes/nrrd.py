@@ -120,14 +120,14 @@ def _facts(header: Mapping[str, Any], path: Path) -> tuple[tuple[int, ...], np.d
     encoding = _ENCODINGS.get(str(header["encoding"]).lower())
     if encoding is None:
         raise ValueError(f"{path}: encoding {header['encoding']}, expected raw, gzip or bzip2")
-    order = {"big": ">", "little": "<"}.get(str(header.get("endian", "")).lower())
+    endian = str(header.get("endian", "")).lower()
     dtype = np.dtype(_TYPES[name])
-    if order is None and dtype.itemsize > 1:
+    if endian not in ("big", "little") and dtype.itemsize > 1:
         raise ValueError(f"{path}: its header does not state the byte order (endian: big or little)")
     shape = tuple(int(size) for size in header["sizes"])
     if len(shape) != header["dimension"] or not 2 <= len(shape) <= 4:
         raise ValueError(f"{path}: {' x '.join(map(str, shape))} voxels, expected two or three axes and one of channels")
-    return shape, dtype.newbyteorder(order or "="), encoding
+    return shape, dtype.newbyteorder(">" if endian == "big" else "<"), encoding
 
 
 def _vectors(header: Mapping[str, Any]) -> list[NDArray[np.float64] | None] | None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 GZIP_MAGIC = b"\x1f\x8b"
 BZIP2_MAGIC = b"BZh"
 _CHUNK = 2**24  # bytes
-# The most that a byte of a compressed file can stand for: deflate 1032; bzip2 about 45 of 900k in its most extreme files.
-_MOST = {"gzip": 1032, "bzip2": 20000}
+# The most that a byte of a compressed file can stand for: deflate 1032, the others by what their most extreme files hold.
+_MOST = {"gzip": 1032, "bzip2": 20000, "compressed": 20000}
 _DAMAGES = (EOFError, zlib.error, gzip.BadGzipFile, OSError)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..writing import atomic
+from .dicom_seg import require_segmentable, write_dicom_seg
 from .nifti import write_nifti
 from .nrrd import write_nrrd
 from .volume import Volume
@@ -53,7 +54,9 @@ def write_labels(
         raise ValueError(f"{path}: labels of shape {labels.shape} for a volume of {like.size}")
     chosen = label_dtype(labels, like) if isinstance(dtype, str) and dtype == "auto" else _checked(labels, np.dtype(dtype), path)
     with atomic(path, overwrite) as target:
-        if format_ == "NRRD":
+        if format_ == "DICOM":
+            write_dicom_seg(target, labels, like, names)
+        elif format_ == "NRRD":
             write_nrrd(target, labels.astype(chosen, copy=False), like, names)
         else:
             write_nifti(target, labels.astype(chosen, copy=False), like)
@@ -112,8 +115,6 @@ def check_format(path: str | Path, like: Volume | None = None) -> str:
     format_ = next((format_ for suffix, format_ in FORMATS.items() if name.endswith(suffix)), None)
     if format_ is None:
         raise ValueError(f"{path}: unknown suffix {Path(path).suffix!r}, expected one of {', '.join(FORMATS)}")
-    if format_ == "DICOM" and like is not None and like.format != "DICOM":
-        raise ValueError(
-            f"{path}: a DICOM-SEG refers to the DICOM series of its image, but {like.path} is {like.format}; use .nii.gz"
-        )
+    if format_ == "DICOM" and like is not None:
+        require_segmentable(Path(path), like)
     return format_
