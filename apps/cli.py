@@ -45,6 +45,7 @@ COMMANDS = {
         ".restoration.training:fit", "fit a network to images, for super-resolution, denoising, deblurring"
     ),
     "evaluate restoration": Command(".restoration.evaluation:evaluate", "measure restoration networks on images"),
+    "evaluate medical": Command(".medical.evaluation:evaluate", "measure segmentations: Dice, HD95, surface Dice"),
     "demo": Command(".demo:demo", "make a scene, map it, and measure the map"),
     "doctor": Command(".doctor:doctor", "show what is installed and test it"),
     "bench": Command(".bench:bench", "time the ops on this machine"),
