@@ -190,7 +190,7 @@ def _distances(start: NDArray[np.bool_], end: NDArray[np.bool_], spacing: Sequen
     common = int(np.count_nonzero(start & end))
     if not len(away):
         return np.zeros(common)
-    # A tree over surface voxels alone takes a tenth of the time of a distance transform of the whole box; on points of a grid it need
-    # not be balanced, which is quicker again.
+    # A tree over surface voxels alone takes a tenth of the time of a distance transform of the whole box; on points of a grid it
+    # need not be balanced, which is quicker again.
     tree = KDTree(np.argwhere(end) * np.asarray(spacing, np.float64), balanced_tree=False, compact_nodes=False)
     return np.concatenate([tree.query(away)[0], np.zeros(common)])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datasets.cases import Case, CaseSet, Fold, make_folds, open_cases, pair_labels, read_case, read_folds, read_pair
+from ...datasets.cases import Case, CaseSet, Fold, make_folds, open_cases, pair_labels, read_case, read_pair, read_split
 from .model import Segmenter
 from .plan import Target
 from .progress import Bar
@@ -72,20 +72,20 @@ class SegmentedCases:
         self.path, self.fold = path, fold
         self.targets, self.regions, self.origin = segmenter.plan.targets, segmenter.plan.regions, "the model's"
         case_set = open_cases(data)
-        split = _split(case_set, path, segmenter)
+        own = read_split(path.parent / _SPLITS)
         chosen = [case for case in case_set.cases if case.label is not None]
         if fold is not None:
-            if split is None:
-                raise ValueError(f"no folds are known of {data}: neither {_SPLITS} beside the model nor the data tell them")
-            if not 0 <= fold < len(split):
-                raise ValueError(f"fold is {fold}: allowed are 0 to {len(split) - 1}")
-            chosen = [case for case in chosen if case.name in split[fold].validation]
+            names = _validating(case_set, fold, segmenter, own)
+            chosen = [case for case in chosen if case.name in names]
         if not chosen:
             raise ValueError(f"{data} has no labelled cases" + ("" if fold is None else f" in fold {fold}"))
         self.cases: list[Case] = chosen
-        self.trained = _trained(chosen, split, segmenter)
+        trained_in = segmenter.facts.get("training", {}).get("fold")
+        known = trained_in is not None and 0 <= trained_in < len(own)
+        self.trained = sum(case.name in own[trained_in].train for case in chosen) if known else None
         if self.trained:
-            logger.warning("the model was trained on %d of these %d cases: their figures flatter it", self.trained, len(chosen))
+            told = f"{self.trained} of these {len(chosen)} cases, by their names"
+            logger.warning("the model was trained on %s: their figures flatter it", told)
         self.told = f"{data} segmented by {path}" + ("" if fold is None else f", validation of fold {fold}")
         self.options = options
         self.segmentation = Segmentation(segmenter, **options)
@@ -120,20 +120,21 @@ def _as_targets(named: CaseSet) -> tuple[Target, ...]:
     return tuple(Target(name=t.name, values=t.values, output=t.output) for t in named.targets or ())
 
 
-def _split(case_set: CaseSet, path: Path, segmenter: Segmenter) -> Sequence[Fold] | None:
-    """Return the folds that the model was trained in, or those of the data; None if nothing tells them."""
+def _validating(case_set: CaseSet, fold: int, segmenter: Segmenter, own: Sequence[Fold]) -> tuple[str, ...]:
+    """Return the names of the cases that validate in a fold: of the training, of the data, or made as training makes it.
+
+    Raises:
+        ValueError: if nothing tells of folds, or there is no such fold.
+    """
     names = [case.name for case in case_set.cases]
-    if (path.parent / _SPLITS).is_file():
-        return read_folds(path.parent / _SPLITS, names)
-    if case_set.folds:
-        return [Fold(train=tuple(n for n in names if n not in part), validation=part) for part in case_set.folds]
-    folds = segmenter.facts.get("training", {}).get("folds")
-    return make_folds(names, folds) if folds and 1 < folds <= len(names) else None
-
-
-def _trained(cases: Sequence[Case], split: Sequence[Fold] | None, segmenter: Segmenter) -> int | None:
-    """How many of the cases the model was trained on; None if nothing tells."""
-    own = segmenter.facts.get("training", {}).get("fold")
-    if split is None or own is None or not 0 <= own < len(split):
-        return None
-    return sum(case.name in split[own].train for case in cases)
+    folds = segmenter.facts.get("training", {}).get("folds") or 0
+    parts = [fold.validation for fold in own if fold.validation] or list(case_set.folds)
+    if not parts and 1 < folds <= len(names):
+        parts = [part.validation for part in make_folds(names, folds)]
+    if not 0 <= fold < len(parts):
+        raise ValueError(
+            f"fold is {fold}: " + (f"allowed are 0 to {len(parts) - 1}" if parts else "nothing tells how cases were split")
+        )
+    if gone := sorted(set(parts[fold]) - set(names)):
+        raise ValueError(f"fold {fold} has cases that are not in the data, such as {gone[0]}")
+    return parts[fold]

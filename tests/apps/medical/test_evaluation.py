@@ -13,6 +13,7 @@ from geovit.apps.medical.files import segment_files
 from geovit.apps.medical.model import Segmenter, new_segmenter, save_segmenter
 from geovit.apps.medical.networks import NetworkConfig
 from geovit.apps.medical.plan import Channel, Plan, Target
+from geovit.datasets.cases import Fold, make_folds, write_folds
 
 AFFINE = np.array([[-2.0, 0, 0, 20], [0, 1, 0, -5], [0, 0, 1, 3], [0, 0, 0, 1]])
 SIZE = (20, 18, 16)
@@ -196,13 +197,27 @@ def test_a_model_is_measured_on_what_it_would_write(model, tmp_path):
     assert report["protocol"]["device"] == "cpu"
 
 
-def test_cases_that_the_model_was_trained_on_are_told(model, capsys):
+def test_cases_that_the_model_was_trained_on_are_told(model, tmp_path, capsys):
     file, data = model
-    assert main(["evaluate", "medical", str(data), f"--model={file}", "--device=cpu"]) == 0
-    assert "the model was trained on 4 of these 5 cases: their figures flatter it" in capsys.readouterr().err
-    report = evaluate([str(data)], model=file, fold=1, device="cpu").report
-    assert len(report["cases"]) == 1
+    own = tmp_path / "best.safetensors"
+    own.write_bytes(file.read_bytes())
+    folds = make_folds("abcde")
+    write_folds(tmp_path / "splits.json", folds)
+    assert main(["evaluate", "medical", str(data), f"--model={own}", "--device=cpu"]) == 0
+    told = "the model was trained on 4 of these 5 cases, by their names: their figures flatter it"
+    assert told in capsys.readouterr().err
+    report = evaluate([str(data)], model=own, fold=1, device="cpu").report
+    assert tuple(case["name"] for case in report["cases"]) == folds[1].validation
     assert (report["protocol"]["fold"], report["protocol"]["cases_trained_on"]) == (1, 0)
+    elsewhere = evaluate([str(data)], model=file, fold=1, device="cpu").report
+    assert elsewhere["cases"] == report["cases"], "the same folds follow from the names"
+    assert elsewhere["protocol"]["cases_trained_on"] is None
+    with pytest.raises(ValueError, match="fold is 5: allowed are 0 to 4"):
+        evaluate([str(data)], model=own, fold=5, device="cpu")
+    write_folds(tmp_path / "splits.json", [Fold(train=tuple("abcx"), validation=("y",))], overwrite=True)
+    assert len(evaluate([str(data)], model=own, device="cpu").report["cases"]) == 5, "other data than it was trained on"
+    with pytest.raises(ValueError, match="fold 0 has cases that are not in the data, such as y"):
+        evaluate([str(data)], model=own, fold=0, device="cpu")
 
 
 @pytest.mark.parametrize(
