@@ -1,8 +1,8 @@
 """The command line: a verb for what a user does, `fit APP` and `evaluate APP` for training and measuring.
 
 Each command is a function with typed parameters; jsonargparse makes options, help and configuration files of its signature and
-docstring. What it returns knows how to print itself (rich), or is an exit code. A command's module is imported when it is
-called: `geovit --help` is quick.
+docstring. What it returns knows how to print itself (rich) and may have an ``exit_code``, or is one. A command's module is
+imported when it is called: `geovit --help` is quick.
 """
 
 import inspect
@@ -38,12 +38,15 @@ class Command:
 COMMANDS = {
     "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene"),
     "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images"),
+    "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes"),
     "fit hyperspectral": Command(".hyperspectral:fit_model", "fit a classifier to a labelled scene"),
     "evaluate hyperspectral": Command(".hyperspectral:evaluate", "measure classifiers on a labelled scene"),
     "fit restoration": Command(
         ".restoration.training:fit", "fit a network to images, for super-resolution, denoising, deblurring"
     ),
     "evaluate restoration": Command(".restoration.evaluation:evaluate", "measure restoration networks on images"),
+    "evaluate medical": Command(".medical.evaluation:evaluate", "measure segmentations: Dice, HD95, surface Dice"),
+    "bundle": Command(".medical.bundle:write_bundle", "write a MONAI bundle of Swin UNETR, to be run by MONAI"),
     "demo": Command(".demo:demo", "make a scene, map it, and measure the map"),
     "doctor": Command(".doctor:doctor", "show what is installed and test it"),
     "bench": Command(".bench:bench", "time the ops on this machine"),
@@ -121,7 +124,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     # Lightning starts the same command once more for each further device: one of them speaks.
     if result is not None and os.environ.get("LOCAL_RANK", "0") == "0":
         console().print(result)
-    return 0
+    return int(getattr(result, "exit_code", 0))
 
 
 def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:

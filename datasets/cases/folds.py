@@ -92,3 +92,19 @@ def read_folds(path: str | Path, names: Sequence[str]) -> list[Fold]:
         if not fold.train or not fold.validation:
             raise ValueError(f"{path}: fold {number} has {len(fold.train)} cases to train and {len(fold.validation)} to validate")
     return folds
+
+
+def read_split(path: str | Path) -> list[Fold]:
+    """Read what ``write_folds`` wrote, whatever cases it names; nothing where there is no such file.
+
+    Raises:
+        ValueError: if it is no list of folds.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        return [Fold(train=tuple(fold["train"]), validation=tuple(fold["val"])) for fold in listed]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f'{path} is no list of {{"train": [...], "val": [...]}}') from error
