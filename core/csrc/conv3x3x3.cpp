@@ -29,7 +29,6 @@ struct Problem {
     Tiling tiling;
     int64_t in_row, out_row;  // of the matrices: whole vectors
     int64_t at_once;          // tiles of a block
-    Source<T> sources[2];     // of the first image; the second has no channels if there is no second tensor
     const float *weight, *bias, *filters;
     T* y;
     float slope;      // of the negative side; 1 for no activation
@@ -80,25 +79,6 @@ struct Filters {
                     for (int k = 0; k < First::points; ++k) store_vec(to + (pair * First::points + k) * distance + c * out_row + o, at[k]);
                 }
             }
-    }
-};
-
-// The inputs of a block of one image at all pairs of points: values (pairs, planes, tiles, in).
-template <bool Affine, class T>
-struct Evaluate {
-    template <int Width>
-    static GEOVIT_INLINE void run(const Problem<T>* problem, const Source<T>* sources, int64_t begin, int64_t count, float* values) {
-        const Problem<T>& p = *problem;
-        for (int64_t i = 0; i < count; ++i) {
-            const Corner corner(p.tiling, begin + i);
-            for (int64_t k = 0; k < p.planes(); ++k) {
-                float* const to = values + k * p.plane() + i * p.in_row;
-                evaluate_plane<Vec<Width>, Affine>(sources[0], p.tiling.size, corner.z + k - 1, corner.y, corner.x, to, p.values());
-                if (sources[1].channels > 0)
-                    evaluate_plane<Vec<Width>, false>(sources[1], p.tiling.size, corner.z + k - 1, corner.y, corner.x,
-                                                      to + sources[0].channels, p.values());
-            }
-        }
     }
 };
 
@@ -222,7 +202,8 @@ struct Interpolate {
 };
 
 template <int Deep, class T>
-void convolve(Problem<T>& p, bool affine) {
+void convolve(Problem<T>& p, const Input<T>& input) {
+    const bool affine = input.sources[0].mean != nullptr;
     const int64_t planes = Axis<Deep>::points;
     const Buffer filters(pairs * planes * p.filter());
     p.filters = filters.data();
@@ -235,18 +216,15 @@ void convolve(Problem<T>& p, bool affine) {
         for (int64_t i = first; i < last; ++i) {
             const int64_t image = i / blocks, begin = i % blocks * p.at_once, positions = p.tiling.size.positions();
             const int64_t count = std::min(p.at_once, p.tiling.tiles() - begin);
-            Source<T> sources[2] = {p.sources[0], p.sources[1]};
-            for (Source<T>& source : sources) {
-                const int64_t before = image * positions * source.channels;
-                source.image += before, source.tail_from -= before, source.end -= before;
-                if (source.mean != nullptr) source.mean += image * p.in, source.factor += image * p.in, source.offset += image * p.in;
-            }
+            Source<T> sources[2];
+            input.image(image, positions, sources);
             const Problem<T>* const problem = &p;
             const Source<T>* const given = sources;
+            const Tiling* const tiling = &p.tiling;
             if (affine)
-                dispatch<Evaluate<true, T>>(problem, given, begin, count, values.data());
+                dispatch<Evaluate<true, T>>(tiling, given, begin, count, p.in_row, p.plane(), p.values(), values.data());
             else
-                dispatch<Evaluate<false, T>>(problem, given, begin, count, values.data());
+                dispatch<Evaluate<false, T>>(tiling, given, begin, count, p.in_row, p.plane(), p.values(), values.data());
             dispatch<Multiplied<Deep>>(count, p.in, p.in_row, p.out_row, p.plane(), p.values(), p.at_once, p.sums(), p.filters,
                                        static_cast<const float*>(values.data()), sums.data(), near.data());
             dispatch<Interpolate<T>>(problem, p.y + image * positions * p.out, begin, count, static_cast<const float*>(sums.data()),
@@ -320,12 +298,12 @@ Results conv3x3x3(const Tensor& x_, const std::optional<Tensor>& beside_, const 
         p.images = images, p.in = in, p.out = out, p.in_row = in_row, p.out_row = out_row, p.tiling = {size, deep};
         const int64_t blocks = (p.tiling.tiles() + most_tiles - 1) / most_tiles;
         p.at_once = (p.tiling.tiles() + blocks - 1) / blocks;  // of almost one size
-        std::unique_ptr<T[]> tail(new T[static_cast<size_t>(3 * lanes)]());
-        const int64_t total = images * size.positions() * first, tail_from = std::max<int64_t>(0, total - 2 * lanes);
-        std::copy_n(read<T>(x) + tail_from, total - tail_from, tail.get());
-        p.sources[0] = {read<T>(x), first, tail.get(), tail_from, total, nullptr, nullptr, nullptr, static_cast<float>(before)};
-        if (affine) p.sources[0].mean = read(mean), p.sources[0].factor = read(factor), p.sources[0].offset = read(offset);
-        if (beside_) p.sources[1] = {read<T>(beside), second, nullptr, 0, 0, nullptr, nullptr, nullptr, 0};
+        Input<T> input(x, beside_ ? std::optional<Tensor>(beside) : std::nullopt);
+        if (affine) {
+            Source<T>& source = input.sources[0];
+            source.mean = read(mean), source.factor = read(factor), source.offset = read(offset);
+            source.slope = static_cast<float>(before);
+        }
         p.weight = read(weight), p.bias = padded_bias.data(), p.y = write<T>(y);
         p.slope = static_cast<float>(slope);
         std::unique_ptr<Buffer> of_blocks;
@@ -334,11 +312,11 @@ Results conv3x3x3(const Tensor& x_, const std::optional<Tensor>& beside_, const 
             p.moments = of_blocks->data();
         }
         if (deep == 4)
-            convolve<4>(p, affine);
+            convolve<4>(p, input);
         else if (deep == 2)
-            convolve<2>(p, affine);
+            convolve<2>(p, input);
         else
-            convolve<1>(p, affine);
+            convolve<1>(p, input);
         if (moments) join(p, write(y_mean), write(y_variance));
     });
     return {y, y_mean, y_variance};

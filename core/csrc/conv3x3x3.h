@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 
 #include "channels.h"
 #include "gemm.h"
@@ -165,6 +167,33 @@ struct Source {
     float slope;
 };
 
+// One or two tensors (batch, depth, height, width, channels) of which the second has the further channels of the same positions.
+template <class T>
+struct Input {
+    Source<T> sources[2];  // of the first image; the second has no channels if there is no second tensor
+    std::unique_ptr<T[]> tail;
+
+    Input(const Tensor& x, const std::optional<Tensor>& beside) : sources{}, tail(new T[static_cast<size_t>(3 * width())]()) {
+        const int64_t total = x.numel(), tail_from = std::max<int64_t>(0, total - 2 * width());
+        std::copy_n(read<T>(x) + tail_from, total - tail_from, tail.get());
+        sources[0] = {read<T>(x), x.size(4), tail.get(), tail_from, total, nullptr, nullptr, nullptr, 0};
+        if (beside) sources[1] = {read<T>(*beside), beside->size(4), nullptr, 0, 0, nullptr, nullptr, nullptr, 0};
+    }
+
+    // The sources of an image.
+    void image(int64_t number, int64_t positions, Source<T>* to) const {
+        for (int i = 0; i < 2; ++i) {
+            to[i] = sources[i];
+            const int64_t before = number * positions * to[i].channels;
+            to[i].image += before, to[i].tail_from -= before, to[i].end -= before;
+            if (to[i].mean != nullptr) {
+                const int64_t channels = number * to[i].channels;
+                to[i].mean += channels, to[i].factor += channels, to[i].offset += channels;
+            }
+        }
+    }
+};
+
 // Vector c of channels, made ready.
 template <class F, bool Affine, class T>
 GEOVIT_INLINE F read_vec(const Source<T>& source, const T* near, int64_t c) {
@@ -241,5 +270,26 @@ GEOVIT_INLINE void evaluate_plane(const Source<T>& source, Size size, int64_t z,
         evaluate_rows(along, to + c, distance);
     }
 }
+
+// The inputs of some tiles of one image at all pairs of points: values (pairs, planes, tiles, in), `values_apart` from pair to pair
+// and `plane` from plane to plane.
+template <bool Affine, class T>
+struct Evaluate {
+    template <int Width>
+    static GEOVIT_INLINE void run(const Tiling* tiling, const Source<T>* sources, int64_t begin, int64_t count, int64_t in_row,
+                                  int64_t plane, int64_t values_apart, float* values) {
+        for (int64_t i = 0; i < count; ++i) {
+            const Corner corner(*tiling, begin + i);
+            for (int64_t k = 0; k < tiling->deep + 2; ++k) {
+                float* const to = values + k * plane + i * in_row;
+                const int64_t z = corner.z + k - 1;
+                evaluate_plane<Vec<Width>, Affine>(sources[0], tiling->size, z, corner.y, corner.x, to, values_apart);
+                if (sources[1].channels > 0)
+                    evaluate_plane<Vec<Width>, false>(sources[1], tiling->size, z, corner.y, corner.x, to + sources[0].channels,
+                                                      values_apart);
+            }
+        }
+    }
+};
 
 }  // namespace geovit::volume

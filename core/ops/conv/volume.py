@@ -42,22 +42,20 @@ def _fake(
     return y, x.new_empty(of_channels, dtype=torch.float32), x.new_empty(of_channels, dtype=torch.float32)
 
 
+def _fake_weight(x: Tensor, beside: Tensor | None, grad: Tensor) -> Tensor:
+    channels = x.shape[-1] + (0 if beside is None else beside.shape[-1])
+    return x.new_empty((grad.shape[-1], channels, 3, 3, 3), dtype=torch.float32)
+
+
 if native_status()[0]:
     # Shapes for tracing; in C++ they would need the whole of torch, not its stable ABI.
     torch.library.register_fake("geovit::conv3x3x3", _fake)
+    torch.library.register_fake("geovit::conv3x3x3_weight", _fake_weight)
 
 
 def _plain(x: Tensor, beside: Tensor | None, weight: Tensor, bias: Tensor | None, slope: float = 1.0) -> Tensor:
     out: Tensor = torch.ops.geovit.conv3x3x3(x, beside, weight, bias, None, None, None, 0.0, slope, False)[0]
     return out
-
-
-def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    ones, none = [1, 1, 1], [0, 0, 0]
-    found: Tensor = torch.ops.aten.convolution_backward(
-        grad.movedim(-1, 1), x.movedim(-1, 1), weight.to(x.dtype), None, ones, ones, ones, False, none, 1, [False, True, False]
-    )[1]
-    return found
 
 
 class _Conv(torch.autograd.Function):
@@ -79,10 +77,7 @@ class _Conv(torch.autograd.Function):
         grad_beside = _plain(grad, None, turned[first:], None) if needs_beside else None
         grad_weight = grad_bias = None
         if needs_weight:
-            parts = [_weight_gradient(grad, x, weight[:, :first])]
-            if beside is not None:
-                parts.append(_weight_gradient(grad, beside, weight[:, first:]))
-            grad_weight = (parts[0] if beside is None else torch.cat(parts, 1)).to(weight.dtype)
+            grad_weight = torch.ops.geovit.conv3x3x3_weight(x, beside, grad).to(weight.dtype)
         if needs_bias:
             grad_bias = grad.sum((0, 1, 2, 3), dtype=torch.float32).to(ctx.bias_dtype)
         return grad_x, grad_beside, grad_weight, grad_bias
