@@ -14,6 +14,7 @@ from monai.networks.nets import SwinUNETR as Monai
 from monai.networks.nets.swin_unetr import PatchMerging, PatchMergingV2
 from safetensors.torch import load_file, save_file
 
+from geovit.apps import medical
 from geovit.apps.medical.model import load_segmenter, save_segmenter
 from geovit.apps.medical.models import open_segmenter, plan_names, read_plan
 from geovit.apps.medical.networks import NetworkConfig, build_network
@@ -443,3 +444,9 @@ def test_a_plan_of_ones_own_is_read_from_a_file(tmp_path):
     (tmp_path / "own.json").write_text(json.dumps(named.plan.to_dict()))
     assert read_plan(tmp_path / "own.json").plan == named.plan
     assert plan_names() == ["brats21", "btcv"]
+
+
+def test_public_names_are_those_of_their_modules():
+    assert medical.load_swin_unetr is load_swin_unetr
+    assert medical.open_segmenter is open_segmenter
+    assert {"legacy_merging", "load_encoder", "save_for_monai", "VSSMUNet"} <= set(dir(medical))
