@@ -4,7 +4,15 @@ from importlib import import_module
 from typing import Any
 
 # Public name -> module beside this one. Loaded on first use, so that a command that needs no network imports no torch.
-_PUBLIC = {"SwinUNETR": ".swin_unetr"}
+_PUBLIC = {
+    "SwinUNETR": ".swin_unetr",
+    "VSSMUNet": ".vssm_unet",
+    "legacy_merging": ".weights",
+    "load_encoder": ".weights",
+    "load_swin_unetr": ".weights",
+    "open_segmenter": ".models",
+    "save_for_monai": ".weights",
+}
 
 
 def __getattr__(name: str) -> Any:
