@@ -59,9 +59,8 @@ struct Weight {
     const float* data;
     int64_t to_taps, out, from_taps, in, strides[4];
 
-    GEOVIT_INLINE float at(int64_t row, int64_t column) const {
-        return data[row / out * strides[0] + row % out * strides[1] + column / in * strides[2] + column % in * strides[3]];
-    }
+    GEOVIT_INLINE int64_t row(int64_t number) const { return number / out * strides[0] + number % out * strides[1]; }
+    GEOVIT_INLINE int64_t column(int64_t number) const { return number / in * strides[2] + number % in * strides[3]; }
 };
 
 // Panels from number `begin` to `end`.
@@ -71,15 +70,21 @@ struct PackBlocks {
         for (int64_t first = begin * panel * Width; first < end * panel * Width && first < padded; first += panel * Width) {
             const int64_t columns = std::min<int64_t>(panel * Width, padded - first);
             float* const to = panels + first * in;
-            for (int64_t o = 0; o < columns; ++o)
-                for (int64_t c = 0; c < in; ++c) to[c * columns + o] = first + o < out ? weight->at(first + o, c) : 0.0f;
+            int64_t rows[panel * Width];
+            for (int64_t o = 0; o < columns; ++o) rows[o] = first + o < out ? weight->row(first + o) : -1;
+            for (int64_t c = 0; c < in; ++c) {
+                const float* const from = weight->data + weight->column(c);
+                for (int64_t o = 0; o < columns; ++o) to[c * columns + o] = rows[o] < 0 ? 0.0f : from[rows[o]];
+            }
         }
     }
 };
 
-template <class T>
+template <class F, class T>
 GEOVIT_INLINE void widen(const T* from, int64_t count, float* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] = load(from[i]);
+    int64_t i = 0;
+    for (; i + width_of<F> <= count; i += width_of<F>) store_vec(to + i, load_as<F>(from + i));
+    for (; i < count; ++i) to[i] = load(from[i]);
 }
 
 // All blocks from `begin` to `end` of one image.
@@ -103,8 +108,8 @@ struct MapBlocks {
                     const T* const corner = x + p.from.begin(row + i);
                     for (int64_t a = 0; a < p.from.deep; ++a)
                         for (int64_t b = 0; b < p.from.high; ++b, to += p.from.run())
-                            widen(corner + p.from.line(a, b), p.from.run(), to);
-                    if (more != nullptr) widen(more + (row + i) * second, second, to);
+                            widen<F>(corner + p.from.line(a, b), p.from.run(), to);
+                    if (more != nullptr) widen<F>(more + (row + i) * second, second, to);
                 }
             for (int64_t o = 0; o < p.padded; o += panel * Width) {
                 const int64_t columns = std::min<int64_t>(panel * Width, p.padded - o);

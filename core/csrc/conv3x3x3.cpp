@@ -268,14 +268,14 @@ Results conv3x3x3(const Tensor& x_, const std::optional<Tensor>& beside_, const 
     if (images * size.positions() == 0) return {y, y_mean, y_variance};
     STD_TORCH_CHECK(in > 0 && out > 0, op, ": no channels");
     const int64_t in_row = (in + lanes - 1) / lanes * lanes, out_row = (out + lanes - 1) / lanes * lanes;
-    const int64_t deep = size.depth > 2 ? 4 : size.depth;
+    const Tiling tiling = tiling_of(size, images);
     const Buffer padded_bias(out_row);
     std::fill_n(padded_bias.data(), out_row, 0.0f);
     if (bias_) std::copy_n(read(bias), out, padded_bias.data());
     with_element_type(x, op, [&](auto element) {
         using T = decltype(element);
         Problem<T> p{};
-        p.images = images, p.in = in, p.out = out, p.in_row = in_row, p.out_row = out_row, p.tiling = {size, deep};
+        p.images = images, p.in = in, p.out = out, p.in_row = in_row, p.out_row = out_row, p.tiling = tiling;
         const int64_t blocks = (p.tiling.tiles() + most_tiles - 1) / most_tiles;
         p.at_once = (p.tiling.tiles() + blocks - 1) / blocks;  // of almost one size
         Input<T> input(x, beside_ ? std::optional<Tensor>(beside) : std::nullopt);
@@ -291,9 +291,9 @@ Results conv3x3x3(const Tensor& x_, const std::optional<Tensor>& beside_, const 
             of_blocks = std::make_unique<Buffer>(images * p.blocks() * moments_of(out, lanes));
             p.moments = of_blocks->data();
         }
-        if (deep == 4)
+        if (tiling.deep == 4)
             convolve<4>(p, input, x);
-        else if (deep == 2)
+        else if (tiling.deep == 2)
             convolve<2>(p, input, x);
         else
             convolve<1>(p, input, x);

@@ -218,7 +218,7 @@ Tensor conv3x3x3_weight(const Tensor& x_, const std::optional<Tensor>& beside_, 
     }
     STD_TORCH_CHECK(in > 0 && out > 0, op, ": no channels");
     Problem p{};
-    p.tiling = {size, size.depth > 2 ? 4 : size.depth};
+    p.tiling = tiling_of(size, images);
     p.in = in, p.out = out, p.in_row = (in + lanes - 1) / lanes * lanes, p.out_row = (out + lanes - 1) / lanes * lanes;
     const int64_t of_tile = pairs * (p.planes() * p.in_row + p.tiling.deep * p.out_row), tiles = p.tiling.tiles();
     const int64_t most = std::min(std::max(most_values / of_tile, least_tiles), most_tiles), blocks = (tiles + most - 1) / most;

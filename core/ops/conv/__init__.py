@@ -55,11 +55,13 @@ def _serves(x: Tensor, beside: Tensor | None, weight: Tensor) -> Status:
     return serves
 
 
-def _pays(x: Tensor, weight: Tensor) -> bool:
+def _pays(x: Tensor, beside: Tensor | None, weight: Tensor) -> bool:
     """Whether the compiled kernel is the faster one where it serves."""
     positions = math.prod(x.shape[1:-1])
-    if weight.shape[2:].numel() == 1:
-        return True
+    if (
+        weight.shape[2:].numel() == 1
+    ):  # a matrix product, for which PyTorch has instructions in bfloat16, and then a pass for moments
+        return x.dtype == torch.float32 or beside is not None
     if x.ndim == 5:
         return volume.pays(x)
     return positions >= _SMALL
@@ -104,7 +106,7 @@ def conv(
     if autocast and (x.ndim == 5 or pointwise):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, beside, autocast = x.to(dtype), None if beside is None else beside.to(dtype), False
-    if backend == "auto" and (autocast or not _pays(x, weight)):
+    if backend == "auto" and (autocast or not _pays(x, beside, weight)):
         backend = "eager"
     chosen = resolve(op, backend, ("auto", "reference", "eager", "native"), x.device, {"native": _serves(x, beside, weight)})
     if chosen == "native" and pointwise:
@@ -157,7 +159,7 @@ def conv_moments(
     pointwise = weight.shape[2:].numel() == 1
     if serves[0] and (wants or (x.ndim < 5 and not pointwise)):
         serves = False, "the compiled kernel has moments of volumes, and no gradient of them"
-    auto = backend == "auto" and (not serves[0] or not _pays(x, weight))
+    auto = backend == "auto" and (not serves[0] or not _pays(x, beside, weight))
     chosen = resolve(op, "eager" if auto else backend, ("auto", "reference", "eager", "native"), x.device, {"native": serves})
     fused = chosen == "native" and not pointwise and x.shape[-1] >= volume.LEAST
     if before is not None and not fused:
