@@ -42,11 +42,10 @@ def _check(op: str, x: Tensor, beside: Tensor | None, weight: Tensor, bias: Tens
 
 def _serves(x: Tensor, beside: Tensor | None, weight: Tensor) -> Status:
     """Whether a compiled kernel serves, and why."""
-    if x.ndim == 4 and weight.shape[2:].numel() > 1:
-        fits, dtypes = beside is None and native.fits(x, weight), native.DTYPES
-    else:
-        fits, dtypes = volume.fits(x, weight, beside) or blocks.fits(x, weight), volume.DTYPES
-    serves = native_serves(x.device, x.dtype, dtypes)
+    image = x.ndim == 4 and weight.shape[2:].numel() > 1
+    of_volumes = volume.fits(x, weight, beside) or blocks.fits(x, weight)
+    fits = (beside is None and native.fits(x, weight)) if image else of_volumes
+    serves = native_serves(x.device, x.dtype, native.DTYPES if image else volume.DTYPES)
     if serves[0] and not fits:
         return (
             False,

@@ -12,6 +12,8 @@ def conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     kernel = weight.shape[2:]
     y = x.new_zeros((x.shape[0], *(s * k for s, k in zip(x.shape[1:-1], kernel, strict=True)), weight.shape[1]), dtype=dtype)
     for tap in product(*map(range, kernel)):
-        places = (slice(None), *(slice(t, None, k) for t, k in zip(tap, kernel, strict=True)))
-        y[places] = x.to(dtype) @ weight[(slice(None), slice(None), *tap)].to(dtype)
+        seen, factor = y, weight.to(dtype)
+        for axis, (at, step) in enumerate(zip(tap, kernel, strict=True)):
+            seen, factor = seen[(slice(None),) * (1 + axis) + (slice(at, None, step),)], factor.select(2, at)
+        seen.copy_(x.to(dtype) @ factor)
     return (y if bias is None else y + bias.to(dtype)).to(x.dtype)

@@ -55,6 +55,13 @@ def test_volumes_and_all_gradients_agree_with_the_reference(dtype, size, dim, be
 
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dim", "beside", "out"), [(1, 0, 16), (17, 0, 20), (16, 17, 18)])
+def test_large_volumes_are_taken_to_more_points(dtype, dim, beside, out):
+    compare("native", dtype, *inputs(2, (17, 18, 21), dim, beside, out, dtype=dtype))
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(1,), (70,), (7, 9), (5, 6, 7)])
 @pytest.mark.parametrize(("dim", "beside", "out"), [(1, 0, 1), (3, 0, 17), (48, 0, 48), (20, 9, 70)])
 def test_maps_of_positions_and_all_gradients_agree_with_the_reference(dtype, size, dim, beside, out):
