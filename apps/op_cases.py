@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.ops import (
     conv,
+    conv_transpose,
     depthwise_conv,
     instance_norm_act,
     layer_norm_residual,
@@ -115,6 +116,11 @@ def _full(size: tuple[int, ...], dim: int, out: int) -> OpCase:
     return OpCase(told, [(1, *size, dim), (out, dim, *(3,) * len(size)), (out,)], conv.conv)
 
 
+def _transposed(size: tuple[int, ...], dim: int, out: int) -> OpCase:
+    told = f"{' x '.join(map(str, size))}, {dim} to {out}, kernel 2"
+    return OpCase(told, [(1, *size, dim), (dim, out, *(2,) * len(size)), (out,)], conv_transpose.conv_transpose)
+
+
 def _gated(*shape: int) -> OpCase:
     return OpCase(" x ".join(map(str, shape)), [shape, shape], swiglu.swiglu)
 
@@ -162,6 +168,14 @@ OPS: dict[str, Op] = {
         layer_norm_residual.choose_backend, _residual(5, 7, 33), [_residual(3136, 96), _residual(784, 384)]
     ),
     "conv": Op(conv.choose_backend, _full((9, 10), 21, 19), [_full((64, 64), 180, 60), _full((128, 128), 64, 64)]),
+    "conv_volume": Op(  # the same function; its kernel serves two dtypes, as that of conv_transpose does
+        conv_transpose.choose_backend, _full((9, 8, 10), 21, 19), [_full((48, 48, 48), 48, 48), _full((24, 24, 24), 96, 96)]
+    ),
+    "conv_transpose": Op(
+        conv_transpose.choose_backend,
+        _transposed((5, 6, 7), 21, 19),
+        [_transposed((48, 48, 48), 48, 48), _transposed((64, 64), 96, 48)],
+    ),
     "depthwise_conv": Op(
         depthwise_conv.choose_backend,
         _convolved((6, 7), 19, 3),

@@ -149,6 +149,19 @@ struct Tiling {
     int64_t tiles() const { return (size.depth + deep - 1) / deep * down() * across(); }
 };
 
+// With the number of outputs on the first axis for which least is done: a kernel taken to one point costs as much as the products of
+// `filter` tiles there. More points need larger tiles to pay.
+inline Tiling tiling_of(Size size, int64_t images) {
+    constexpr int64_t filter = 68;  // measured
+    Tiling best{size, 1};
+    for (const int64_t deep : {2, 4}) {
+        const Tiling other{size, deep};
+        const auto cost = [&](const Tiling& t) { return (t.deep + 2) * (filter + images * t.tiles()); };
+        if (cost(other) < cost(best)) best = other;
+    }
+    return best;
+}
+
 struct Corner {
     int64_t z, y, x;
     GEOVIT_INLINE Corner(const Tiling& t, int64_t tile)

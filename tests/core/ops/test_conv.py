@@ -142,7 +142,7 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="'fast', allowed are auto"):
         conv(x, weight, backend="fast")
     if native_status()[0]:
-        with pytest.raises(ValueError, match="takes 3 x 3 and 16 or more channels"):
+        with pytest.raises(ValueError, match="take 3 x 3 and 16 or more channels"):
             conv(x, weight, backend="native")
 
 
