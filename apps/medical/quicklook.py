@@ -101,7 +101,7 @@ def write_quicklook(
             for entry in legend.get_texts():
                 entry.set_parse_math(False)  # a name's dollar signs are no formula
         with atomic(path, overwrite) as target:
-            canvas.print_figure(target, dpi=_DOTS, facecolor="black")  # type: ignore[no-untyped-call]
+            canvas.print_figure(target, dpi=_DOTS, facecolor="black")
 
 
 def _turned(
@@ -131,7 +131,8 @@ def _cuts(labels: NDArray[np.integer]) -> dict[str, int]:
 
 def _panel(array: NDArray[Any], plane: str, index: int) -> NDArray[Any]:
     """A plane of an RAS array as rows from the top and columns from the left."""
-    return np.take(array, index, axis=_ACROSS[plane])[::-1, ::-1].T
+    panel: NDArray[Any] = np.take(array, index, axis=_ACROSS[plane])[::-1, ::-1].T
+    return panel
 
 
 def _lengths(panel: NDArray[Any], plane: str, spacing: tuple[float, float, float]) -> tuple[float, float]:
