@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-
-pydicom = pytest.importorskip("pydicom")
-
-from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.sequence import Sequence  # noqa: E402
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid  # noqa: E402
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 ACROSS, DOWN = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])
 ORIGIN = np.array([-30.0, -40.0, 100.0])

@@ -4,12 +4,11 @@ import gzip
 import pickle
 import tracemalloc
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from geovit.datasets.volumes import check_finite, open_volume
-
-nib = pytest.importorskip("nibabel")
 
 AFFINE = np.array([[-1.5, 0, 0, 20], [0, 2, 0.3, -10], [0, -0.2, 2.5, 5], [0, 0, 0, 1]])
 
@@ -202,6 +201,35 @@ def test_sizes_below_one_are_refused(tmp_path):
     path.write_bytes(made.header.binaryblock + bytes(1000))
     with pytest.raises(ValueError, match="a.nii: its header states sizes 4 x -5 x 6"):
         open_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("xyzt_units", 5, "lengths in the unknown unit 5"),
+        ("vox_offset", np.nan, "voxels from byte nan"),
+        ("datatype", 1234, "voxels of the unknown type 1234|damaged header"),
+        ("scl_inter", np.inf, "truncated or damaged|damaged header"),
+    ],
+)
+def test_damaged_fields_are_told(tmp_path, field, value, told):
+    made = nib.Nifti1Image(values(4, 5, 6), AFFINE)
+    made.header["vox_offset"], made.header["scl_slope"], made.header["scl_inter"] = 352, 2, 0
+    made.header[field] = value
+    path = tmp_path / "a.nii"
+    path.write_bytes(made.header.binaryblock + bytes(1000))
+    with pytest.raises(ValueError, match=f"a.nii: .*({told})") as raised:
+        open_volume(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_nibabel_mends_is_told_with_the_file(tmp_path, caplog):
+    made = nib.Nifti1Image(values(4, 5, 6), AFFINE)
+    made.header["pixdim"][1] = -1.5
+    path = tmp_path / "a.nii"
+    path.write_bytes(made.header.binaryblock + bytes(4) + np.asarray(made.dataobj).tobytes(order="F"))
+    open_volume(path)
+    assert f"{path}: pixdim[1,2,3] should be positive" in caplog.text
 
 
 def test_voxels_that_are_not_finite_are_counted(tmp_path):

@@ -4,12 +4,11 @@ import bz2
 import gzip
 import tracemalloc
 
+import nrrd
 import numpy as np
 import pytest
 
 from geovit.datasets.volumes import open_volume
-
-nrrd = pytest.importorskip("nrrd")
 
 DIRECTIONS = np.array([[0.5, 0.1, 0], [-0.1, 0.7, 0], [0, 0, 2.0]])
 ORIGIN = np.array([10.0, -20.0, 30.0])

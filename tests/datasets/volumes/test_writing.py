@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
+import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 
 from geovit.datasets.volumes import Volume, label_dtype, open_volume, write_labels, write_volume
-
-nib = pytest.importorskip("nibabel")
-nrrd = pytest.importorskip("nrrd")
 
 AFFINE = np.array([[-1.5, 0, 0, 20], [0, 2, 0.3, -10], [0, -0.2, 2.5, 5], [0, 0, 0, 1]])
 SIZE = (4, 5, 6)
