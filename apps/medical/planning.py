@@ -172,7 +172,10 @@ def _channel(fingerprint: Fingerprint, number: int, name: str, reasons: list[tup
     if _CT.search(name):
         pooled = fingerprint.pooled[number]
         chosen = f"clipped to {pooled.low:.4g}..{pooled.high:.4g}, minus {pooled.mean:.4g}, over {pooled.std:.4g}"
-        reasons.append((part, chosen, "CT has one unit: percentiles 0.5 and 99.5, mean and deviation of the labelled voxels"))
+        because = "CT has one unit: percentiles 0.5 and 99.5, mean and deviation of the labelled voxels"
+        if units := fingerprint.with_other_units(number):
+            because += f"; but {len(units)} images are in other units"
+        reasons.append((part, chosen, because))
         std = max(pooled.std, 1e-6)
         return Channel(name=name, scheme="clip_zscore", low=pooled.low, high=pooled.high, mean=pooled.mean, std=std)
     zeros = float(np.median([case.channels[number].zeros for case in fingerprint.cases]))

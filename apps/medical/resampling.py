@@ -6,7 +6,8 @@ voxels each do what eight at once would do, and only slabs are copied.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations, product
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _SLAB_VOXELS = 2_000_000
+_LABEL_VOXELS = 500_000  # of a slab of labels: each of them may take a hundred bytes
 _BLOCK = 48  # new voxels that share a block of weights
 _TABLE = 65536  # values that a table is made for
+_TIE = 1e-5  # difference of shares that is rounding
 _EXACT = 1e-3  # of a voxel, by which a position may miss a voxel's centre and still be meant to be it
 
 
@@ -136,47 +139,82 @@ def _along_last(x: NDArray[Any], index: Tensor, weight: Tensor, out: NDArray[np.
 def resample_labels(labels_XYZ: NDArray[np.integer], lines: Sequence[Line]) -> NDArray[np.integer]:
     """Resample labels: each new voxel has the one with the greatest share in it; of equal shares the lowest label.
 
-    What linear interpolation makes of each label's indicator is compared label by label, in slabs and in the label's box alone,
-    so that memory does not grow with their number. Axes on which every new voxel is an old one are copied.
+    That is the greatest of what linear interpolation makes of each label's indicator. It is computed where the eight voxels
+    around a position differ, which are few, and from these eight alone: neither time nor memory grow with the number of labels.
+    Axes on which every new voxel is an old one are copied.
     """
-    from scipy.ndimage import find_objects
-
-    rest: list[Line] = []
+    copied = [on.exact for on in lines]
     for axis, on in enumerate(lines):
-        exact = on.exact
-        if exact:
+        if copied[axis]:
             labels_XYZ = _picked(labels_XYZ, axis, on)
-        rest.append(line(len(on.positions), len(on.positions), scale=1) if exact else on)
-    if all(on.exact for on in rest):
+    if all(copied):
         return labels_XYZ.copy()
-    out = np.zeros([len(on.positions) for on in rest], labels_XYZ.dtype)
+    places = [_Places.identity(len(on.positions)) if exact else _Places.of(on) for on, exact in zip(lines, copied, strict=True)]
     values, codes = coded(labels_XYZ)
-    boxes = find_objects(codes, len(values))
-    step = max(1, _SLAB_VOXELS // max(1, out[0].size))
-    background = int(np.argmax(sum(np.bincount(plane.reshape(-1), minlength=len(values) + 1) for plane in codes))) - 1
-    taps = [on.taps() for on in rest]
+    names = np.concatenate([values[:1], values])  # codes begin with 1
+    out = np.empty([len(place.low) for place in places], labels_XYZ.dtype)
+    step = max(1, _LABEL_VOXELS // max(1, out[0].size))
     for begin in range(0, len(out), step):
-        shape = out[begin : begin + step].shape
-        # The most frequent label is what the others leave.
-        best, left = np.zeros(shape, np.float32), np.ones(shape, np.float32)
-        found = np.full(shape, values[background])
-        for code, box in enumerate(boxes):
-            if code == background or box is None:
-                continue
-            windows = [_window(on, part) for on, part in zip(rest, box, strict=True)]
-            rows = slice(max(windows[0].start, begin), min(windows[0].stop, begin + step))
-            if rows.start >= rows.stop or any(window.start >= window.stop for window in windows[1:]):
-                continue
-            share = _share(codes, code + 1, [(i[:, w], t[:, w]) for (i, t), w in zip(taps, [rows, *windows[1:]], strict=True)])
-            here = (slice(rows.start - begin, rows.stop - begin), *windows[1:])
-            left[here] -= share
-            better = share > best[here]
-            best[here][better] = share[better]
-            found[here][better] = values[code]
-        keep = left > best + 1e-6 if background else left >= best - 1e-6
-        found[keep] = values[background]
-        out[begin : begin + step] = found
+        rows = _Places(*(part[begin : begin + step] for part in places[0]))
+        first, last = int(min(rows.low.min(), rows.high.min())), int(max(rows.low.max(), rows.high.max()))
+        near = [_Places(rows.low - first, rows.high - first, rows.share), *places[1:]]
+        out[begin : begin + step] = names[_chosen(codes[first : last + 1], near, copied)]
     return out
+
+
+class _Places(NamedTuple):
+    """The two old voxels around each new one on an axis, and the share of the second."""
+
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    share: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, on: Line) -> "_Places":
+        low = np.floor(on.positions).astype(np.intp)
+        return cls(low, np.minimum(low + 1, on.size - 1), (on.positions - low).astype(np.float32))
+
+    @classmethod
+    def identity(cls, size: int) -> "_Places":
+        return cls(np.arange(size), np.arange(size), np.zeros(size, np.float32))
+
+
+def _chosen(codes: NDArray[np.integer], places: Sequence[_Places], copied: Sequence[bool]) -> NDArray[np.integer]:
+    """Codes of new voxels from codes of old ones."""
+    least = most = codes
+    for axis in range(3):
+        if not copied[axis] and codes.shape[axis] > 1:
+            head, tail, end = (
+                tuple(part if a == axis else slice(None) for a in range(3))
+                for part in (slice(-1), slice(1, None), slice(-1, None))
+            )
+            least = np.concatenate([np.minimum(least[head], least[tail]), least[end]], axis)
+            most = np.concatenate([np.maximum(most[head], most[tail]), most[end]], axis)
+    found: NDArray[np.integer] = np.where(least == most, least, 0)  # 0 where those around a position differ
+    for axis in np.argsort([len(place.low) / n for place, n in zip(places, codes.shape, strict=True)]).tolist():
+        found = found.take(places[axis].low, axis)
+    mixed = np.nonzero(found == 0)
+    around, shares = [], []
+    for corner in product((False, True), repeat=3):
+        if any(high and exact for high, exact in zip(corner, copied, strict=True)):
+            continue
+        index, share = [], np.ones(len(mixed[0]), np.float32)
+        for high, place, where in zip(corner, places, mixed, strict=True):
+            index.append((place.high if high else place.low)[where])
+            share *= place.share[where] if high else 1 - place.share[where]
+        around.append(codes[tuple(index)])
+        shares.append(share)
+    sums = [share.copy() for share in shares]
+    for one, two in combinations(range(len(around)), 2):
+        same = around[one] == around[two]
+        sums[one] += shares[two] * same
+        sums[two] += shares[one] * same
+    best, most_share = around[0], sums[0]
+    for code, total in zip(around[1:], sums[1:], strict=True):
+        better = (total > most_share + _TIE) | ((total > most_share - _TIE) & (code < best))
+        best, most_share = np.where(better, code, best), np.where(better, total, most_share)
+    found[mixed] = best
+    return found
 
 
 def coded(labels: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
@@ -200,23 +238,3 @@ def _present(plane: NDArray[np.integer]) -> NDArray[np.integer]:
     if plane.dtype == np.uint8:
         return np.flatnonzero(np.bincount(plane.reshape(-1), minlength=256)).astype(np.uint8)
     return np.unique(plane)
-
-
-def _window(on: Line, part: slice) -> slice:
-    """New voxels that old ones of a range have a share in; positions only rise or only fall."""
-    touched = np.flatnonzero((on.positions > part.start - 1) & (on.positions < part.stop))
-    return slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0)
-
-
-def _share(codes: NDArray[np.integer], code: int, taps: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float32]:
-    """Interpolate the indicator of one code, reading no more of it than is needed."""
-    lows = [int(index.min()) for index, _ in taps]
-    part = codes[tuple(slice(low, int(index.max()) + 1) for low, (index, _) in zip(lows, taps, strict=True))]
-    x = torch.from_numpy((part == code).astype(np.float32))
-    for axis, ((index, weight), low) in enumerate(zip(taps, lows, strict=True)):
-        shape = [-1 if a == axis else 1 for a in range(3)]
-        y = x.index_select(axis, index[0] - low) * weight[0].reshape(shape)
-        for i, w in zip(index[1:], weight[1:], strict=True):
-            y.addcmul_(x.index_select(axis, i - low), w.reshape(shape))
-        x = y
-    return x.numpy()
