@@ -28,7 +28,7 @@ _MOST_VOXELS = {"cpu": 96**3, "cuda": 2**23}  # in a batch of windows: more gain
 # Live tensors are not all: the C library keeps up to as much again of what was freed, in blocks below 32 MB.
 _KEPT = 2.0
 _UNSEEN = 1.1  # what kernels take for themselves
-_LATER = 128e6  # bytes of libraries that are loaded on the way, and of their buffers
+_LATER = 256e6  # bytes of libraries that are loaded on the way (the MONAI, matplotlib, DICOM ones), and of their buffers
 _COARSEST = 32  # windows shrink by multiples of the highest power of two in the plan's ROI, up to this
 
 Ticker = Callable[[int, int], None]  # windows done, windows in all
