@@ -129,8 +129,8 @@ def peak_bytes(device: torch.device) -> int:
 def memory_limit(device: torch.device, given: float | None = None) -> float:
     """Bytes that the process may take at the most on a device: those given, else a default that leaves room for others.
 
-    The default is half of what is free on a GPU. On a CPU it is 4 GB, or half of what is free if that is less, or what the process
-    holds and a quarter of what is free if that is more.
+    The default is half of what is free on a GPU. On a CPU it is 4 GB, or half of what is free if that is less, or what the
+    process holds and a quarter of what is free if that is more.
     """
     if given is not None:
         return given

@@ -181,3 +181,12 @@ def test_quality_is_told_with_its_protocol_and_the_bars(data_dir):
     assert "| Set5 x4 | bicubic | 28.43 |" in done.stdout
     assert "| | cfsr | 32.33 |" in done.stdout
     assert "32.33 within 0.01 |" in done.stdout
+
+
+def test_the_memory_of_segmenting_is_measured():
+    done = run("medical_memory.py", "--size", "64", "64", "40", "--classes", "3", "--max-memory", "2", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    cells = [cell.strip() for cell in done.stdout.splitlines()[-1].split("|")[1:-1]]
+    assert cells[:2] == ["3", "2"]
+    assert 0.1 < float(cells[4]) < 3  # GB at the peak
+    assert len(cells) == 12

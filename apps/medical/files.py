@@ -338,6 +338,8 @@ def _beside(output: Path, ending: str) -> Path:
 
 def _millilitres(labels: NDArray[np.integer], volume: Volume, targets: Sequence[Target]) -> dict[str, float]:
     most = max(target.output for target in targets)
-    counts = sum(np.bincount(plane.ravel(), minlength=most + 1) for plane in labels)  # of the whole it would take 8 bytes a voxel
+    counts = np.zeros(most + 1, np.int64)
+    for plane in labels:  # of the whole it would take 8 bytes a voxel
+        counts += np.bincount(plane.ravel(), minlength=most + 1)
     each = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
     return {target.name: round(float(counts[target.output]) * each, 4) for target in targets}

@@ -1,5 +1,6 @@
 """A picture of a volume and its labels: three planes with contours, as radiologists look at them."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ _ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}  # axis of an RAS array
 _LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 _MOST_NAMES = 24  # in the legend
 _INCHES = 4.2
-_LINE = 0.19  # inches of each name
+_NAME = 0.19  # inches of each name
 _DOTS = 130  # per inch
+_LINE_DOTS = 1.5  # width of contours
 # Colours that are told apart on grey, also by most who see few colours.
 _COLORS = (
     *("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990"),
@@ -59,12 +61,12 @@ def write_quicklook(
     from matplotlib.patheffects import withStroke
 
     image, labels, spacing = _turned(volume, labels_IJK)
-    cut = {plane: _cut(labels, axis) for plane, axis in _ACROSS.items()}
+    cut = _cuts(labels)
     panels = {plane: _panel(image, plane, cut[plane]).astype(np.float32) for plane in _PLANES}
     low, high = _window(panels.values(), channel)
     sizes = {plane: _lengths(panels[plane], plane, spacing) for plane in _PLANES}
     longest = max(max(size) for size in sizes.values())
-    planes = {plane: np.pad(_panel(labels, plane, cut[plane]), 1) for plane in _PLANES}  # padded: closes contours at the edges
+    planes = {plane: _panel(labels, plane, cut[plane]) for plane in _PLANES}
     shown = sorted({value for plane in planes.values() for value in np.unique(plane).tolist()} - {0})
     # A class keeps its colour from volume to volume, unless there are more classes than colours.
     ranked = sorted(names) if len(names) <= len(_COLORS) else shown
@@ -74,18 +76,15 @@ def write_quicklook(
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 9}):
         ratios = [max(sizes[plane][1] / longest, 0.3) for plane in _PLANES]
         tall = _INCHES * max(*(sizes[plane][0] / longest for plane in _PLANES), 0.4)
-        tall = max(tall, _LINE * len(listed))
+        tall = max(tall, _NAME * len(listed))
         figure = Figure(figsize=(_INCHES * sum(ratios) + 2, tall + 0.7), layout="constrained", facecolor="black")
         canvas = FigureCanvasAgg(figure)
         for axes, plane in zip(figure.subplots(1, 3, width_ratios=ratios), _PLANES, strict=True):
             height, width = sizes[plane]
-            rows, columns = panels[plane].shape
             # In millimetres, so that voxels have their true shape.
             axes.imshow(panels[plane], cmap="gray", vmin=low, vmax=high, extent=(0, width, height, 0), interpolation="nearest")
-            x = (np.arange(-1, columns + 1) + 0.5) * width / columns
-            y = (np.arange(-1, rows + 1) + 0.5) * height / rows
-            for value in sorted(set(np.unique(planes[plane]).tolist()) - {0}):
-                axes.contour(x, y, planes[plane] == value, levels=[0.5], colors=[colors[value]], linewidths=1.1)
+            lines = _contours(planes[plane], colors, (height / longest, width / longest))
+            axes.imshow(lines, extent=(0, width, height, 0), interpolation="nearest")
             axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], facecolor="black")
             axes.set_title(f"{plane} {cut[plane] + 1} of {labels.shape[_ACROSS[plane]]}", color="white")
             for letter, (across, down) in zip(_LETTERS[plane], ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02)), strict=True):
@@ -101,7 +100,7 @@ def write_quicklook(
             for entry in legend.get_texts():
                 entry.set_parse_math(False)  # a name's dollar signs are no formula
         with atomic(path, overwrite) as target:
-            canvas.print_figure(target, dpi=_DOTS, facecolor="black")  # type: ignore[no-untyped-call]
+            canvas.print_figure(target, dpi=_DOTS, facecolor="black")
 
 
 def _turned(
@@ -118,16 +117,50 @@ def _turned(
     return image, labels, (spacing[0], spacing[1], spacing[2])
 
 
-def _cut(labels: NDArray[np.integer], axis: int) -> int:
-    """Where most of the labels are."""
-    planes = np.moveaxis(labels, axis, 0)
-    areas = [int(np.count_nonzero(plane)) for plane in planes]
-    return int(np.argmax(areas)) if any(areas) else len(planes) // 2
+def _cuts(labels: NDArray[np.integer]) -> dict[str, int]:
+    """Which plane has most of the labels, the middle one if there are none."""
+    areas = [np.zeros(n, np.int64) for n in labels.shape]
+    for index, plane in enumerate(labels):
+        labelled = plane != 0
+        areas[1] += np.count_nonzero(labelled, axis=1)
+        areas[2] += np.count_nonzero(labelled, axis=0)
+        areas[0][index] = np.count_nonzero(labelled)
+    return {plane: int(areas[axis].argmax()) if areas[axis].any() else len(areas[axis]) // 2 for plane, axis in _ACROSS.items()}
 
 
 def _panel(array: NDArray[Any], plane: str, index: int) -> NDArray[Any]:
     """A plane of an RAS array as rows from the top and columns from the left."""
-    return np.take(array, index, axis=_ACROSS[plane])[::-1, ::-1].T
+    panel: NDArray[Any] = np.take(array, index, axis=_ACROSS[plane])[::-1, ::-1].T
+    return panel
+
+
+def _contours(labels: NDArray[np.integer], colors: Mapping[int, str], share: tuple[float, float]) -> NDArray[np.uint8]:
+    """Draw the inner edges of labels of a plane: RGBA, as fine as it is shown. Takes as long for noise as for organs.
+
+    Args:
+        labels: (rows, columns).
+        colors: of the labels.
+        share: of the longest side of all planes that rows and columns take.
+    """
+    from matplotlib.colors import to_rgba
+
+    shown = [_INCHES * _DOTS * part for part in share]
+    factors = [max(1, math.ceil(dots / n)) for dots, n in zip(shown, labels.shape, strict=True)]
+    fine = labels.repeat(factors[0], 0).repeat(factors[1], 1)
+    # Where many voxels share a dot, wider lines, so that they are not lost.
+    width = max(math.ceil(_LINE_DOTS * n / max(dots, 1)) for dots, n in zip(shown, fine.shape, strict=True))
+    inside = fine != 0
+    padded = np.pad(fine, 1)
+    for shifted in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
+        inside &= shifted == fine
+    for _ in range(width - 1):
+        around = np.pad(inside, 1)
+        inside = inside & around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    drawn = np.zeros((*fine.shape, 4), np.uint8)
+    edge = (fine != 0) & ~inside
+    for value, color in colors.items():
+        drawn[edge & (fine == value)] = np.rint(255 * np.array(to_rgba(color)))
+    return drawn
 
 
 def _lengths(panel: NDArray[Any], plane: str, spacing: tuple[float, float, float]) -> tuple[float, float]:

@@ -28,7 +28,7 @@ _MOST_VOXELS = {"cpu": 96**3, "cuda": 2**23}  # in a batch of windows: more gain
 # Live tensors are not all: the C library keeps up to as much again of what was freed, in blocks below 32 MB.
 _KEPT = 2.0
 _UNSEEN = 1.1  # what kernels take for themselves
-_LATER = 128e6  # bytes of libraries that are loaded on the way, and of their buffers
+_LATER = 256e6  # bytes of libraries that are loaded on the way (the MONAI, matplotlib, DICOM ones), and of their buffers
 _COARSEST = 32  # windows shrink by multiples of the highest power of two in the plan's ROI, up to this
 
 Ticker = Callable[[int, int], None]  # windows done, windows in all
@@ -196,8 +196,9 @@ class Slider:
                 found = forward_bytes(self.network, (*shape, *roi), device=self.device, dtype=self.dtype)
             finally:
                 self.network.train(training)
-            # What is weighted, and summed over mirrored windows.
-            beside = 4 * self.plan.outputs * math.prod(roi) * (2 if self.mirror else 1)
+            # Kernels of the last layer may make the logits in an order of memory of their own first, which is not seen (measured:
+            # 104 outputs at 96^3 take 0.4 GB more than their tensors). Of mirrored windows also the sum, and what is turned back.
+            beside = 4 * self.plan.outputs * math.prod(roi) * (3 if self.mirror else 1)
             self._measured[roi] = int(found * math.prod(roi) / math.prod(probe)) + beside
         return self._measured[roi]
 

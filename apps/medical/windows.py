@@ -157,13 +157,12 @@ class Route:
             b0, b1 = np.array(middle.covering)[piece.start : piece.stop].T - first
             lengths = [np.diff(axis.edges) for axis in (slow, middle, fast)]
             sizes = lengths[0][:, None, None] * lengths[1][piece.start : piece.stop][:, None] * lengths[2]
-
-            def when(a: np.ndarray, b: np.ndarray, c: np.ndarray, rows: int = rows) -> np.ndarray:
-                return (a[:, None, None] * rows + b[:, None]) * _count(fast) + c
-
-            change = np.zeros(_count(slow) * rows * _count(fast) + 1, np.int64)
-            np.add.at(change, when(a0, b0, c0).ravel(), sizes.ravel())
-            np.subtract.at(change, when(a1, b1, c1).ravel() + 1, sizes.ravel())
+            columns = _count(fast)
+            opened = (a0[:, None, None] * rows + b0[:, None]) * columns + c0
+            closed = (a1[:, None, None] * rows + b1[:, None]) * columns + c1 + 1
+            change = np.zeros(_count(slow) * rows * columns + 1, np.int64)
+            np.add.at(change, opened.ravel(), sizes.ravel())
+            np.subtract.at(change, closed.ravel(), sizes.ravel())
             most = max(most, int(change.cumsum().max()))
         return most
 

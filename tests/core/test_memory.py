@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from geovit.core.memory import LiveBytes, forward_bytes, free_bytes, is_out_of_memory, used_bytes
+from geovit.core.memory import LiveBytes, forward_bytes, free_bytes, is_out_of_memory, memory_limit, peak_bytes, used_bytes
 
 CPU = torch.device("cpu")
 
@@ -36,6 +36,19 @@ def test_the_bytes_of_a_forward_pass_are_those_of_its_widest_place():
 def test_memory_of_the_machine_is_told():
     assert 10**7 < used_bytes(CPU) < 10**11
     assert free_bytes(CPU) > 10**7
+
+
+def test_the_peak_is_what_was_ever_held():
+    before = peak_bytes(CPU)
+    block = torch.ones(10**7, dtype=torch.float64)
+    held = used_bytes(CPU)
+    del block
+    assert peak_bytes(CPU) >= max(before, held) * 0.99
+
+
+def test_a_limit_is_what_was_given_or_leaves_room():
+    assert memory_limit(CPU, 5e9) == 5e9
+    assert used_bytes(CPU) < memory_limit(CPU) < used_bytes(CPU) + free_bytes(CPU)
 
 
 @pytest.mark.parametrize(
