@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
+from torch import Tensor
 
 LAST = "last.ckpt"
 BEST = "best.safetensors"
@@ -68,6 +70,66 @@ class SaveState(Checkpoint):
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             temporary.replace(self.file)
+
+
+class Averaging(WeightAveraging):
+    """Averages the weights of late steps exponentially; the averaged ones are validated and left at the end.
+
+    The first n steps count as in an average of all steps, n / (n + 10), until that passes the decay: else a short training would
+    end with its random start in it. Buffers of whole numbers, such as an index, are copied: an average rounds them down.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self._kwargs = {"multi_avg_fn": self._average}
+        self.decay = decay
+
+    @torch.no_grad()
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            decay = min(self.decay, int(count) / (int(count) + 10))
+            torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
+        else:
+            for mine, other in zip(averaged, current, strict=True):
+                mine.copy_(other)
+
+
+class Clock(Callback):
+    """Ends a training after some time, that of runs before it was resumed counted in, and tells how many steps it will have.
+
+    Args:
+        steps: at most.
+        minutes: at most; None for no limit.
+    """
+
+    def __init__(self, steps: int, minutes: float | None) -> None:
+        self.steps, self.minutes = steps, minutes
+        self._begun, self._before = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that the training has taken."""
+        return self._before + time.monotonic() - self._begun
+
+    def expected(self, step: int) -> float:
+        """Return how many steps the training will have, as it looks at a step."""
+        if self.minutes is None:
+            return self.steps
+        done = min(self.seconds / (60 * self.minutes), 1.0)
+        return min(self.steps, step / done) if step and done else self.steps
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        over = self.minutes is not None and self.seconds >= 60 * self.minutes
+        if trainer.strategy.reduce_boolean_decision(over, all=False):
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before, self._begun = float(state_dict["seconds"]), time.monotonic()
 
 
 @contextmanager

@@ -1,0 +1,113 @@
+"""A segmenter in training, for ``geovit fit medical`` and for anybody's Lightning trainer."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ...core.training.optimizer import OptimizerConfig
+from .losses import Loss, LossConfig, dice
+from .model import Segmenter
+
+
+class SegmentationTask(L.LightningModule):
+    """The loss on crops, and the Dice of whole volumes.
+
+    Batches are mappings as MONAI's transforms make them, other entries are ignored: "image" (batch, channels, *size), normalised,
+    and "label", of classes (batch, 1, *size) with 0 for the background and k for the plan's k-th target, of regions
+    (batch, regions, *size) of 0 and 1. A validation batch is one whole volume; windows of it go through the network.
+
+    It logs "loss", and after validations "dice", the mean over targets of the mean over volumes, and "dice/NAME" of each target.
+    A volume in which a target neither is nor is found does not count for that target.
+
+    Args:
+        segmenter: whose network is trained in place, and whose plan says what its outputs mean.
+        loss: what is minimised.
+        optimizer: how.
+        steps: of the training, for the learning rate; a function that tells them of each step; None asks the trainer.
+        overlap: share of a window that its neighbour sees too, in validations.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        *,
+        loss: LossConfig | None = None,
+        optimizer: OptimizerConfig | None = None,
+        steps: int | Callable[[int], float] | None = None,
+        overlap: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.network = segmenter.network
+        self.segmenter = segmenter
+        self.history: list[dict[str, Any]] = []
+        self._loss = Loss(loss or LossConfig(), segmenter.plan)
+        self._optimizer, self._steps, self._overlap = optimizer or OptimizerConfig(), steps, overlap
+        self._scores: list[list[float]] = []
+        self._losses: list[Tensor] = []
+
+    def training_step(self, batch: Mapping[str, Any]) -> Tensor:
+        loss = self._loss(self.network(_plain(batch["image"])), _plain(batch["label"]))
+        self._losses.append(loss.detach())
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Any]) -> None:
+        image, label = _plain(batch["image"]), _plain(batch["label"])
+        if len(image) != 1:
+            raise ValueError(f"a validation batch of {len(image)} volumes: expected one, since their sizes differ")
+        masks = self._found(image)
+        targets = label[0] > 0.5 if self.segmenter.plan.regions else _masks(label[0, 0], len(masks))
+        self._scores.append([dice(found, truth) for found, truth in zip(masks, targets, strict=True)])
+
+    def _found(self, image: Tensor) -> Tensor:
+        """Return the mask of each target (targets, *size) in a volume (1, channels, *size)."""
+        from monai.inferers import sliding_window_inference
+
+        plan = self.segmenter.plan
+        logits = sliding_window_inference(image, plan.roi, 1, self.network, overlap=self._overlap, mode="gaussian")
+        return logits[0] > 0 if plan.regions else _masks(logits[0].argmax(0), len(plan.targets))
+
+    def on_validation_epoch_end(self) -> None:
+        scores, names = torch.tensor(self._scores), [target.name for target in self.segmenter.plan.targets]
+        losses = [float(loss) for loss in self._losses]
+        self._scores, self._losses = [], []
+        of_targets = {name: float(mean) for name, mean in zip(names, scores.nanmean(0), strict=True)} if len(scores) else {}
+        known = [score for score in of_targets.values() if not math.isnan(score)]
+        score = sum(known) / len(known) if known else None
+        self.history.append(
+            {
+                "step": self.global_step,
+                "loss": sum(losses) / len(losses) if losses else None,
+                "dice": score,
+                "targets": {name: None if math.isnan(value) else value for name, value in of_targets.items()},
+            }
+        )
+        if score is not None:
+            self.log("dice", score, prog_bar=True)
+            self.log_dict({f"dice/{name}": value for name, value in of_targets.items()})
+
+    def configure_optimizers(self) -> Any:
+        steps = int(self.trainer.estimated_stepping_batches) if self._steps is None else self._steps
+        optimizer, schedule = self._optimizer.build(self.network.parameters(), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint["history"])
+
+
+def _plain(x: Tensor) -> Tensor:
+    """Return a tensor without MONAI's metadata, which costs time at every operation."""
+    return x.as_tensor() if hasattr(x, "as_tensor") else x  # type: ignore[no-any-return, operator]
+
+
+def _masks(labels: Tensor, targets: int) -> Tensor:
+    """Return (targets, *size) of a map of output numbers: whether it is 1, 2, ..."""
+    numbers = torch.arange(1, targets + 1, device=labels.device)
+    return labels[None] == numbers.view(-1, *(1,) * labels.ndim)
