@@ -1,0 +1,18 @@
+"""Cases: images of patients with label maps, from a folder or a ``dataset.json``, and how they are split."""
+
+from .case import Case, CaseSet, LabelTarget
+from .folds import Fold, make_folds, read_folds, write_folds
+from .opening import open_cases
+from .reading import read_case
+
+__all__ = [
+    "Case",
+    "CaseSet",
+    "Fold",
+    "LabelTarget",
+    "make_folds",
+    "open_cases",
+    "read_case",
+    "read_folds",
+    "write_folds",
+]
