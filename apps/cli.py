@@ -43,6 +43,7 @@ COMMANDS = {
     "fit restoration": Command(
         ".restoration.training:fit", "fit a network to images, for super-resolution, denoising, deblurring"
     ),
+    "fit medical": Command(".medical.training:fit", "fit a segmentation network to volumes with label maps"),
     "evaluate restoration": Command(".restoration.evaluation:evaluate", "measure restoration networks on images"),
     "demo": Command(".demo:demo", "make a scene, map it, and measure the map"),
     "doctor": Command(".doctor:doctor", "show what is installed and test it"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,17 @@ from torch import Tensor
 from ...core.training.optimizer import OptimizerConfig
 from .losses import Loss, LossConfig, dice
 from .model import Segmenter
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptimizer(OptimizerConfig):
+    """AdamW and its schedule, with what suits Swin UNETR on small batches."""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    warmup: int = 50
+    clip: float = 1.0
 
 
 class SegmentationTask(L.LightningModule):
@@ -45,7 +57,7 @@ class SegmentationTask(L.LightningModule):
         self.segmenter = segmenter
         self.history: list[dict[str, Any]] = []
         self._loss = Loss(loss or LossConfig(), segmenter.plan)
-        self._optimizer, self._steps, self._overlap = optimizer or OptimizerConfig(), steps, overlap
+        self._optimizer, self._steps, self._overlap = optimizer or SegmentationOptimizer(), steps, overlap
         self._scores: list[list[float]] = []
         self._losses: list[Tensor] = []
 
@@ -56,6 +68,8 @@ class SegmentationTask(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Mapping[str, Any]) -> None:
+        if not batch:  # where no case validates
+            return
         image, label = _plain(batch["image"]), _plain(batch["label"])
         if len(image) != 1:
             raise ValueError(f"a validation batch of {len(image)} volumes: expected one, since their sizes differ")
@@ -71,24 +85,28 @@ class SegmentationTask(L.LightningModule):
         logits = sliding_window_inference(image, plan.roi, 1, self.network, overlap=self._overlap, mode="gaussian")
         return logits[0] > 0 if plan.regions else _masks(logits[0].argmax(0), len(plan.targets))
 
+    def scores(self) -> dict[str, Any]:
+        """Return the figures of the validation that is going on: "step", "loss" since the last one, "dice" and "targets".
+
+        Dice is None where nothing of a target is in any volume.
+        """
+        names = [target.name for target in self.segmenter.plan.targets]
+        means = torch.tensor(self._scores, dtype=torch.float64).reshape(-1, len(names)).nanmean(0).tolist()
+        known = [mean for mean in means if not math.isnan(mean)]
+        return {
+            "step": self.global_step,
+            "loss": float(torch.stack(self._losses).mean()) if self._losses else None,
+            "dice": sum(known) / len(known) if known else None,
+            "targets": {name: None if math.isnan(mean) else mean for name, mean in zip(names, means, strict=True)},
+        }
+
     def on_validation_epoch_end(self) -> None:
-        scores, names = torch.tensor(self._scores), [target.name for target in self.segmenter.plan.targets]
-        losses = [float(loss) for loss in self._losses]
+        row = self.scores()
         self._scores, self._losses = [], []
-        of_targets = {name: float(mean) for name, mean in zip(names, scores.nanmean(0), strict=True)} if len(scores) else {}
-        known = [score for score in of_targets.values() if not math.isnan(score)]
-        score = sum(known) / len(known) if known else None
-        self.history.append(
-            {
-                "step": self.global_step,
-                "loss": sum(losses) / len(losses) if losses else None,
-                "dice": score,
-                "targets": {name: None if math.isnan(value) else value for name, value in of_targets.items()},
-            }
-        )
-        if score is not None:
-            self.log("dice", score, prog_bar=True)
-            self.log_dict({f"dice/{name}": value for name, value in of_targets.items()})
+        self.history.append(row)
+        if row["dice"] is not None:
+            self.log("dice", row["dice"], prog_bar=True)
+            self.log_dict({f"dice/{name}": value for name, value in row["targets"].items() if value is not None})
 
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches) if self._steps is None else self._steps
