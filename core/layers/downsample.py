@@ -1,6 +1,7 @@
 """From a finer to a coarser grid of tokens."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -32,6 +33,17 @@ def merge_order(order: MergeOrder, axes: int) -> list[tuple[int, ...]]:
     return offsets if order == "last_fastest" else [offset[::-1] for offset in offsets]
 
 
+def merged(x: Tensor, offsets: Sequence[tuple[int, ...]]) -> Tensor:
+    """Join the channels of each 2 x 2 (x 2) tokens: (batch, *size, dim) to (batch, *ceil(size / 2), len(offsets) * dim).
+
+    Args:
+        x: odd sizes are filled up with zeros at the end.
+        offsets: of the joined tokens on each axis, 0 or 1, as ``merge_order`` gives them.
+    """
+    x = fill_up(x, (2,) * (x.ndim - 2))
+    return torch.cat([x[(slice(None), *(slice(o, None, 2) for o in offset))] for offset in offsets], dim=-1)
+
+
 class PatchMerging(nn.Module):
     """Join each 2 x 2 (x 2) tokens and project them: (batch, *size, dim) to (batch, *ceil(size / 2), out).
 
@@ -58,13 +70,12 @@ class PatchMerging(nn.Module):
         norm_first: bool = True,
     ) -> None:
         super().__init__()
-        self.axes, self.order, self.norm_first = axes, merge_order(order, axes), norm_first
+        self.order, self.norm_first = merge_order(order, axes), norm_first
         self.norm = make_norm(norm, dim * 2**axes if norm_first else out)
         self.proj = Linear(dim * 2**axes, out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = fill_up(x, (2,) * self.axes)
-        x = torch.cat([x[(slice(None), *(slice(o, None, 2) for o in offset))] for offset in self.order], dim=-1)
+        x = merged(x, self.order)
         y: Tensor = self.proj(self.norm(x)) if self.norm_first else self.norm(self.proj(x))
         return y
 

@@ -8,12 +8,13 @@ from torch import Tensor
 from ...device import triton_status
 from .._backends import Chosen, Status, choose, native_serves, resolve
 from . import eager, native, reference
-from .pattern import Axis, Grid, Neighborhood, Pattern, Window, grid, neighborhood, windows
+from .pattern import Axis, FlatWindows, Grid, Neighborhood, Pattern, Window, grid, neighborhood, windows
 from .prepare import prepare
 
 __all__ = [
     "Axis",
     "Backend",
+    "FlatWindows",
     "Grid",
     "Neighborhood",
     "Pattern",
@@ -54,12 +55,13 @@ def local_attention(
     padding: tuple[Tensor, Tensor] | None = None,
     cosine: bool = False,
     activation: Activation = "softmax",
+    dropout: float = 0.0,
     backend: Backend = "auto",
 ) -> Tensor:
     """Attend from every position to those that the pattern gives it.
 
     A pattern is a rule for each spatial axis, made by ``windows``, ``grid`` or ``neighborhood``, or a tuple of ``Window``,
-    ``Grid`` and ``Neighborhood`` in any mixture. A query attends to a key if every axis' rule says so.
+    ``Grid`` and ``Neighborhood`` in any mixture (or the one ``FlatWindows`` of an image whose axes are taken as one). A query attends to a key if every axis' rule says so.
 
     Args:
         q, k, v: (batch, *size, heads, head_dim), floating, any strides. They may differ in nothing but values.
@@ -73,6 +75,8 @@ def local_attention(
         cosine: whether q and k (and the padding's key) are divided by their norms first (Swin V2, Liu et al. 2022,
             section 3.2).
         activation: "softmax" over the keys, or "sigmoid" of each score for itself.
+        dropout: probability to set a weight to zero, and the others are divided by 1 - dropout (Srivastava et al. 2014); of
+            "eager" alone, which "auto" then is. All weights are kept for the backward pass.
         backend: "reference" is readable and slow, "eager" runs anywhere, "native" is the compiled kernel for the CPU,
             "triton" runs on GPUs; "auto" takes the best one. The result differs by rounding only.
 
@@ -84,6 +88,9 @@ def local_attention(
         ValueError: if shapes, dtypes, devices or the pattern do not agree, or for an unknown option.
     """
     _check(q, k, v, pattern, bias_table, scale, padding, activation)
+    if not 0 <= dropout < 1 or (dropout and backend not in ("auto", "eager")):
+        raise ValueError(f"local_attention: dropout is {dropout} with backend {backend!r}, expected 0 <= dropout < 1 and 'eager'")
+    backend = "eager" if dropout else backend
     chosen = resolve("local_attention", backend, get_args(Backend), q.device, _kernels(q.device, q.dtype, q.shape[-1]))
     if q.numel() == 0:
         return v.clone()
@@ -94,7 +101,7 @@ def local_attention(
         return native.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
     problem = prepare(q, k, v, pattern, bias_table=bias_table, scale=scale, padding=padding, cosine=cosine, activation=activation)
     if chosen == "eager":
-        return eager.attend(*problem)
+        return eager.attend(*problem, dropout)
     from . import triton
 
     return triton.attend(*problem)
@@ -116,7 +123,7 @@ def _check(
         raise ValueError(f"local_attention: q, k, v are {told}, expected one floating (batch, 1 to 3 axes, heads, head_dim)")
     size, (heads, head_dim) = tuple(q.shape[1:-2]), tuple(q.shape[-2:])
     # By the classes, not by their union: the compiler of torch 2.10 cannot follow that.
-    rules = isinstance(pattern, tuple) and all(isinstance(axis, (Window, Grid, Neighborhood)) for axis in pattern)
+    rules = isinstance(pattern, tuple) and all(isinstance(axis, (Window, Grid, Neighborhood, FlatWindows)) for axis in pattern)
     if not rules or len(pattern) != len(size):
         raise ValueError(f"local_attention: pattern is {pattern}, expected a tuple of {len(size)} rules, one for each axis")
     for axis, length in zip(pattern, size, strict=True):

@@ -29,8 +29,9 @@ def attend(
     padding: tuple[Tensor, Tensor] | None,
     scale: float,
     activation: str,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """See ``prepare.prepare``."""
+    """See ``prepare.prepare``; ``dropout`` is the probability to set a weight to zero."""
     batch, size = len(q), tuple(q.shape[1:-2])
     queries_X, keys_Y, inverse_X = _orders(tuple(blocks), batch, size, q.device)
     q_XHD = q.flatten(0, -3).index_select(0, queries_X)
@@ -54,7 +55,7 @@ def attend(
                 for t, c in zip((k_WHKD, v_WHKD), padding, strict=True)
             )
         bias_HNK = None if bias_HNK is None else bias_HNK.to(q.dtype)
-        out_WHND = _attend(q_WHND, k_WHKD, v_WHKD, bias_HNK, scale, activation)
+        out_WHND = _attend(q_WHND, k_WHKD, v_WHKD, bias_HNK, scale, activation, dropout)
         done.append(out_WHND.transpose(1, 2).flatten(0, 1))
     out_XHD = torch.cat(done) if len(done) > 1 else done[0]
     return out_XHD.index_select(0, inverse_X).reshape(q.shape)
@@ -95,9 +96,13 @@ def _positions(axes: tuple[tuple[tuple[int, ...], ...], ...], size: tuple[int, .
     return place_TN.flatten()
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, activation: str) -> Tensor:
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, activation: str, dropout: float
+) -> Tensor:
     # Autocast must not choose another dtype than that of the inputs.
     with without_autocast(q.device):
+        if dropout:
+            return F.dropout(_weights(q, k, bias, scale, activation), dropout).to(q.dtype) @ v
         if activation == "sigmoid" or (bias is not None and bias.requires_grad and torch.is_grad_enabled()):
             out: Tensor = _Recomputed.apply(q, k, v, bias, scale, activation)
             return out

@@ -5,6 +5,8 @@ them the row of the axis' bias table. Every position asks in exactly one tile. N
 pixels are described by the tiles of their two axes.
 """
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -182,7 +184,85 @@ class Neighborhood:
         return low, low + self.kernel
 
 
-Axis = Window | Grid | Neighborhood
+@dataclass(frozen=True)
+class FlatWindows:
+    """Windows of an image whose axes are taken as one, row-major, with biases counted as Swin UNETR counts them.
+
+    A side of a window that is longer than the image's is cut to it, and not shifted. All else is as in ``Window``: sizes that are
+    no multiple of what remains reach outside, and no bias differs unless a side was cut. Then MONAI's ``WindowAttention`` takes the
+    first n x n entries of an index that was made for whole windows: the i-th token of a cut window has the bias of the i-th
+    place of a whole one, wherever that lies. Published weights were trained that way.
+
+    Row of the bias table: row-major over the axes of place(query) - place(key) + window - 1; prod(2 window - 1) rows.
+
+    Args:
+        size: of the image.
+        window: of the table, on each axis.
+        shift: of the windows on each axis.
+    """
+
+    size: tuple[int, ...]
+    window: tuple[int, ...]
+    shift: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        same = len(self.size) == len(self.window) == len(self.shift)
+        if not same or any(n < 1 or not 0 <= s < w for n, w, s in zip(self.size, self.window, self.shift, strict=True)):
+            raise ValueError(f"{self}: expected size >= 1 and 0 <= shift < window on each axis")
+
+    @property
+    def fields(self) -> tuple[tuple[int, ...], ...]:
+        """What the constructor was given."""
+        return self.size, self.window, self.shift
+
+    @property
+    def rows(self) -> int:
+        """Rows of the bias table."""
+        return math.prod(2 * w - 1 for w in self.window)
+
+    @property
+    def cut(self) -> tuple[int, ...]:
+        """The window's sides, cut to the image."""
+        return tuple(min(n, w) for n, w in zip(self.size, self.window, strict=True))
+
+    def check(self, size: int) -> None:
+        """Raise ValueError if an axis of ``size`` positions cannot have this rule."""
+        if size not in (0, math.prod(self.size)):
+            raise ValueError(f"{self}: the axis has {size} positions, expected {math.prod(self.size)}")
+
+    def tiles(self, size: int, *, outside: bool) -> Iterator[Tile]:
+        self.check(size)
+        place = self._places()
+        along = [list(self._along(axis, outside=outside)) for axis in range(len(self.size))]
+        for parts in itertools.product(*along):
+            points = [self._point(point) for point in itertools.product(*parts)]
+            queries = [(i, x) for i, x in points if x != OUTSIDE]
+            rows = tuple(tuple(place[q] - place[k] + self.rows // 2 for k, _ in points) for q, _ in queries)
+            yield Tile(tuple(x for _, x in queries), tuple(x for _, x in points), rows)
+
+    def _along(self, axis: int, *, outside: bool) -> Iterator[list[tuple[int, int]]]:
+        """The windows of one axis that hold a position of the image: place in the window, and position or ``OUTSIDE``."""
+        n, side = self.size[axis], self.cut[axis]
+        shift = self.shift[axis] if n > self.window[axis] else 0
+        end = n + -n % side if outside else n
+        for start in range(shift - side if shift else 0, n, side):
+            yield [(i, x if x < n else OUTSIDE) for i, x in enumerate(range(start, start + side)) if 0 <= x < end]
+
+    def _places(self) -> list[int]:
+        """Of each token of a cut window: its place in a whole one, as a number whose differences are those of rows."""
+        strides = [math.prod(2 * w - 1 for w in self.window[axis + 1 :]) for axis in range(len(self.window))]
+        whole = itertools.islice(itertools.product(*map(range, self.window)), math.prod(self.cut))
+        return [sum(i * stride for i, stride in zip(place, strides, strict=True)) for place in whole]
+
+    def _point(self, along: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+        """From place and position on each axis to those on all axes taken as one."""
+        place = position = 0
+        for (i, x), side, n in zip(along, self.cut, self.size, strict=True):
+            place, position = place * side + i, position * n + x
+        return place, OUTSIDE if any(x == OUTSIDE for _, x in along) else position
+
+
+Axis = Window | Grid | Neighborhood | FlatWindows
 Pattern = tuple[Axis, ...]
 
 

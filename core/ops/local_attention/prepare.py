@@ -104,8 +104,12 @@ def fold(
 
 def constants(size: tuple[int, ...], pattern: Pattern) -> tuple[tuple[int, ...], Rules]:
     """Take size and pattern apart into what torch.compile takes for constants: plain values and classes, not objects."""
-    index = operator.index  # makes a number of what the compiler might hold for variable
-    return tuple(index(n) for n in size), tuple((type(axis), tuple(index(field) for field in axis.fields)) for axis in pattern)
+    return tuple(operator.index(n) for n in size), tuple((type(axis), tuple(map(_number, axis.fields))) for axis in pattern)
+
+
+def _number(field: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    """Make numbers of what the compiler might hold for variable."""
+    return tuple(operator.index(n) for n in field) if isinstance(field, tuple) else operator.index(field)
 
 
 def traced_as_constant(function: Callable[_P, _T]) -> Callable[_P, _T]:

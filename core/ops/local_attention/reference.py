@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...device import without_autocast
-from .pattern import Axis, Grid, Pattern, Window
+from .pattern import Axis, FlatWindows, Grid, Pattern, Window
 
 
 def local_attention(
@@ -62,6 +62,8 @@ def _reach(axis: Axis, size: int) -> tuple[int, int]:
         return axis.overlap, -size % (axis.size * axis.dilation) + axis.overlap
     if isinstance(axis, Grid):
         return 0, -(-size // axis.size) * axis.size - size
+    if isinstance(axis, FlatWindows):
+        return 0, len(_outside(axis))
     return 0, 0
 
 
@@ -84,6 +86,8 @@ def _pairs(axis: Axis, size: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
     if isinstance(axis, Grid):
         stride = -(-size // axis.size)
         return (x - y) % stride == 0, _floor(x - y, stride) + axis.size - 1
+    if isinstance(axis, FlatWindows):
+        return _flat_pairs(axis, x, y)
     d = axis.dilation
     same, i, j = (x - y) % d == 0, _floor(x, d), _floor(y, d)  # i and j count among the positions of equal residue
     length = _floor(size - x % d + d - 1, d)
@@ -92,5 +96,32 @@ def _pairs(axis: Axis, size: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
     return same & (first <= j) & (j <= last), j - i + axis.kernel - 1
 
 
-def _floor(x: Tensor, divisor: int) -> Tensor:
+def _outside(axis: FlatWindows) -> Tensor:
+    """Coordinates of what lies between the image and the next multiples of its windows: (positions, axes)."""
+    up = torch.tensor([n + -n % side for n, side in zip(axis.size, axis.cut, strict=True)])
+    point_PA = torch.cartesian_prod(*map(torch.arange, up)).reshape(-1, len(up))
+    return point_PA[(point_PA >= torch.tensor(axis.size)).any(1)]
+
+
+def _flat_pairs(axis: FlatWindows, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``_pairs``; positions behind the image are those of ``_outside``."""
+    inside_PA = torch.cartesian_prod(*map(torch.arange, axis.size)).reshape(-1, len(axis.size))
+    point_PA = torch.cat([inside_PA, _outside(axis)]).to(x.device)
+    cut, window = (torch.tensor(sides, device=x.device) for sides in (axis.cut, axis.window))
+    shift = torch.tensor([s if n > w else 0 for n, w, s in zip(axis.size, axis.window, axis.shift, strict=True)], device=x.device)
+    index_PA, place_PA = _floor(point_PA - shift, cut), (point_PA - shift) % cut
+    flat_P = _row_major(place_PA, axis.cut)  # in the cut window; taken for a place of a whole one
+    whole_PA = torch.stack([flat_P // math.prod(axis.window[a + 1 :]) % axis.window[a] for a in range(len(axis.window))], dim=1)
+    row_A = whole_PA[x] - whole_PA[y] + window - 1
+    return (index_PA[x] == index_PA[y]).all(-1), _row_major(row_A, tuple(2 * w - 1 for w in axis.window))
+
+
+def _row_major(point: Tensor, size: tuple[int, ...]) -> Tensor:
+    flat = torch.zeros_like(point[..., 0])
+    for a, n in enumerate(size):
+        flat = flat * n + point[..., a]
+    return flat
+
+
+def _floor(x: Tensor, divisor: int | Tensor) -> Tensor:
     return torch.div(x, divisor, rounding_mode="floor")

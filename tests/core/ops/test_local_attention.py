@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from geovit.core.native import native_status
 from geovit.core.ops.local_attention import (
+    FlatWindows,
     Grid,
     Neighborhood,
     Window,
@@ -32,6 +33,9 @@ PATTERNS = {
     "causal": ((10,), neighborhood((4,), dilation=(2,), causal=(True,))),
     "neighborhood in a volume": ((4, 3, 5), neighborhood((3, 1, 5))),
     "mixture": ((7, 8, 5), (Window(4, 1), Neighborhood(3, tile=3), Grid(2))),
+    "cut windows": ((3 * 5,), (FlatWindows((3, 5), (2, 7), (1, 3)),)),
+    "cut windows in a volume": ((60,), (FlatWindows((5, 4, 3), (3, 3, 4), (1, 1, 2)),)),
+    "one cut window": ((30,), (FlatWindows((2, 3, 5), (3, 4, 5), (1, 2, 2)),)),
 }
 # Which tensors there are beside q, k, v, and options
 VARIANTS = {
