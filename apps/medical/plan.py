@@ -22,6 +22,7 @@ class Channel:
         low, high: in the image's unit.
         mean, std: in the image's unit.
         nonzero: whether voxels of exactly zero are background: left out of the statistics of "zscore" and left zero.
+        percentiles: of the image itself, in percent, to which "zscore" clips before it takes the statistics; None: it does not.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Channel:
     mean: float | None = None
     std: float | None = None
     nonzero: bool = False
+    percentiles: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,9 @@ class Plan:
         regions: whether targets may overlap: one sigmoid for each, and no background output. Else one softmax over background
             (output 0) and classes.
         orientation: axis codes that images are turned to, as in nibabel.
-        spacing: millimetres between voxels on each axis after that; None on all: every image keeps its own.
+        spacing: millimetres between voxels on each axis after that, 0 where every image keeps its own; None: on all axes.
         roi: voxels on each axis of what the network sees at once; two for networks on slices across the last axis.
+        antialias: whether images are smoothed along axes on which they are made coarser; MONAI's transforms do not.
     """
 
     channels: tuple[Channel, ...]
@@ -71,6 +74,28 @@ class Plan:
     orientation: str = "RAS"
     spacing: tuple[float, float, float] | None = None
     roi: tuple[int, ...] = (96, 96, 96)
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check what would fail only later.
+
+        Raises:
+            ValueError: if there are no channels or targets, or two share a name or an output.
+        """
+        if not self.channels or not self.targets:
+            raise ValueError(
+                f"a plan of {len(self.channels)} channels and {len(self.targets)} targets: expected one of each at least"
+            )
+        if not self.regions:
+            for target in self.targets:
+                if len(target.values) != 1:
+                    raise ValueError(f"class {target.name} has {len(target.values)} label values, expected one, or regions")
+        for what in ("name", "output"):
+            found = [getattr(target, what) for target in self.targets]
+            if len(set(found)) < len(found):
+                raise ValueError(f"two targets have the same {what}: {', '.join(map(str, found))}")
+        if len(self.roi) not in (2, 3):
+            raise ValueError(f"a ROI of {len(self.roi)} numbers: expected 3, or 2 for slices")
 
     @property
     def outputs(self) -> int:
@@ -89,10 +114,15 @@ def plan_from_dict(given: Mapping[str, Any]) -> Plan:
         ValueError: if it is none.
     """
     try:
-        channels = tuple(Channel(**channel) for channel in given["channels"])
+        channels = tuple(_channel(channel) for channel in given["channels"])
         targets = tuple(Target(**{**target, "values": tuple(target["values"])}) for target in given["targets"])
-        rest = {key: given[key] for key in ("regions", "orientation")}
+        rest = {key: given[key] for key in ("regions", "orientation", "antialias") if key in given}
         spacing = None if given["spacing"] is None else tuple(given["spacing"])
         return Plan(channels=channels, targets=targets, spacing=spacing, roi=tuple(given["roi"]), **rest)
     except (KeyError, TypeError) as error:
         raise ValueError(f"this is no plan of a segmentation ({type(error).__name__}: {error})") from error
+
+
+def _channel(given: Mapping[str, Any]) -> Channel:
+    percentiles = given.get("percentiles")
+    return Channel(**{**given, "percentiles": None if percentiles is None else tuple(percentiles)})

@@ -1,7 +1,6 @@
 """Cases by their file names: folders of images and labels, or a folder for each case."""
 
 import csv
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +39,9 @@ def cases_of_folder(
         cases, endings = _folder_for_each(folder, channels)
         tests = {}
     if not cases:
-        raise FileNotFoundError(f"{folder} has no cases: expected folders images and labels, or one for each case, or dataset.json")
+        raise FileNotFoundError(
+            f"{folder} has no cases: expected folders images and labels, or one for each case, or dataset.json"
+        )
     if channels is None:
         channels = endings or _channels_of(cases[0])
     return CaseSet(
@@ -117,11 +118,16 @@ def _paired(images: Path, labels: Path, channels: int | None) -> tuple[list[Case
 def _near(name: str, others: Mapping[str, object]) -> str:
     """Point to a name that differs in its ending only, as a_img and a_seg."""
     for other in others:
-        begin = os.path.commonprefix([name, other])
+        begin = _begin(name, other)
         ends = {name[len(begin) :], other[len(begin) :]}
         if begin and all(re.fullmatch(r"[-_.]?[A-Za-z]*|[-_.].*", end) for end in ends):
             return f" (names must be equal: {name} is not {other})"
     return ""
+
+
+def _begin(one: str, other: str) -> str:
+    same = [a == b for a, b in zip(one, other, strict=False)]
+    return one[: (*same, False).index(False)]
 
 
 def _folder_for_each(folder: Path, channels: Sequence[str] | None) -> tuple[list[Case], tuple[str, ...]]:

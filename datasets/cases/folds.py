@@ -26,8 +26,8 @@ class Fold:
 def make_folds(names: Sequence[str], folds: int = 5, *, seed: int = 0) -> list[Fold]:
     """Split cases at random into parts of nearly equal size, each of which validates once.
 
-    Images of one subject stay together, where names are those of BIDS or BraTS. The same names, in any order, number and seed give
-    the same folds.
+    Images of one subject stay together, where names are those of BIDS or BraTS. The same names in any order,
+    number and seed give the same folds.
 
     Raises:
         ValueError: for fewer than two folds, or fewer subjects than folds.

@@ -21,17 +21,17 @@ def cases_of_json(path: Path) -> CaseSet:
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is no JSON ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected an object with labels and training, got a {type(content).__name__}")
+        raise ValueError(f"{path}: expected an object with labels and training, got a {type(content).__name__}")  # noqa: TRY004
     channels = _channels(path, content.get("channel_names", content.get("modality")))
     targets, regions = _targets(path, content)
     entries = content.get("training")
     if isinstance(content.get("dataset"), dict):
-        entries = [{"image": files["images"], "label": files["label"], "name": name} for name, files in content["dataset"].items()]
+        entries = [
+            {"image": files["images"], "label": files["label"], "name": name} for name, files in content["dataset"].items()
+        ]
     if entries is None or isinstance(entries, int):
         found = cases_of_folder(path.parent, channels, targets)
-        return CaseSet(
-            cases=found.cases, channels=found.channels, targets=targets, regions=regions, test=found.test, source=path
-        )
+        return CaseSet(cases=found.cases, channels=found.channels, targets=targets, regions=regions, test=found.test, source=path)
     cases = _cases(path, entries, labelled=True)
     tests = _cases(path, content.get("test") or [], labelled=False)
     _check_files(path, [*cases, *tests])
@@ -109,7 +109,7 @@ def _cases(path: Path, entries: Any, *, labelled: bool) -> list[Case]:
         if labelled and not isinstance(label, str):
             raise ValueError(f"{path}: {key}, entry {number} ({files[0]}): expected one label")
         paths = tuple(path.parent / file for file in files)
-        place = path.parent / label if labelled else None
+        place = path.parent / label if isinstance(label, str) and labelled else None
         name = (isinstance(entry, Mapping) and entry.get("name")) or stem(place if place is not None else paths[0])
         if name in found:
             raise ValueError(f"{path}: two cases are called {name}")

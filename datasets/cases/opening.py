@@ -10,11 +10,11 @@ from .listing import cases_of_json
 def open_cases(path: str | Path) -> CaseSet:
     """List the cases of a folder or a file, and what names their channels and classes.
 
-    These are read: a ``dataset.json`` of the Medical Segmentation Decathlon, of nnU-Net or of MONAI, or the folder that has one; a
-    folder with ``images`` and ``labels`` (or ``imagesTr``, ``labelsTr`` and ``imagesTs``), whose files have equal names, but for
-    the channel numbers ``_0000``, ``_0001``, ... of images; a folder of folders, one for each case, as of BraTS:
-    ``NAME/NAME-t1n.nii.gz``, ..., ``NAME/NAME-seg.nii.gz``. Classes are named by the ``dataset.json``, or by a ``labels.csv`` with
-    lines of value and name.
+    These are read: a ``dataset.json`` of the Medical Segmentation Decathlon, of nnU-Net or of MONAI, or the folder that has one;
+    a folder with ``images`` and ``labels`` (or ``imagesTr``, ``labelsTr`` and ``imagesTs``), whose files have equal names, but
+    for the channel numbers ``_0000``, ``_0001``, ... of images; a folder of folders, one for each case, as of BraTS:
+    ``NAME/NAME-t1n.nii.gz``, ..., ``NAME/NAME-seg.nii.gz``. Classes are named by the ``dataset.json``, or by a ``labels.csv``
+    with lines of value and name.
 
     Raises:
         FileNotFoundError: if there is no such thing, or files that are listed are missing.

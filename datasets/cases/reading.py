@@ -17,8 +17,8 @@ def read_case(case: Case) -> tuple[Volume, NDArray[np.integer] | None]:
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a file is none that can be read, grids differ by more than a tenth of a voxel, there is more than one channel
-            where one is meant, or labels are not whole numbers.
+        ValueError: if a file is none that can be read, grids differ by more than a tenth of a voxel, there is more than one
+            channel where one is meant, or labels are not whole numbers.
     """
     volume = _image(case)
     if case.label is None:

@@ -1,13 +1,20 @@
-"""Volumes: reading and writing NIfTI, NRRD and DICOM."""
+"""Volumes: reading and writing NIfTI, NRRD and DICOM.
 
-from pathlib import Path
+Nothing here imports nibabel, pynrrd, pydicom or highdicom before it is needed.
+"""
 
-from .nifti import open_nifti
-from .volume import Volume
+from .paths import find_volumes
+from .reading import open_volume
+from .volume import Volume, check_finite
+from .writing import check_format, label_dtype, write_labels, write_volume
 
-__all__ = ["Volume", "open_volume"]
-
-
-def open_volume(path: str | Path) -> Volume:
-    """Read a volume from a file, or from the folder of a DICOM series."""
-    return open_nifti(Path(path))
+__all__ = [
+    "Volume",
+    "check_finite",
+    "check_format",
+    "find_volumes",
+    "label_dtype",
+    "open_volume",
+    "write_labels",
+    "write_volume",
+]
