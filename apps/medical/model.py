@@ -36,7 +36,8 @@ class Segmenter:
 
 def new_segmenter(config: NetworkConfig, plan: Plan) -> Segmenter:
     """Build a segmenter with random weights."""
-    network = build_network(config, in_channels=len(plan.channels), out_channels=plan.outputs, axes=len(plan.roi))
+    axes = len(plan.roi)
+    network = build_network(config, in_channels=len(plan.channels), out_channels=plan.outputs, axes=axes, roi=plan.roi)
     return Segmenter(network=network, config=config, plan=plan)
 
 
