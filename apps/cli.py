@@ -1,8 +1,8 @@
 """The command line: a verb for what a user does, `fit APP` and `evaluate APP` for training and measuring.
 
 Each command is a function with typed parameters; jsonargparse makes options, help and configuration files of its signature and
-docstring. What it returns knows how to print itself (rich), or is an exit code. A command's module is imported when it is
-called: `geovit --help` is quick.
+docstring. What it returns knows how to print itself (rich) and may have an ``exit_code``, or is one. A command's module is
+imported when it is called: `geovit --help` is quick.
 """
 
 import inspect
@@ -38,6 +38,7 @@ class Command:
 COMMANDS = {
     "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene"),
     "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images"),
+    "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes"),
     "fit hyperspectral": Command(".hyperspectral:fit_model", "fit a classifier to a labelled scene"),
     "evaluate hyperspectral": Command(".hyperspectral:evaluate", "measure classifiers on a labelled scene"),
     "fit restoration": Command(
@@ -122,7 +123,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     # Lightning starts the same command once more for each further device: one of them speaks.
     if result is not None and os.environ.get("LOCAL_RANK", "0") == "0":
         console().print(result)
-    return 0
+    return int(getattr(result, "exit_code", 0))
 
 
 def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:

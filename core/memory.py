@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from .precision import autocast
 
+_DEFAULT_LIMIT = 4e9  # bytes of memory of the process, unless half of what is free is less
 _M_MMAP_THRESHOLD = -3  # of malloc.h: blocks from this size on are the system's own, and go back to it when freed
 
 
@@ -112,6 +113,32 @@ def _left_in_group(limit: str, current: str) -> int | None:
     except OSError:
         return None
     return int(most) - int(now) if most.isdecimal() else None
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most bytes that this process ever held: all of it for the CPU, what torch allocated for a GPU; 0 where nothing tells."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if not status.is_file():  # not Linux
+        return 0
+    lines = (line.split() for line in status.read_text(encoding="ascii").splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == "VmHWM:"), 0)
+
+
+def memory_limit(device: torch.device, given: float | None = None) -> float:
+    """Bytes that the process may take at the most on a device: those given, else a default that leaves room for others.
+
+    The default is half of what is free on a GPU. On a CPU it is 4 GB, or half of what is free if that is less, or what the process
+    holds and a quarter of what is free if that is more.
+    """
+    if given is not None:
+        return given
+    used, free = used_bytes(device), free_bytes(device)
+    if device.type != "cpu":
+        return used + 0.5 * free
+    # A caller may hold more than the default already.
+    return max(min(_DEFAULT_LIMIT, used + 0.5 * free), used + 0.25 * free)
 
 
 def keep_no_freed_memory() -> bool:

@@ -13,6 +13,7 @@ _PUBLIC = {
     "classify": ".apps.hyperspectral:classify",
     "evaluate": ".apps.hyperspectral:evaluate",
     "restore": ".apps.restoration.restoration:restore",
+    "segment": ".apps.medical.segmentation:segment",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core.memory import forward_bytes, free_bytes, is_out_of_memory, release, used_bytes
+from ...core.memory import forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
 from ...core.precision import autocast
 from ...core.tiles import Tile, cut, smallest_step
 from .network import Network
@@ -16,7 +16,6 @@ from .network import Network
 logger = logging.getLogger(__name__)
 
 LARGEST = 1024  # pixels on a side of a tile: more gains nothing, the share of the overlap is small
-_DEFAULT_LIMIT = 4e9  # bytes of memory of the process, unless half of what is free is less
 _PROBES = (48, 96)  # pixels on a side of the inputs that memory is measured on
 # Live tensors are not all: the C library keeps up to as much again of what was freed, in blocks below 32 MB.
 _KEPT = 2.0
@@ -124,7 +123,7 @@ class Tiler:
             return min(self._up(self.tile), max(self._most, self.smallest))
         largest = max(self._up(min(max(size), self._most)), self.smallest)
         used = used_bytes(self.device) + (held if self.device.type == "cpu" else 0)
-        limit = self._limit()
+        limit = memory_limit(self.device, self.limit)
         room = limit - used
         side = largest
         while side > self.smallest and self.bytes_of(size, side) > room:
@@ -147,15 +146,6 @@ class Tiler:
         made = 8 * self.network.out_channels * self.network.scale**2 * height * width  # weighted, before it is added to the row
         beside = 1.5 * row + _LATER if self.device.type == "cpu" else 0
         return int(factor * (base + slope * height * width) + made + beside)
-
-    def _limit(self) -> float:
-        if self.limit is not None:
-            return self.limit
-        used, free = used_bytes(self.device), free_bytes(self.device)
-        if self.device.type != "cpu":
-            return used + 0.5 * free
-        # A caller may hold more than the default already.
-        return max(min(_DEFAULT_LIMIT, used + 0.5 * free), used + 0.25 * free)
 
     def _measured(self) -> tuple[float, float]:
         if self._fit is None:

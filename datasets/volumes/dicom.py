@@ -49,6 +49,20 @@ def open_dicom(
         ValueError: several series, no images of a volume, slices that make none (see ``arrange``), or damaged files.
         ImportError: pydicom is missing, or what decodes this compression.
     """
+    try:
+        with quiet():
+            return _open(path, series, channels, progress)
+    except (FileNotFoundError, ImportError):
+        raise
+    except Exception as error:  # pydicom raises nearly every kind on damaged files, where a value is used first
+        text = " ".join(str(error).split())
+        folder = path if path.is_dir() else path.parent
+        if isinstance(error, ValueError) and text.startswith(str(folder)):
+            raise
+        raise ValueError(f"{path}: truncated or damaged DICOM ({type(error).__name__}: {text})") from error
+
+
+def _open(path: Path, series: str | None, channels: int | None, progress: Callable[[int, int], None] | None) -> Volume:
     files = files_of(path, series)
     if channels not in (None, 1):
         raise ValueError(f"{path}: a DICOM series has one channel, expected {channels}")
@@ -120,9 +134,8 @@ def _planes(slices: Sequence[Slice], shape: tuple[int, ...]) -> Iterator[NDArray
     for path, run in groupby(slices, key=lambda one: one.file.path):
         frames = [one.frame or 0 for one in run]
         try:
-            with quiet():
-                for plane in iter_pixels(path, indices=frames, raw=True):
-                    yield _checked(plane, shape)
+            for plane in iter_pixels(path, indices=frames, raw=True):
+                yield _checked(plane, shape)
         except Exception as error:  # decoders raise nearly every kind on damaged files
             text = " ".join(str(error).split())
             if "missing dependencies" in text:

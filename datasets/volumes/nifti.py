@@ -19,6 +19,14 @@ _MAGIC = {348: (344, 4), 540: (4, 4)}
 _MOST_AXES = 5
 _DISAGREE = 0.1  # of the smallest spacing: corners that lie further apart by qform and sform are told
 _GZIP_LEVEL = 6
+_DAMAGED = 40  # level from which nibabel's findings are errors; it mends what is below
+
+
+class _Named(logging.LoggerAdapter[logging.Logger]):
+    """Tells of which file nibabel speaks."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        return f"{(self.extra or {})['path']}: {msg}", kwargs
 
 
 def is_nifti(head: bytes) -> bool:
@@ -112,7 +120,7 @@ def _header(head: bytes, path: Path) -> Any:
     kinds = (Nifti1PairHeader if pair else Nifti1Header) if size == 348 else (Nifti2PairHeader if pair else Nifti2Header)
     try:
         header = kinds(head[:size], check=False)
-        header.check_fix(logger=logger, error_level=40)
+        header.check_fix(logger=_Named(logger, {"path": path}), error_level=_DAMAGED)
     except (HeaderDataError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: damaged header: {' '.join(str(error).split())}") from error
     return header

@@ -1,0 +1,343 @@
+"""`geovit segment`: images in, label maps out."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group
+from rich.table import Table
+
+from ... import __version__
+from ...core.memory import keep_no_freed_memory, peak_bytes
+from ...core.precision import Precision
+from ...datasets import check_writable, write_text_atomic
+from ...datasets.cases import Case, read_case
+from ...datasets.cases.grouping import group_cases
+from ...datasets.volumes import Volume, check_format, find_volumes, write_labels, write_volume
+from .model import load_segmenter
+from .plan import Target
+from .progress import Bar, progress_bar
+from .quicklook import write_quicklook
+from .segmentation import Segmentation, label_names
+
+logger = logging.getLogger(__name__)
+
+Format = Literal["auto", "nifti", "nrrd", "dicom-seg"]
+
+_SUFFIXES = {"nifti": ".nii.gz", "nrrd": ".nrrd", "dicom-seg": ".dcm"}
+_LABELS, _PROBABILITIES = "_seg", "_prob"
+_COLUMNS = 6  # classes that have columns in the table; more have lines
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a case.
+
+    Args:
+        name: of the case.
+        output: its label map.
+        status: "written", "skipped" because it exists, or "failed".
+        reason: why it failed.
+        volumes: millilitres of each class in the label map, by name.
+        seconds: by stage.
+    """
+
+    name: str
+    output: Path
+    status: Literal["written", "skipped", "failed"]
+    reason: str = ""
+    volumes: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What became of all cases."""
+
+    rows: tuple[Row, ...]
+    classes: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """2 if a case failed, else 0."""
+        return 2 if any(row.status == "failed" for row in self.rows) else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON would hold it."""
+        cases = [
+            {
+                "name": row.name,
+                "output": str(row.output),
+                "status": row.status,
+                **({"reason": row.reason} if row.reason else {}),
+                "millilitres": dict(row.volumes),
+                "seconds": {stage: round(seconds, 3) for stage, seconds in row.seconds.items()},
+            }
+            for row in self.rows
+        ]
+        return {**self.settings, "cases": cases}
+
+    def __rich__(self) -> Group:
+        """A line for each case, or each of its classes if there are many; then what failed."""
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("label map", no_wrap=True)
+        wide = len(self.classes) <= _COLUMNS
+        if wide:
+            for name in self.classes:
+                table.add_column(f"{name} ml", justify="right")
+        else:
+            table.add_column("class")
+            table.add_column("ml", justify="right")
+        table.add_column("seconds", justify="right")
+        for row in self.rows:
+            if row.status == "written":
+                self._add(table, row, wide)
+        skipped = [row for row in self.rows if row.status == "skipped"]
+        failed = [row for row in self.rows if row.status == "failed"]
+        parts: list[Any] = [table] if len(skipped) + len(failed) < len(self.rows) else []
+        if skipped:
+            parts.append(f"{len(skipped)} of {len(self.rows)} exist and were skipped: pass --overwrite to make them anew")
+        if failed:
+            parts.append(f"{len(failed)} of {len(self.rows)} failed:")
+        return Group(*parts, *(f"  {row.name}: {row.reason}" for row in failed))
+
+    def _add(self, table: Table, row: Row, wide: bool) -> None:
+        seconds = f"{sum(row.seconds.values()):.1f}"
+        if wide:
+            table.add_row(str(row.output), *(f"{row.volumes[name]:.2f}" for name in self.classes), seconds)
+            return
+        found = [(name, f"{row.volumes[name]:.2f}") for name in self.classes if row.volumes[name]] or [("nothing", "0")]
+        for index, (name, millilitres) in enumerate(found):
+            table.add_row("" if index else str(row.output), name, millilitres, "" if index else seconds)
+
+
+def segment_files(
+    inputs: Sequence[str],
+    *,
+    model: Path,
+    out: Path | None = None,
+    format: Format = "auto",  # noqa: A002 - the word that users know
+    channels: str | None = None,
+    probabilities: bool = False,
+    quicklook: bool = True,
+    report: Path | None = None,
+    overlap: float = 0.5,
+    mirror: bool = False,
+    max_memory: float | None = None,
+    precision: Precision = "auto",
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Report:
+    """Segment medical images: CT and MR volumes in, label maps on the same grid out.
+
+    NIfTI (.nii, .nii.gz), NRRD and the folder of a DICOM series. Written is NAME_seg.nii.gz for NAME.nii.gz, with the image's own
+    shape, affine and orientation, beside the image or in another folder, each file whole or not at all. A model of several
+    channels takes a 4-D file, or a file for each channel: NAME_0000, NAME_0001, ..., or NAME_ and the names of the channels, or
+    a folder NAME with files of these names. Of several images, label maps that exist are skipped, so that the same command goes
+    on where it was interrupted; those that cannot be segmented are told at the end, the others are done, and the exit code is 2.
+
+    Args:
+        inputs: files, folders of them, folders of DICOM series, and patterns such as 'scans/*.nii.gz'; any number of inputs.
+        model: a file that geovit fit medical wrote.
+        out: folder to write to, made if there is none. Default: beside each image.
+        format: nifti; nrrd; dicom-seg, for DICOM series; or auto: nrrd for NRRD, else nifti.
+        channels: how the names of files end, by channel, as flair,t1ce,t1,t2. Default: 0000,0001,... or the model's names.
+        probabilities: also write NAME_prob, the probability of each class (background first) or region, as float32. Memory then
+            grows with the number of classes times the volume.
+        quicklook: also write NAME_seg.png, three planes with contours.
+        report: JSON file to write, with the volume of each class and the time of each stage.
+        overlap: share of a window that the next one covers again.
+        mirror: also see each window mirrored in every combination of axes: 8 times as long in 3-D.
+        max_memory: gigabytes (10^9 bytes) that the process may take at the most, on the device. Default: half of what is free on
+            a GPU; on a CPU 4, or half of what is free if that is less, or what it holds and a quarter of what is free if more.
+        precision: auto, fp32, bf16 or fp16.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        overwrite: replace files that exist.
+        progress: show progress bars.
+
+    Returns:
+        What became of each image.
+
+    Raises:
+        ValueError: anything wrong with the input; one line that says what was given and what is allowed.
+        OSError: a file is missing, or cannot be written.
+    """
+    segmenter = load_segmenter(model)
+    plan = segmenter.plan
+    paths = _without_results(_find(inputs))
+    endings = None if channels is None else [ending.strip().lstrip("_-.") for ending in channels.split(",")]
+    cases = group_cases(paths, [channel.name for channel in plan.channels], endings)
+    outputs = _outputs(cases, out, format)
+    if out is not None and not out.exists():
+        try:
+            out.mkdir(parents=True)
+        except OSError as error:
+            raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
+    alone = len(cases) == 1
+    done = {path for path in outputs if path.exists() and not overwrite and not alone}
+    check_writable([path for path in outputs if path not in done], overwrite)
+    if report is not None:
+        check_writable([report], overwrite)
+    # Memory that was asked to be kept to is; without a limit, speed comes first.
+    frugal = max_memory is not None and keep_no_freed_memory()
+    segmentation = Segmentation(
+        segmenter, device=device, precision=precision, overlap=overlap, mirror=mirror, max_memory=max_memory, frugal=frugal
+    )
+    work = _Work(segmentation, probabilities=probabilities, quicklook=quicklook, overwrite=overwrite)
+    rows = []
+    with progress_bar(progress, len(cases)) as bar:
+        for case, output in zip(cases, outputs, strict=True):
+            bar.start(case.name)
+            if output in done:
+                logger.info("%s exists and is skipped: pass --overwrite to make it anew", output)
+                rows.append(Row(case.name, output, "skipped"))
+                continue
+            rows.append(work(case, output, bar, alone=alone))
+    slider = segmentation.slider
+    settings = {
+        "geovit": __version__,
+        "model": str(model),
+        "device": str(slider.device),
+        "precision": str(slider.dtype).removeprefix("torch."),
+        "overlap": overlap,
+        "mirror": mirror,
+        "peak_bytes": peak_bytes(slider.device),
+    }
+    result = Report(tuple(rows), tuple(target.name for target in plan.targets), settings)
+    if report is not None:
+        write_text_atomic(report, json.dumps(result.to_dict(), indent=2) + "\n", overwrite)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    probabilities: bool
+    quicklook: bool
+    overwrite: bool
+
+
+class _Work:
+    """Segments one case after the other."""
+
+    def __init__(self, segmentation: Segmentation, *, probabilities: bool, quicklook: bool, overwrite: bool) -> None:
+        self._segmentation = segmentation
+        self._plan = segmentation.segmenter.plan
+        self._names = label_names(segmentation.segmenter)
+        self._options = _Options(probabilities=probabilities, quicklook=quicklook, overwrite=overwrite)
+
+    def __call__(self, case: Case, output: Path, bar: Bar, *, alone: bool) -> Row:
+        """Segment a case; tell what is wrong with it and go on if there are others."""
+        try:
+            return self._segmented(case, output, bar)
+        except (ValueError, OSError) as error:
+            if alone:
+                raise
+            logger.error("%s: %s", case.name, error)  # noqa: TRY400 - a line for users
+            return Row(case.name, output, "failed", " ".join(str(error).split()))
+
+    def _segmented(self, case: Case, output: Path, bar: Bar) -> Row:
+        options = self._options
+        start = time.perf_counter()
+        volume, _ = read_case(case)
+        check_format(output, volume)
+        seconds = {"read": time.perf_counter() - start}
+        found = self._segmentation(volume, probabilities=options.probabilities, tick=bar.tick)
+        seconds |= found.seconds
+        start = time.perf_counter()
+        # The label map last but for its picture: what it stands beside belongs to it.
+        if found.probabilities is not None:
+            write_volume(_beside(output, _PROBABILITIES), found.probabilities, volume, overwrite=True)
+        write_labels(output, found.labels, volume, names=self._names, overwrite=options.overwrite)
+        seconds["write"] = time.perf_counter() - start
+        if options.quicklook:
+            start = time.perf_counter()
+            picture = output.with_name(f"{_stem(output)}.png")
+            write_quicklook(picture, volume, found.labels, names=self._names, channel=self._plan.channels[0], overwrite=True)
+            seconds["quicklook"] = time.perf_counter() - start
+        return Row(case.name, output, "written", "", _millilitres(found.labels, volume, self._plan.targets), seconds)
+
+
+def _find(inputs: Sequence[str]) -> list[Path]:
+    """Volumes of files, folders and patterns; of a folder without any, those of the folders in it."""
+    found: dict[Path, Path] = {}
+    for given in inputs:
+        try:
+            paths = find_volumes([given])
+        except FileNotFoundError:
+            folder = Path(given)
+            below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+            paths = [path for sub in below for path in _try(sub)]
+            if not paths:
+                raise
+        for path in paths:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _try(folder: Path) -> list[Path]:
+    try:
+        return find_volumes([folder])
+    except FileNotFoundError:
+        return []
+
+
+def _without_results(paths: Sequence[Path]) -> list[Path]:
+    """Leave out what an earlier run has written beside its images."""
+    names = {path.parent / _stem(path) for path in paths}
+    kept = []
+    for path in paths:
+        stem = _stem(path)
+        if any(stem.endswith(end) and path.parent / stem.removesuffix(end) in names for end in (_LABELS, _PROBABILITIES)):
+            logger.info("%s is left out: it is a result of another image", path)
+        else:
+            kept.append(path)
+    return kept
+
+
+def _stem(path: Path) -> str:
+    name = path.name.replace(":", "_")  # of a series in a folder of several
+    suffix = next((end for end in (".nii.gz", ".nii", ".nrrd", ".nhdr", ".dcm") if name.lower().endswith(end)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def _outputs(cases: Sequence[Case], out: Path | None, format_: Format) -> list[Path]:
+    """Label maps of cases.
+
+    Raises:
+        ValueError: if two cases have the same.
+    """
+    results: dict[Path, Case] = {}
+    paths = []
+    for case in cases:
+        first = case.images[0]
+        given = ".nrrd" if first.name.lower().endswith((".nrrd", ".nhdr")) else ".nii.gz"
+        suffix = given if format_ == "auto" else _SUFFIXES[format_]
+        path = (first.parent if out is None else out) / f"{case.name.replace(':', '_')}{_LABELS}{suffix}"
+        other = results.setdefault(path.resolve(), case)
+        if other is not case:
+            raise ValueError(
+                f"{other.images[0]} and {first} would both be written to {path}; segment them into different folders"
+            )
+        paths.append(path)
+    return paths
+
+
+def _beside(output: Path, ending: str) -> Path:
+    """Name of another result: of NAME_seg.dcm it is NIfTI."""
+    suffix = ".nrrd" if output.name.lower().endswith(".nrrd") else ".nii.gz"
+    return output.with_name(_stem(output).removesuffix(_LABELS) + ending + suffix)
+
+
+def _millilitres(labels: NDArray[np.integer], volume: Volume, targets: Sequence[Target]) -> dict[str, float]:
+    most = max(target.output for target in targets)
+    counts = sum(np.bincount(plane.ravel(), minlength=most + 1) for plane in labels)  # of the whole it would take 8 bytes a voxel
+    each = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
+    return {target.name: round(float(counts[target.output]) * each, 4) for target in targets}
