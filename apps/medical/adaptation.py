@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...core.layers.lora import add_lora, load_lora, lora_state_dict, merge_lora
 from ...core.weights import load_state, save_module
+from .networks import AnySize
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ def adapt(network: nn.Module, config: LoRAConfig, encoder: str = "swinViT", head
     Raises:
         ValueError: if the network has no such part, or no such layers in it.
     """
+    if isinstance(network, AnySize):
+        network = network.network
     parts = [name for name, _ in network.named_children()]
     if encoder not in parts:
         raise ValueError(f"LoRA adapts the part {encoder} of a Swin UNETR: {type(network).__name__} has {', '.join(parts)}")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .augmentation import AugmentationConfig
-from .facts import Progress
+from .progress import case_bar
 from .study import Study
 from .training_data import CropSampler, PreparedCases, TrainingCrops
 
@@ -22,7 +22,8 @@ class CropsConfig:
         batch: crops in a pass through the network, on each device.
         accumulate: passes in a step.
         workers: processes that cut crops; 0 cuts in the main process.
-        memory: gigabytes (2^30 bytes) of prepared cases that are kept, and as much for validation; further ones are read or prepared whenever they are needed.
+        memory: gigabytes (2^30 bytes) of prepared cases that are kept, and as much again for validation; further ones are
+            read or prepared whenever they are needed.
         cache: folder for prepared cases, from which they are read then, and by later trainings.
     """
 
@@ -36,16 +37,15 @@ class CropsConfig:
         """Refuse sizes that hold nothing."""
         if min(self.batch, self.accumulate) < 1 or min(self.workers, self.memory) < 0:
             raise ValueError(
-                f"batch {self.batch}, accumulate {self.accumulate}, workers {self.workers}, memory {self.memory}: allowed are whole "
-                "numbers from 1 on, workers and memory from 0 on"
+                f"batch {self.batch}, accumulate {self.accumulate}, workers {self.workers}, memory {self.memory}: "
+                "allowed are whole numbers from 1 on, workers and memory from 0 on"
             )
 
 
 class Feeding(L.LightningDataModule):
     """Crops of the training cases, each case as often as any other, and whole validation cases on every device.
 
-    An epoch is what lies between two validations: ``check_every`` steps. What is drawn follows from the seed and the number of the
-    epoch alone.
+    An epoch is what lies between two validations: ``check_every`` steps. What is drawn follows from the seed and the epoch alone.
 
     Raises:
         FileNotFoundError, ValueError: if a case is gone, or has labels that the plan does not know.
@@ -60,16 +60,17 @@ class Feeding(L.LightningDataModule):
         steps: int,
         check_every: int,
         seed: int,
-        progress: Progress | None = None,
+        progress: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.steps, self.check_every = config, steps, check_every
-        cases = (*study.train, *study.validation)
         memory = int(config.memory * 2**30)
-        train = PreparedCases(study.train, study.plan, memory=memory, folder=config.cache)
-        train.fill(None if progress is None else lambda done, _: progress(done, len(cases)))
-        self._validation = PreparedCases(study.validation, study.plan, memory=memory, folder=config.cache)
-        self._validation.fill(None if progress is None else lambda done, _: progress(len(train) + done, len(cases)))
+        train, self._validation = (
+            PreparedCases(cases, study.plan, memory=memory, folder=config.cache) for cases in (study.train, study.validation)
+        )
+        for cases, what in ((train, "prepared"), (self._validation, "prepared for validation")):
+            with case_bar(what, progress) as tick:
+                cases.fill(tick)
         self._crops = TrainingCrops(train, study.plan, augmentation, seed=seed)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -79,7 +80,8 @@ class Feeding(L.LightningDataModule):
         crops = steps * self.config.batch * self.config.accumulate * devices
         sampler = CropSampler(crops, rank=self.trainer.global_rank, devices=devices)
         sampler.set_epoch(epoch)
-        return DataLoader(self._crops, batch_size=self.config.batch, sampler=sampler, num_workers=self.config.workers)
+        indices = list(sampler)  # Lightning would set the epoch, too, and to another number after a training was resumed
+        return DataLoader(self._crops, batch_size=self.config.batch, sampler=indices, num_workers=self.config.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(_Volumes(self._validation), batch_size=None)

@@ -3,16 +3,18 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...core.training.runs import write_whole
 from ...datasets.cases import Case, CaseSet, Fold, make_folds, open_cases, read_folds, write_folds
+from .checks import check_cases, raise_errors, told
 from .facts import examine_cases
 from .fingerprint import fingerprint_of
 from .plan import Plan, plan_from_dict
 from .planning import Wishes, choose
+from .progress import case_bar
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +59,17 @@ def open_study(data: Path, *, fold: int, folds: int, wishes: Wishes, progress: b
         raise ValueError(f"{data} has no cases with label maps")
     split = _split(case_set, fold, folds)
     train, validation = _of(case_set, split[fold], data)
-    examined = examine_cases(case_set.cases)
+    with case_bar("examined", progress) as tick:
+        examined = examine_cases(case_set.cases, progress=tick)
+    findings = check_cases(case_set, examined=examined)
+    for line in told(findings):
+        logger.warning("%s", line)
+    raise_errors(findings)
     fingerprint = fingerprint_of(train, examined=examined)
     choice = choose(fingerprint, case_set, wishes)
     for part, chosen, because in choice.reasons:
         logger.info("%s: %s (%s)", part, chosen, because)
-    files = {PLAN: choice.plan.to_dict(), FINGERPRINT: fingerprint.to_dict(), FINDINGS: []}
+    files = {PLAN: choice.plan.to_dict(), FINGERPRINT: fingerprint.to_dict(), FINDINGS: [asdict(finding) for finding in findings]}
     return Study(
         train=train, validation=validation, plan=choice.plan, facts=_facts(fingerprint.to_dict()), files=files, folds=split
     )

@@ -1,7 +1,7 @@
 """A segmenter in training, for ``geovit fit medical`` and for anybody's Lightning trainer."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from ...core.training.optimizer import OptimizerConfig
 from .losses import Loss, LossConfig, dice
 from .model import Segmenter
+from .sliding import Slider
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class SegmentationTask(L.LightningModule):
         self._optimizer, self._steps, self._overlap = optimizer or SegmentationOptimizer(), steps, overlap
         self._scores: list[list[float]] = []
         self._losses: list[Tensor] = []
+        self._slider: Slider | None = None
 
     def training_step(self, batch: Mapping[str, Any]) -> Tensor:
         loss = self._loss(self.network(_plain(batch["image"])), _plain(batch["label"]))
@@ -73,17 +75,18 @@ class SegmentationTask(L.LightningModule):
         image, label = _plain(batch["image"]), _plain(batch["label"])
         if len(image) != 1:
             raise ValueError(f"a validation batch of {len(image)} volumes: expected one, since their sizes differ")
-        masks = self._found(image)
-        targets = label[0] > 0.5 if self.segmenter.plan.regions else _masks(label[0, 0], len(masks))
-        self._scores.append([dice(found, truth) for found, truth in zip(masks, targets, strict=True)])
+        masks = self._found(image[0])
+        targets = label[0] > 0.5 if self.segmenter.plan.regions else _masks(label[0, 0], range(1, len(masks) + 1))
+        self._scores.append([dice(found, truth) for found, truth in zip(masks, targets.to(masks.device), strict=True)])
 
-    def _found(self, image: Tensor) -> Tensor:
-        """Return the mask of each target (targets, *size) in a volume (1, channels, *size)."""
-        from monai.inferers import sliding_window_inference
-
+    def _found(self, voxels: Tensor) -> Tensor:
+        """Return the mask of each target (targets, *size) in a volume (channels, *size)."""
         plan = self.segmenter.plan
-        logits = sliding_window_inference(image, plan.roi, 1, self.network, overlap=self._overlap, mode="gaussian")
-        return logits[0] > 0 if plan.regions else _masks(logits[0].argmax(0), len(plan.targets))
+        if self._slider is None or self._slider.device != self.device:
+            self._slider = Slider(network=self.network, plan=plan, device=self.device, overlap=self._overlap)
+        if plan.regions:  # a painted map would not tell of regions under others
+            return self._slider.logits(voxels) > 0
+        return _masks(torch.from_numpy(self._slider.labels(voxels)), [target.output for target in plan.targets])
 
     def scores(self) -> dict[str, Any]:
         """Return the figures of the validation that is going on: "step", "loss" since the last one, "dice" and "targets".
@@ -125,7 +128,6 @@ def _plain(x: Tensor) -> Tensor:
     return x.as_tensor() if hasattr(x, "as_tensor") else x  # type: ignore[no-any-return, operator]
 
 
-def _masks(labels: Tensor, targets: int) -> Tensor:
-    """Return (targets, *size) of a map of output numbers: whether it is 1, 2, ..."""
-    numbers = torch.arange(1, targets + 1, device=labels.device)
-    return labels[None] == numbers.view(-1, *(1,) * labels.ndim)
+def _masks(labels: Tensor, values: Sequence[int]) -> Tensor:
+    """Return (values, *size) of a label map (*size): where it has each value."""
+    return torch.stack([labels == value for value in values])

@@ -31,7 +31,7 @@ from .augmentation import AugmentationConfig
 from .feeding import CropsConfig, Feeding
 from .losses import LossConfig
 from .model import Segmenter, new_segmenter, save_segmenter
-from .networks import NetworkConfig
+from .networks import NetworkConfig, needs_of
 from .planning import Wishes
 from .starting import begin, network_of
 from .study import open_study, reopen_study
@@ -140,7 +140,8 @@ def fit(
         raise ValueError(f"LoRA of rank {lora.rank} adapts trained weights: give a checkpoint to start from")
     config = network_of(network, start)
     options = _options(
-        network=config, lora=lora, plan=wishes, crops=crops, augmentation=augmentation, loss=loss, optimizer=optimizer, start=start, fold=fold, folds=folds,
+        network=config, lora=lora, plan=wishes, crops=crops, augmentation=augmentation, loss=loss, optimizer=optimizer,
+        start=start, fold=fold, folds=folds,
         steps=steps, epochs=epochs, minutes=minutes, check_every=check_every, seed=seed,
     )  # fmt: skip
     clock = Clock(steps, minutes)
@@ -148,7 +149,8 @@ def fit(
         _require_same(out / _OPTIONS, options)
         study = reopen_study(data, out, fold=fold)
     else:
-        study = open_study(data, fold=fold, folds=folds, wishes=wishes, progress=progress)
+        needs = needs_of(config, axes=wishes.axes, roi=wishes.roi)
+        study = open_study(data, fold=fold, folds=folds, wishes=replace(wishes, multiple=needs.multiple), progress=progress)
     if epochs is not None:
         steps = clock.steps = math.ceil(epochs * len(study.train) / (crops.batch * crops.accumulate * hardware.devices))
     with torch.random.fork_rng():
@@ -159,7 +161,7 @@ def fit(
         if lora.rank:
             adapt(segmenter.network, lora)
         segmenter = replace(segmenter, facts={**study.facts, "training": {**options, "steps": steps}})
-        cases = Feeding(study, crops, augmentation, steps=steps, check_every=check_every, seed=seed)
+        cases = Feeding(study, crops, augmentation, steps=steps, check_every=check_every, seed=seed, progress=progress)
         task = SegmentationTask(segmenter, loss=loss, optimizer=optimizer, steps=clock.expected)
         if not resume:  # everything fits: from here on there is something to keep
             out.mkdir(parents=True, exist_ok=True)
@@ -225,8 +227,8 @@ def _quiet() -> Iterator[None]:
 class _Best(Callback):
     """Writes the weights whenever they do better on the validation cases than all before, so that a stop loses nothing.
 
-    Without validation cases the last ones count as the best. It must come before the callback that averages weights: at the end of
-    a validation that one takes the averaged ones back.
+    Without validation cases the last ones count as the best. It must come before the callback that averages weights: at the end
+    of a validation that one takes the averaged ones back.
     """
 
     def __init__(self, out: Path, *, adapters: bool) -> None:
