@@ -11,7 +11,7 @@ from torch import nn
 
 from ... import __version__
 from ...core.weights import load_into, load_state, save_module
-from .networks import NetworkConfig, build_network
+from .networks import NETWORKS, NetworkConfig, build_network
 from .plan import Plan, plan_from_dict
 
 _FORMAT = "geovit medical segmenter 1"
@@ -35,20 +35,30 @@ class Segmenter:
 
 
 def new_segmenter(config: NetworkConfig, plan: Plan) -> Segmenter:
-    """Build a segmenter with random weights."""
+    """Build a segmenter with random weights; its config tells the defaults too, which may be others one day."""
     axes = len(plan.roi)
+    complete = NETWORKS[config.name].complete(config.name, config.arguments, axes, plan.roi)
+    config = NetworkConfig(name=config.name, arguments=complete)
     network = build_network(config, in_channels=len(plan.channels), out_channels=plan.outputs, axes=axes, roi=plan.roi)
     return Segmenter(network=network, config=config, plan=plan)
 
 
 def save_segmenter(path: str | os.PathLike[str], segmenter: Segmenter) -> None:
     """Write weights and plan to a file, whole or not at all."""
+    network = segmenter.config.to_dict()
+    if (order := getattr(segmenter.network, "merging_order", None)) is not None:
+        network["arguments"] = {**network["arguments"], "merging_order": order}  # that of the weights, whatever the config says
     content = {
-        "network": segmenter.config.to_dict(),
+        "network": network,
         "plan": segmenter.plan.to_dict(),
         "facts": dict(segmenter.facts),
     }
     save_module(path, segmenter.network, {"format": _FORMAT, "geovit": __version__, "segmenter": json.dumps(content)})
+
+
+def is_segmenter(metadata: Mapping[str, str]) -> bool:
+    """Whether a file with this metadata is a segmenter."""
+    return metadata.get("format") == _FORMAT
 
 
 def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
@@ -60,7 +70,7 @@ def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
     """
     path = Path(path)
     state, metadata = load_state(path)
-    if metadata.get("format") != _FORMAT:
+    if not is_segmenter(metadata):
         raise ValueError(f"{path} is no model of geovit fit medical")
     content = json.loads(metadata["segmenter"])
     plan = plan_from_dict(content["plan"])

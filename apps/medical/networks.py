@@ -90,7 +90,9 @@ class AnySize(nn.Module):
         missing = [wanted - given for wanted, given in zip(self.needs.padded(size), size, strict=True)]
         y = self.network(F.pad(x, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else x)
         logits: Tensor = y[0] if isinstance(y, Sequence) else y
-        return logits[(..., *(slice(n) for n in size))] if any(missing) else logits
+        for axis, n in enumerate(size, 2):
+            logits = logits.narrow(axis, 0, n)
+        return logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +214,10 @@ def _swin(arguments: Mapping[str, Any], axes: int) -> Needs:
     return Needs(multiple=arguments["patch_size"] ** 5, coarsest=2)
 
 
+def _ours(arguments: Mapping[str, Any], axes: int) -> Needs:
+    return Needs(multiple=32)
+
+
 def _levels(arguments: Mapping[str, Any], axes: int) -> Needs:
     return Needs(multiple=2 ** (len(arguments["features"]) - 1))
 
@@ -230,7 +236,7 @@ _NETS = "monai.networks.nets:"
 NETWORKS: Registry[Kind] = Registry(
     "network",
     {
-        "swin_unetr": Kind(target=_NETS + "SwinUNETR", needs=_swin),
+        "swin_unetr": Kind(target=".swin_unetr:SwinUNETR", needs=_ours, any_size=True),
         "vssm_unet": Kind(target=".vssm_unet:VSSMUNet", needs=_levels, axes_name="axes", any_size=True),
         "monai_swin_unetr": Kind(target=_NETS + "SwinUNETR", needs=_swin),
         "monai_unet": Kind(target=_NETS + "UNet", needs=_strides, defaults={**_FIVE, "num_res_units": 2}),

@@ -143,7 +143,7 @@ class VSSMUNet(nn.Module):
         self.downs = nn.ModuleList(Down(fine, coarse, axes=axes) for fine, coarse in pairs)
         self.convs = nn.ModuleList(ResidualConv(dim, dim, axes=axes) for dim in features[1:])
         self.blocks = nn.ModuleList(
-            nn.ModuleList(block(dim) for _ in range(depth)) for dim, depth in zip(features[1:], depths, strict=True)
+            nn.Sequential(*(block(dim) for _ in range(depth))) for dim, depth in zip(features[1:], depths, strict=True)
         )
         self.ups = nn.ModuleList(Up(coarse, fine, axes=axes) for fine, coarse in pairs)
         self.joins = nn.ModuleList(ResidualConv(2 * fine, fine, axes=axes) for fine in features[:-1])
@@ -163,12 +163,12 @@ class VSSMUNet(nn.Module):
         features = [self.stem(x.movedim(1, -1).contiguous())]
         for down, conv, blocks in zip(self.downs, self.convs, self.blocks, strict=True):
             x = conv(down(features[-1]))
-            for block in blocks:
-                again = self.use_checkpoint and self.training and x.requires_grad
-                x = checkpoint(block, x, use_reentrant=False) if again else block(x)
-            features.append(x)
+            again = self.use_checkpoint and torch.is_grad_enabled()
+            features.append(checkpoint(blocks, x, use_reentrant=False) if again else blocks(x))
         x = features.pop()
         for up, join in zip(reversed(self.ups), reversed(self.joins), strict=True):
             x = join(torch.cat([features.pop(), up(x)], dim=-1))
         logits: Tensor = self.head(x).movedim(-1, 1)
-        return logits[(..., *(slice(n) for n in size))]
+        for axis, n in enumerate(size, 2):
+            logits = logits.narrow(axis, 0, n)
+        return logits

@@ -13,13 +13,32 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Coverage:
-    """What was loaded: numbers of tensors and of their elements."""
+    """What was loaded, and what was not.
+
+    Args:
+        tensors, elements: numbers of those that were loaded.
+        renamed: how many of the tensors have another name in the file.
+        verified: buffers of the file that follow from sizes: they were compared with the network's own, and are equal.
+        dropped: tensors of the file that belong to something else than the network, by their names in the file.
+        untouched: tensors of the network that the file does not have: they keep the values that they had.
+    """
 
     tensors: int
     elements: int
+    renamed: int = 0
+    verified: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    untouched: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.tensors} tensors, {self.elements:,} elements, none missing, none unexpected"
+        told = [f"{self.tensors} tensors, {self.elements:,} elements"]
+        told += [f"{self.renamed} of them renamed"] if self.renamed else []
+        told += [f"{len(self.verified)} buffers equal to those computed"] if self.verified else []
+        told += [f"left out of the file: {_list('tensors', self.dropped)}"] if self.dropped else []
+        told += (
+            [f"not in the file, left as they were: {_list('tensors', self.untouched)}"] if self.untouched else ["none missing"]
+        )
+        return ", ".join([*told, "none unexpected"])
 
 
 @dataclass(frozen=True)
