@@ -3,16 +3,20 @@
 from .case import Case, CaseSet, LabelTarget
 from .folds import Fold, make_folds, read_folds, write_folds
 from .opening import open_cases
+from .pairing import LabelPair, pair_labels, read_pair
 from .reading import read_case
 
 __all__ = [
     "Case",
     "CaseSet",
     "Fold",
+    "LabelPair",
     "LabelTarget",
     "make_folds",
     "open_cases",
+    "pair_labels",
     "read_case",
     "read_folds",
+    "read_pair",
     "write_folds",
 ]
