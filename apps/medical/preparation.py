@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...datasets.volumes import Volume
+from ...datasets.volumes import Volume, check_finite
 from .plan import Channel, Plan
-from .resampling import Line, line, resample, resample_labels
+from .resampling import Line, coded, line, resample, resample_labels
 
 _SAME = 1e-3  # relative difference of spacings that is no reason to resample
-_PART = 4_000_000  # voxels whose statistics are taken at once
+_PART = 250_000  # voxels whose statistics are taken at once
 _QUANTILE_VOXELS = 4_000_000
 
 
@@ -37,7 +37,7 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
 
     Axes are exchanged and flipped to the plan's orientation, never rotated. On axes whose spacing is the plan's to a thousandth,
     voxels stay what they are; else they are interpolated linearly, at positions that begin with the first voxel (as MONAI's
-    ``Spacing`` has them), and smoothed before by a triangle as wide as the new voxels if these are larger and the plan says so.
+    ``Spacing`` has them), and averaged over about their extent if they become larger and the plan says so.
 
     Raises:
         ValueError: if the number of channels differs from the plan's, voxels are not finite, or the plan's orientation is none.
@@ -45,14 +45,13 @@ def prepare(volume: Volume, plan: Plan) -> Prepared:
     if len(volume.voxels) != len(plan.channels):
         told = ", ".join(channel.name for channel in plan.channels)
         raise ValueError(f"{volume.path} has {len(volume.voxels)} channels, the model wants {len(plan.channels)}: {told}")
-    if bad := _nonfinite(volume.voxels):
-        raise ValueError(f"{volume.path} has {bad} voxels that are NaN or infinite")
+    check_finite(volume)
     affine, lines, order = _grid(volume, plan)
     size = [len(on.positions) for on in lines]
     out = torch.empty(len(plan.channels), *size)
     for number, channel in enumerate(plan.channels):
         into = out[number].numpy()
-        into[...] = resample(volume.voxels[number].transpose(order), lines)
+        resample(volume.voxels[number].transpose(order), lines, into)
         _normalise(into, channel)
     return Prepared(out, affine)
 
@@ -76,7 +75,9 @@ def values_on(volume: Volume, values_XYZ: NDArray[np.floating], prepared: Prepar
         ValueError: as ``labels_on``.
     """
     lines, order = _back(volume, values_XYZ.shape, prepared)
-    return np.ascontiguousarray(resample(values_XYZ, lines).transpose(np.argsort(order)))
+    out = np.empty(volume.size, np.float32)
+    resample(values_XYZ, lines, out.transpose(order))
+    return out
 
 
 def prepare_labels(volume: Volume, labels_IJK: NDArray[np.integer], plan: Plan, *, name: str = "") -> Tensor:
@@ -98,17 +99,18 @@ def prepare_labels(volume: Volume, labels_IJK: NDArray[np.integer], plan: Plan, 
 
 def encode_labels(labels_XYZ: NDArray[np.integer], plan: Plan, *, name: str = "labels") -> Tensor:
     """Return labels of files as a network learns them; see ``prepare_labels``."""
-    values, where = np.unique(labels_XYZ, return_inverse=True)
+    values, codes = coded(labels_XYZ)
     known = {0, *(value for target in plan.targets for value in target.values)}
     if strange := [value for value in values.tolist() if value not in known]:
         raise ValueError(f"{name} has the label value {strange[0]}; those of the plan are {', '.join(map(str, sorted(known)))}")
-    where = where.reshape(labels_XYZ.shape)
-    tables = np.array([[value in target.values for value in values.tolist()] for target in plan.targets], dtype=np.uint8)
+    tables = np.array(
+        [[False, *(value in target.values for value in values.tolist())] for target in plan.targets], dtype=np.uint8
+    )
     if not plan.regions:
         if len(plan.targets) > np.iinfo(np.uint8).max:
             raise ValueError(f"{len(plan.targets)} classes: at most 255 are supported")
         tables = (tables * np.arange(1, len(tables) + 1, dtype=np.uint8)[:, None]).sum(axis=0, dtype=np.uint8)[None]
-    return torch.stack([torch.from_numpy(table[where]) for table in tables])
+    return torch.stack([torch.from_numpy(table[codes]) for table in tables])
 
 
 def _grid(volume: Volume, plan: Plan) -> tuple[NDArray[np.float64], list[Line], tuple[int, int, int]]:
@@ -153,12 +155,6 @@ def _back(volume: Volume, size: tuple[int, ...], prepared: Prepared) -> tuple[li
         for new, (old, n) in enumerate(zip(order.tolist(), size, strict=True))
     ]
     return lines, (int(order[0]), int(order[1]), int(order[2]))
-
-
-def _nonfinite(x: NDArray[np.generic]) -> int:
-    if x.dtype.kind != "f":
-        return 0
-    return sum(int(np.size(row) - np.count_nonzero(np.isfinite(row))) for channel in x for row in channel)
 
 
 def _normalise(x: NDArray[np.float32], channel: Channel) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..volumes import open_volume
+from ..volumes.paths import SUFFIXES
 from .case import Case, CaseSet, LabelTarget, some
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr")
 _PAIRS = (("imagesTr", "labelsTr", "imagesTs"), ("images", "labels", "images_test"))
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _LABEL_ENDINGS = ("seg", "label", "labels", "mask")
@@ -55,7 +55,7 @@ def cases_of_folder(
 
 def stem(path: Path) -> str:
     """Return the name of a file without its suffix, also of two parts as ".nii.gz"."""
-    for suffix in SUFFIXES:
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name if path.is_dir() else path.stem

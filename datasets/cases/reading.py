@@ -23,22 +23,18 @@ def read_case(case: Case) -> tuple[Volume, NDArray[np.integer] | None]:
     volume = _image(case)
     if case.label is None:
         return volume, None
-    label = open_volume(case.label)
-    if len(label.voxels) != 1:
-        raise ValueError(f"{case.label} has {len(label.voxels)} channels; a label map has one")
+    label = open_volume(case.label, channels=1)
     if problem := grid_difference(label, volume):
         raise ValueError(f"{case.label} is on another grid than its image: {problem}")
     return volume, whole_numbers(label)
 
 
 def _image(case: Case) -> Volume:
-    parts = [open_volume(path) for path in case.images]
+    if len(case.images) == 1:
+        return open_volume(case.images[0])
+    parts = [open_volume(path, channels=1) for path in case.images]
     first = parts[0]
-    if len(parts) == 1:
-        return first
     for path, part in zip(case.images, parts, strict=True):
-        if len(part.voxels) != 1:
-            raise ValueError(f"{path} has {len(part.voxels)} channels, but {case.name} has a file for each")
         if problem := grid_difference(part, first):
             raise ValueError(f"{path} is on another grid than {case.images[0].name}: {problem}")
     return replace(first, voxels=np.concatenate([part.voxels for part in parts]))
