@@ -33,7 +33,7 @@ from .losses import LossConfig
 from .model import Segmenter, new_segmenter, save_segmenter
 from .networks import NetworkConfig, needs_of
 from .planning import Wishes
-from .starting import begin, network_of
+from .starting import read_start
 from .study import open_study, reopen_study
 from .task import SegmentationOptimizer, SegmentationTask
 
@@ -138,7 +138,8 @@ def fit(
     hardware, wishes = hardware or HardwareConfig(), plan or Wishes()
     if lora.rank and start is None:
         raise ValueError(f"LoRA of rank {lora.rank} adapts trained weights: give a checkpoint to start from")
-    config = network_of(network, start)
+    begun = read_start(network, start)
+    config = begun.network
     options = _options(
         network=config, lora=lora, plan=wishes, crops=crops, augmentation=augmentation, loss=loss, optimizer=optimizer,
         start=start, fold=fold, folds=folds,
@@ -156,8 +157,7 @@ def fit(
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, 0))
         segmenter = new_segmenter(config, study.plan)
-        if start is not None:
-            begin(segmenter, start)
+        begun.begin(segmenter)
         if lora.rank:
             adapt(segmenter.network, lora)
         segmenter = replace(segmenter, facts={**study.facts, "training": {**options, "steps": steps}})

@@ -305,3 +305,19 @@ def test_cases_that_cannot_be_learned_from_are_told_before_anything_is_written(t
     assert not (tmp_path / "out").exists()
     assert main(["fit", "medical", str(Path("nowhere")), "--out", str(tmp_path / "out")]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_published_layouts_start_a_training_with_their_own_network(cases, swin, tmp_path, caplog):
+    network = load_segmenter(swin).network
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "monai.pt")
+    with pytest.raises(ValueError, match="give merging_order"):
+        fit(cases, tmp_path / "out", start=tmp_path / "monai.pt", **LARGER)
+    asked = NetworkConfig(arguments={**SWIN.arguments, "merging_order": "legacy"})
+    done = fit(cases, tmp_path / "out", asked, start=tmp_path / "monai.pt", **{**LARGER, "steps": 1})
+    assert load_segmenter(done.file).config.arguments["merging_order"] == "legacy"
+    assert "none missing" in caplog.text
+    wrong = NetworkConfig(arguments={**SWIN.arguments, "merging_order": "fixed"})
+    with pytest.raises(ValueError, match="was trained with merging_order 'legacy', not 'fixed'"):
+        fit(cases, tmp_path / "other", wrong, start=done.file, **LARGER)
+    again = fit(cases, tmp_path / "again", SWIN, start=done.file, **{**LARGER, "steps": 1})
+    assert load_segmenter(again.file).config.arguments["merging_order"] == "legacy", "an order is never lost"
