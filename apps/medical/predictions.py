@@ -1,6 +1,7 @@
 """Where predicted label maps come from: files, or a model that segments cases."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -123,8 +124,11 @@ def _as_targets(named: CaseSet) -> tuple[Target, ...]:
 def _split(case_set: CaseSet, path: Path, segmenter: Segmenter) -> Sequence[Fold] | None:
     """Return the folds that the model was trained in, or those of the data; None if nothing tells them."""
     names = [case.name for case in case_set.cases]
-    if (path.parent / _SPLITS).is_file():
-        return read_folds(path.parent / _SPLITS, names)
+    splits = path.parent / _SPLITS
+    if splits.is_file():
+        listed = json.loads(splits.read_text(encoding="utf-8"))
+        known = {name for fold in listed for part in fold.values() for name in part}
+        return read_folds(splits, names) if known & set(names) else None  # other cases than those of the training
     if case_set.folds:
         return [Fold(train=tuple(n for n in names if n not in part), validation=part) for part in case_set.folds]
     folds = segmenter.facts.get("training", {}).get("folds")

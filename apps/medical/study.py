@@ -44,7 +44,8 @@ class Study:
         """Write plan, fingerprint, findings and splits into a folder, over old ones."""
         for name, content in self.files.items():
             write_whole(out / name, json.dumps(content, indent=1) + "\n")
-        write_folds(out / SPLITS, self.folds, overwrite=True)
+        if self.validation:  # else there is nothing to tell
+            write_folds(out / SPLITS, self.folds, overwrite=True)
 
 
 def open_study(data: Path, *, fold: int, folds: int, wishes: Wishes, progress: bool = False) -> Study:
@@ -85,9 +86,8 @@ def reopen_study(data: Path, out: Path, *, fold: int) -> Study:
     case_set = open_cases(data)
     files = {name: _read(out / name) for name in (PLAN, FINGERPRINT, FINDINGS)}
     names = [case.name for case in case_set.cases]
-    listed = json.loads((out / SPLITS).read_text(encoding="utf-8"))
-    one = [Fold(train=tuple(part["train"]), validation=()) for part in listed if not part["val"]]
-    split = tuple(one) or tuple(read_folds(out / SPLITS, names))
+    listed = (out / SPLITS).is_file()
+    split = tuple(read_folds(out / SPLITS, names)) if listed else (Fold(train=tuple(names), validation=()),)
     train, validation = _of(case_set, split[fold], out / SPLITS)
     plan = plan_from_dict(files[PLAN])
     return Study(train=train, validation=validation, plan=plan, facts=_facts(files[FINGERPRINT]), files=files, folds=split)
