@@ -1,6 +1,7 @@
-"""What a case is made of, in numbers: grid, intensities, labels; gathered in one reading, slab by slab."""
+"""What a case is made of, in numbers: grid, intensities, labels; gathered in one reading."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,12 +11,14 @@ from numpy.typing import NDArray
 
 from ...datasets.cases import Case, read_case
 from ...datasets.volumes import Volume, open_volume
+from .resampling import coded
 
 Progress = Callable[[int, int], None]  # cases done, cases in all
 
 _SAMPLES = 4096  # foreground voxels that are kept of each channel of a case, for percentiles over all cases
 _QUANTILE_VOXELS = 1_000_000  # of which percentiles of a case are taken
-_SLAB_VOXELS = 4_000_000
+_PART = 100_000  # voxels in floating point at once
+_FEW_VALUES = 32  # which an image has more of
 _LABELS = 256  # values, from which an image is no label map
 PERCENTS = (0.5, 50.0, 99.5)
 
@@ -147,13 +150,16 @@ def examine(case: Case) -> CaseFacts:
             problem += "; it looks as if image and label were swapped"
         return CaseFacts(name=case.name, problem=problem, swapped=swapped)
     axes, codes = _turned(volume)
-    counts, sums = _labels(labels) if labels is not None else ({}, {})
-    chosen = None if labels is None else np.asarray(labels != 0)
-    channels = tuple(_channel(x, chosen) for x in volume.voxels)
-    digest = hashlib.blake2b(np.ascontiguousarray(volume.voxels).data, digest_size=16).hexdigest()
+    # Axes in the order in which voxels lie in memory (NIfTI's first axis is the fastest): all that follows runs along it.
+    order = np.argsort(volume.voxels[0].strides)[::-1]
+    counts, sums = _labels(labels.transpose(order)) if labels is not None else ({}, {})
+    chosen = None if labels is None else np.asarray(labels.transpose(order) != 0).reshape(-1)
+    channels = tuple(_channel(x.transpose(order).reshape(-1), chosen) for x in volume.voxels)
+    digest = _digest(volume.voxels)
     centres = {}
+    place = np.argsort(order)
     for value, total in sums.items():
-        means = {axis: float(total[axis]) / counts[value] / max(volume.size[axis] - 1, 1) for axis in axes}
+        means = {axis: float(total[place[axis]]) / counts[value] / max(volume.size[axis] - 1, 1) for axis in axes}
         centres[value] = _three([1 - mean if codes[axis] in "LPI" else mean for axis, mean in means.items()])
     return CaseFacts(
         name=case.name,
@@ -195,47 +201,54 @@ def _swapped(case: Case) -> bool:
 
 
 def _looks_like(image: NDArray[Any], label: NDArray[Any]) -> bool:
-    """Whether an image has fewer values than its label map, and those are whole numbers."""
-    of_image, of_label = (np.unique(_thinned(x.reshape(-1), _QUANTILE_VOXELS)) for x in (image, label))
-    return len(of_image) < min(len(of_label), _LABELS) and bool(np.all(of_image == np.round(of_image)))
+    """Whether an image has far fewer values than its label map, and those are whole numbers."""
+    every = max(1, math.ceil((image.size / _QUANTILE_VOXELS) ** (1 / 3)))
+    of_image, of_label = (np.unique(x[::every, ::every, ::every]) for x in (image, label))
+    many = len(of_label) > max(2 * len(of_image), _FEW_VALUES)
+    return many and len(of_image) < _LABELS and bool(np.all(of_image == np.round(of_image)))
 
 
 def _thinned(flat: NDArray[Any], most: int) -> NDArray[Any]:
     return flat[:: -(-flat.size // most)] if flat.size > most else flat
 
 
-def _slabs(size: tuple[int, ...]) -> list[slice]:
-    step = max(1, _SLAB_VOXELS // max(1, int(np.prod(size[1:]))))
-    return [slice(begin, begin + step) for begin in range(0, size[0], step)]
+def _digest(voxels: NDArray[Any]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for channel in voxels:
+        for plane in np.moveaxis(channel, -1, 0):
+            found.update(np.ascontiguousarray(plane).data)
+    return found.hexdigest()
 
 
 def _labels(labels: NDArray[np.integer]) -> tuple[dict[int, int], dict[int, NDArray[np.float64]]]:
     """Voxels of each value, and the sums of their indices on each axis but for 0."""
-    counts: dict[int, int] = {}
-    sums: dict[int, NDArray[np.float64]] = {}
-    for slab in _slabs(labels.shape):
-        part = labels[slab]
-        where = np.nonzero(part)
-        found, inverse, sizes = np.unique(part[where], return_inverse=True, return_counts=True)
-        counts[0] = counts.get(0, 0) + part.size - len(inverse)
-        totals = [np.bincount(inverse, weights=axis, minlength=len(found)) for axis in where]
-        for at, value in enumerate(found.tolist()):
-            total = np.array([axis[at] for axis in totals]) + np.array([slab.start * sizes[at], 0.0, 0.0])
-            counts[value] = counts.get(value, 0) + int(sizes[at])
-            sums[value] = sums.get(value, 0) + total
-    return {value: counts[value] for value in sorted(counts) if counts[value]}, sums
+    values, codes = coded(labels)
+    many = len(values) + 1
+    counts, sums = np.zeros(many), np.zeros((3, many))
+    # Of each plane the voxels of each value in each row, and in each column.
+    rows, columns = (many * np.arange(n) for n in labels.shape[1:])
+    for number, plane in enumerate(codes):
+        of_rows = np.bincount((plane + rows[:, None]).reshape(-1), minlength=many * len(rows)).reshape(-1, many)
+        of_columns = np.bincount((plane + columns).reshape(-1), minlength=many * len(columns)).reshape(-1, many)
+        found = of_rows.sum(axis=0)
+        counts += found
+        sums[0] += number * found
+        sums[1] += np.arange(len(rows)) @ of_rows
+        sums[2] += np.arange(len(columns)) @ of_columns
+    names = [int(value) for value in values]
+    kept = {value: sums[:, code] for code, value in enumerate(names, start=1) if value != 0}
+    return {value: int(counts[code]) for code, value in enumerate(names, start=1)}, kept
 
 
-def _channel(x: NDArray[Any], chosen: NDArray[np.bool_] | None) -> ChannelFacts:
-    flat = x.reshape(-1)
-    finite = np.isfinite(flat) if x.dtype.kind == "f" else None
+def _channel(flat: NDArray[Any], chosen: NDArray[np.bool_] | None) -> ChannelFacts:
+    finite = np.isfinite(flat) if flat.dtype.kind == "f" else None
     bad = 0 if finite is None else int(flat.size - np.count_nonzero(finite))
     kept = flat[finite] if bad else flat
-    inside = flat[:0] if chosen is None else flat[chosen.reshape(-1) & (True if finite is None or not bad else finite)]
+    inside = flat[:0] if chosen is None else flat[chosen & finite] if bad else flat[chosen]
     return ChannelFacts(
         image=_intensities(kept),
         foreground=_intensities(inside) if inside.size else None,
-        zeros=float(np.count_nonzero(kept == 0) / max(kept.size, 1)),
+        zeros=float(1 - np.count_nonzero(kept) / max(kept.size, 1)),
         nonfinite=bad,
         samples=_thinned(inside, _SAMPLES).astype(np.float32),
     )
@@ -244,9 +257,13 @@ def _channel(x: NDArray[Any], chosen: NDArray[np.bool_] | None) -> ChannelFacts:
 def _intensities(flat: NDArray[Any]) -> Intensities:
     if not flat.size:
         return Intensities(minimum=0, low=0, median=0, high=0, maximum=0, mean=0, std=0)
-    parts = [flat[slab] for slab in _slabs((flat.size,))]
-    mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / flat.size
-    variance = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in parts) / flat.size
+    origin = float(flat[0])  # squares of what lies around it lose no digits
+    total = squares = 0.0
+    for begin in range(0, flat.size, _PART):
+        part = flat[begin : begin + _PART].astype(np.float64) - origin
+        total += float(part.sum())
+        squares += float(part @ part)
+    mean = total / flat.size
     low, median, high = np.percentile(_thinned(flat, _QUANTILE_VOXELS).astype(np.float64), PERCENTS).tolist()
     return Intensities(
         minimum=float(flat.min()),
@@ -254,6 +271,6 @@ def _intensities(flat: NDArray[Any]) -> Intensities:
         median=median,
         high=high,
         maximum=float(flat.max()),
-        mean=mean,
-        std=variance**0.5,
+        mean=origin + mean,
+        std=max(squares / flat.size - mean**2, 0.0) ** 0.5,
     )

@@ -12,7 +12,7 @@ from .fingerprint import Fingerprint
 from .plan import Channel, Plan, Target
 
 _ANISOTROPIC = 3.0  # slices this many times as thick as voxels are wide
-_CT = re.compile(r"(?i)(^|[^a-z])(ct|hu|hounsfield|computed tomography)([^a-z]|$)")
+_CT = re.compile(r"(?i)(^|[^a-z0-9])(ct|hu|hounsfield|computed tomography)([^a-z0-9]|$)")
 _EMPTY = 0.25  # share of exact zeros from which they are taken for background that was cut away
 _TOO_LARGE = 1.5  # how far a ROI may exceed the median image
 _RARE = 4.0  # ratio of voxels between classes, up to which they weigh the same

@@ -1,6 +1,7 @@
 """Volumes on the way to the network and labels on the way back: exact where they can be, MONAI's values else."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -140,6 +141,21 @@ def test_a_single_label_fills_all():
     volume = volume_of(affine=affine_of("LPI"))
     like = prepare(volume, plan_with(spacing=(1, 2, 3)))
     assert np.all(labels_on(volume, np.full(like.voxels.shape[1:], 7, np.int16), like) == 7)
+
+
+def test_memory_does_not_grow_with_the_number_of_labels():
+    volume = volume_of((90, 80, 70), affine_of(spacing=(1.0, 1.0, 1.0)), smooth=0.5)
+    like = prepare(volume, plan_with(spacing=(1.4, 1.4, 1.4)))
+    peaks = []
+    for count in (2, 60):
+        x = np.linspace(0, count, like.voxels.shape[1], endpoint=False).astype(np.uint8)
+        labels = np.ascontiguousarray(np.broadcast_to(x[:, None, None], like.voxels.shape[1:]))
+        tracemalloc.start()
+        found = labels_on(volume, labels, like)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(np.unique(found)) == count
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_labels_of_another_volume_are_refused():
