@@ -67,12 +67,12 @@ def recognise(state: Mapping[str, Tensor], name: str) -> Layout:
         prefix = root.removesuffix(_SWIN)
         found = {key.removeprefix(prefix): old for key, old in spelled.items()}
         holds: Holds = "network" if _HEAD in found else "encoder"
-        layout, rules = ("MONAI" if holds == "network" else "pre-training, MONAI's names"), []
+        layout, rules = ("MONAI" if holds == "network" else "an encoder alone"), []
     elif root.endswith("encoder."):
         prefix = root.removesuffix("encoder.")
         found = {key.removeprefix(prefix): old for key, old in spelled.items()}
         layout, rules = (
-            "Disruptive Autoencoders (ssl_pretrained_weights.pth)",
+            "ssl_pretrained_weights.pth",
             [
                 (r"^encoder\.(layers\d+)\.0\.0\.", rf"{_SWIN}\1.0."),
                 (r"^encoder\.patch_embed\.", f"{_SWIN}patch_embed."),
@@ -81,7 +81,7 @@ def recognise(state: Mapping[str, Tensor], name: str) -> Layout:
         holds = "network without head" if any(key.startswith("decoder1.") for key in found) else "encoder"
     else:
         found = {key.removeprefix(root): old for key, old in spelled.items()}
-        layout, holds = "pre-training (model_swinvit.pt)", "encoder"
+        layout, holds = "model_swinvit.pt", "encoder"
         rules = [(r"^(patch_embed|layers\d+c?|norm)\.", rf"{_SWIN}\1.")]
 
     unused = _UNUSED if holds == "network" else f"{_UNUSED}|{_TASKS}|{_MASKING}"
@@ -109,9 +109,9 @@ def recognise(state: Mapping[str, Tensor], name: str) -> Layout:
 
 
 def _told_by(layout: str, found: Mapping[str, str]) -> str | None:
-    if layout.startswith("Disruptive"):
+    if layout == "ssl_pretrained_weights.pth":
         return "the code of Disruptive Autoencoders knows no other"
-    if layout.endswith("(model_swinvit.pt)") and any(".mlp.fc1." in key for key in found):
+    if layout == "model_swinvit.pt" and any(".mlp.fc1." in key for key in found):
         return "this layout is of the pre-training code of 2022"
     if any(re.search(_UNUSED, key) for key in found):
         return "it has tensors that only MONAI before 0.9 (2022) made"

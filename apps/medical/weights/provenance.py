@@ -97,7 +97,7 @@ def read_swin_checkpoint(
         )
     if merging_order is not None:
         if found not in (None, merging_order):
-            _log.warning("%s: merging_order is %r as given, though %s: %s", name, merging_order, found, because)
+            _log.warning("%s: merging_order is %r as given, though this looks like %r: %s", name, merging_order, found, because)
         found, because = merging_order, "it was given"
     else:
         _log.info("%s: merging_order is %r: %s", name, found, because)

@@ -1,8 +1,10 @@
 """Checkpoints of Swin UNETR: every layout, both ways, all tensors accounted for, and the merging order never assumed."""
 
+import json
 import logging
 import os
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -63,8 +65,7 @@ def autoencoder(network):
         name = key
         if key.startswith("swinViT."):
             name = "encoder." + key.removeprefix("swinViT.")
-            if ".layers" in name:
-                name = name[:16] + ".0" + name[16:]
+            name = re.sub(r"^encoder\.(layers\d\.0)", r"encoder.\1.0", name)
         state[name] = value
     return state | {
         "encoder.mask_token": torch.zeros(1),
@@ -101,7 +102,7 @@ def test_every_wrapping_of_a_monai_state_dict_is_loaded_whole(tmp_path, referenc
     loaded = load_swin_unetr(tmp_path / "model.pt", merging_order="fixed")
     assert loaded.network.state_dict().keys() == state.keys()
     assert all(torch.equal(loaded.network.state_dict()[key], value) for key, value in state.items())
-    assert loaded.coverage.elements == sum(p.numel() for p in reference.parameters()) == 4_074_829 + 3 * 13
+    assert loaded.coverage.elements == sum(p.numel() for p in reference.parameters()) == 4_078_220 - 11 * 13
     assert len(loaded.coverage.verified) == 8
     assert loaded.coverage.dropped == loaded.coverage.untouched == ()
     assert not loaded.network.training
@@ -168,14 +169,11 @@ def test_the_published_sizes_are_recognised_from_their_tensors(count, options):
 
 
 def test_names_before_monai_0_9_are_dropped_and_tell_the_order(reference):
-    state = reference.state_dict() | {
-        "encoder2.layer.conv3.conv.weight": torch.zeros(12, 12, 1, 1, 1),
-        "swinViT.norm.bias": torch.zeros(96),
-    }
-    loaded = load_swin_unetr({"state_dict": state})
+    old = {"encoder2.layer.conv3.conv.weight": torch.zeros(12, 12, 1, 1, 1), "swinViT.norm.bias": torch.zeros(96)}
+    loaded = load_swin_unetr({"state_dict": reference.state_dict() | old})
     assert loaded.network.merging_order == "legacy"
     assert "0.9" in loaded.checkpoint.because
-    assert set(loaded.coverage.dropped) == {"encoder2.layer.conv3.conv.weight", "swinViT.norm.bias"}
+    assert set(loaded.coverage.dropped) == set(old)
 
 
 def test_an_unknown_merging_order_is_asked_for(tmp_path, reference):
@@ -208,7 +206,7 @@ def test_a_file_of_old_torch_is_of_old_monai(tmp_path, reference, caplog):
     assert "torch before 2.1" in caplog.text
     caplog.clear()
     assert load_swin_unetr(tmp_path / "old.pt", merging_order="fixed").network.merging_order == "fixed"
-    assert "as given, though 'legacy'" in caplog.text
+    assert "as given, though this looks like 'legacy'" in caplog.text
 
 
 def test_legacy_is_monai_1_4_and_fixed_is_the_installed_monai(reference, image):
@@ -340,7 +338,7 @@ def test_an_encoder_of_another_order_is_refused(reference):
 
 
 def test_an_encoder_alone_does_not_segment(reference):
-    with pytest.raises(ValueError, match=r"weights of pre-training \(pre-training \(model_swinvit.pt\)\), which do not segment"):
+    with pytest.raises(ValueError, match=r"weights of pre-training .model_swinvit.pt., which do not segment"):
         load_swin_unetr({"state_dict": swinvit(reference)})
 
 
@@ -383,7 +381,7 @@ def test_a_pickle_with_code_is_refused_in_one_line(tmp_path, monkeypatch, format
     if format_ == "torch":
         torch.save({"state_dict": {"a": torch.zeros(1)}, "args": Code()}, path)
     else:
-        path.write_bytes(pickle.dumps({"state_dict": Code()}))
+        path.write_bytes(pickle.dumps({"state_dict": Code()}, protocol=2))
     with pytest.raises(ValueError, match="not loaded") as caught:
         open_segmenter(path, "btcv", "legacy")
     assert "\n" not in str(caught.value)
@@ -442,14 +440,6 @@ def test_a_plan_of_ones_own_is_read_from_a_file(tmp_path):
     (tmp_path / "own.yaml").write_text("plan: 3\n")
     with pytest.raises(ValueError, match="own.yaml: this is no plan"):
         read_plan(tmp_path / "own.yaml")
-    (tmp_path / "own.json").write_text(
-        str(named.plan.to_dict())
-        .replace("'", '"')
-        .replace("(", "[")
-        .replace(")", "]")
-        .replace("None", "null")
-        .replace("False", "false")
-        .replace(",]", "]")
-    )
+    (tmp_path / "own.json").write_text(json.dumps(named.plan.to_dict()))
     assert read_plan(tmp_path / "own.json").plan == named.plan
     assert plan_names() == ["brats21", "btcv"]

@@ -1,7 +1,10 @@
 """Reading checkpoints of training programs."""
 
 import pickle
+import re
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,3 +56,21 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_checkpoint(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_numbers_of_numpy_beside_the_weights_are_no_code(tmp_path, module):
+    """Scores are saved so by many training programs, under the name of either series of NumPy."""
+    scores = {"best_acc": np.float64(0.8), "epoch": np.int64(3), "loss": np.float32(0.1)}
+    torch.save({"state_dict": {"a": torch.ones(2)}, **scores}, tmp_path / "new.pt")
+    with zipfile.ZipFile(tmp_path / "new.pt") as new, zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
+        for entry in new.namelist():
+            file.writestr(entry, re.sub(rb"numpy\._?core\.multiarray", module.encode(), new.read(entry)))
+    assert torch.equal(read_checkpoint(tmp_path / "x.pt")[0]["a"], torch.ones(2))
+
+
+def test_text_beside_the_weights_is_metadata(tmp_path):
+    torch.save({"network": {"a": torch.ones(2)}, "metadata": {"made by": "us", "epoch": 3}}, tmp_path / "x.pt")
+    state, metadata = read_checkpoint(tmp_path / "x.pt")
+    assert list(state) == ["a"]
+    assert metadata == {"made by": "us"}
