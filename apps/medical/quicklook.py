@@ -59,7 +59,7 @@ def write_quicklook(
     from matplotlib.patheffects import withStroke
 
     image, labels, spacing = _turned(volume, labels_IJK)
-    cut = {plane: _cut(labels, axis) for plane, axis in _ACROSS.items()}
+    cut = _cuts(labels)
     panels = {plane: _panel(image, plane, cut[plane]).astype(np.float32) for plane in _PLANES}
     low, high = _window(panels.values(), channel)
     sizes = {plane: _lengths(panels[plane], plane, spacing) for plane in _PLANES}
@@ -118,11 +118,15 @@ def _turned(
     return image, labels, (spacing[0], spacing[1], spacing[2])
 
 
-def _cut(labels: NDArray[np.integer], axis: int) -> int:
-    """Where most of the labels are."""
-    planes = np.moveaxis(labels, axis, 0)
-    areas = [int(np.count_nonzero(plane)) for plane in planes]
-    return int(np.argmax(areas)) if any(areas) else len(planes) // 2
+def _cuts(labels: NDArray[np.integer]) -> dict[str, int]:
+    """Which plane has most of the labels, the middle one if there are none."""
+    areas = [np.zeros(n, np.int64) for n in labels.shape]
+    for index, plane in enumerate(labels):
+        labelled = plane != 0
+        areas[1] += np.count_nonzero(labelled, axis=1)
+        areas[2] += np.count_nonzero(labelled, axis=0)
+        areas[0][index] = np.count_nonzero(labelled)
+    return {plane: int(areas[axis].argmax()) if areas[axis].any() else len(areas[axis]) // 2 for plane, axis in _ACROSS.items()}
 
 
 def _panel(array: NDArray[Any], plane: str, index: int) -> NDArray[Any]:

@@ -14,6 +14,7 @@ MAGIC = b"DICM"  # after 128 bytes that mean nothing
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _TOLD = 4  # names in a message before "..."
+_LONGEST = 80  # characters of a name, which in a damaged file may be anything
 # Storage classes with pixels that are no image of the patient.
 _NO_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
@@ -132,7 +133,8 @@ def class_name(header: Any) -> str:
     from pydicom.uid import UID
 
     uid = class_uid(header)
-    return UID(uid).name if uid else f"modality {header.get('Modality', 'unknown')}"
+    name = str(UID(uid).name if uid else f"modality {header.get('Modality', 'unknown')}")
+    return " ".join(name.split())[:_LONGEST]
 
 
 def files_of(path: Path, series: str | None = None) -> list[DicomFile]:

@@ -185,7 +185,9 @@ def _spacing(ordered: Sequence[Slice], normal: NDArray[np.float64], name: Path) 
             f"a gap of {holes[0][1]:g} mm where others are {usual:g} mm"
         )
     spacing = float(places[-1] - places[0]) / len(gaps)
-    away = np.abs(places - places[0] - spacing * np.arange(len(places)))
+    # From the steps that fit best: with those between the ends, the rounding of these two would count for all.
+    steps = np.arange(len(places)) - (len(places) - 1) / 2
+    away = np.abs(places - places.mean() - steps * (steps @ places / (steps @ steps)))
     if away.max() > REGULAR * spacing:
         raise ValueError(
             f"{name}: slices unequally spaced, {gaps.min():g} to {gaps.max():g} mm apart; {ordered[int(away.argmax())].name} "

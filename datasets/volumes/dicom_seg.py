@@ -1,7 +1,6 @@
 """Label maps as DICOM segmentations of the series that they belong to."""
 
 import logging
-import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,9 +75,13 @@ def write_dicom_seg(target: Path, labels_IJK: NDArray[Any], like: Volume, names:
     frames_KJI = np.empty((len(order), like.size[1], like.size[0]), table.dtype)
     for frame, k in enumerate(order):
         frames_KJI[frame] = table[labels_IJK[:, :, k].T]
-    made = _segmentation(
-        headers, frames_KJI, {number: (names or {}).get(value, f"label {value}") for value, number in numbers.items()}, binary
-    )
+    titles = {number: (names or {}).get(value, f"label {value}") for value, number in numbers.items()}
+    try:
+        with quiet():  # pydicom tells of names of patients that are not in the standard's form
+            made = _segmentation(headers, frames_KJI, titles, binary)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"{target.name}: no DICOM-SEG can be made of the series {like.path} ({text}); use .nii.gz") from error
     with quiet():
         made.save_as(target)
 
@@ -126,7 +129,7 @@ def _segmentation(headers: list[Any], frames: NDArray[Any], names: Mapping[int, 
     from highdicom.content import AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom.sr.codedict import codes
-    from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+    from pydicom.uid import ExplicitVRLittleEndian
 
     try:
         own = version("geovit")
@@ -144,22 +147,21 @@ def _segmentation(headers: list[Any], frames: NDArray[Any], names: Mapping[int, 
         )
         for number, name in names.items()
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on names of patients that are not in the standard's form
-        return Segmentation(
-            source_images=headers,
-            pixel_array=frames,
-            segmentation_type="BINARY" if binary else "LABELMAP",
-            segment_descriptions=described,
-            series_instance_uid=highdicom.UID(),
-            series_number=_SERIES_NUMBER,
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer="geovit",
-            manufacturer_model_name="geovit",
-            software_versions=own,
-            device_serial_number="0",
-            transfer_syntax_uid=ExplicitVRLittleEndian if binary else RLELossless,
-            omit_empty_frames=bool(frames.any()),
-            series_description="Segmentation by geovit",
-        )
+    return Segmentation(
+        source_images=headers,
+        pixel_array=frames,
+        segmentation_type="BINARY" if binary else "LABELMAP",
+        segment_descriptions=described,
+        series_instance_uid=highdicom.UID(),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="geovit",
+        manufacturer_model_name="geovit",
+        software_versions=own,
+        device_serial_number="0",
+        # Not compressed: run lengths are left to GDCM, whose encoder ends the process where they do not pay.
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=bool(frames.any()),
+        series_description="Segmentation by geovit",
+    )

@@ -174,7 +174,8 @@ def _affine(header: Any, path: Path) -> NDArray[np.float64]:
     else:
         affine = np.asarray(header.get_base_affine(), np.float64)
         logger.warning("%s: states no orientation (sform and qform codes are 0): taken as left, front, top", path)
-    affine = scale @ affine
+    with np.errstate(all="ignore"):  # of a damaged header
+        affine = scale @ affine
     check_affine(affine, str(path))
     return affine
 
@@ -187,24 +188,25 @@ def _tell_disagreement(header: Any, sform: NDArray[np.float64], path: Path) -> N
         return
     last = [max(int(size), 1) - 1 for size in header["dim"][1:4]]
     corners = np.array([[i, j, k, 1] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])], np.float64)
-    apart = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
+    with np.errstate(all="ignore"):  # what is not finite is told, too
+        apart = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
     if not apart <= _DISAGREE * float(np.linalg.norm(sform[:3, :3], axis=0).min()):
         logger.warning("%s: qform and sform disagree by up to %.3g mm; the sform is taken", path, apart)
 
 
-def write_nifti(target: Path, voxels: NDArray[Any], like: Volume) -> None:
+def write_nifti(target: Path, voxels: NDArray[Any], like: Volume, dtype: np.dtype[Any]) -> None:
     """Write (i, j, k) or (i, j, k, channels) on the grid of ``like``, to .nii or .nii.gz by the suffix of ``target``.
 
     Equal voxels and headers give equal bytes.
     """
-    header = _header_for(voxels, like)
-    plane = np.dtype(voxels.dtype).newbyteorder(header.endianness)
+    header = _header_for(voxels.shape, dtype, like)
+    stored = dtype.newbyteorder(header.endianness)
     with target.open("wb") as file:
         if target.name.lower().endswith(".gz"):
             with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL, mtime=0) as stream:
-                _write(stream, header, voxels, plane)
+                _write(stream, header, voxels, stored)
         else:
-            _write(file, header, voxels, plane)
+            _write(file, header, voxels, stored)
 
 
 def _write(stream: Any, header: Any, voxels: NDArray[Any], dtype: np.dtype[Any]) -> None:
@@ -215,7 +217,7 @@ def _write(stream: Any, header: Any, voxels: NDArray[Any], dtype: np.dtype[Any])
             stream.write(plane.astype(dtype).tobytes(order="F"))
 
 
-def _header_for(voxels: NDArray[Any], like: Volume) -> Any:
+def _header_for(shape: tuple[int, ...], dtype: np.dtype[Any], like: Volume) -> Any:
     _require_nibabel()
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
@@ -226,18 +228,19 @@ def _header_for(voxels: NDArray[Any], like: Volume) -> Any:
         for field in ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
                       "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "dim_info", "descrip", "aux_file"):  # fmt: skip
             header[field] = like.header[field]
-        flat = int(like.header["dim"][0]) == 2 and voxels.ndim == 3
+        axes = int(like.header["dim"][0])
     else:
-        header = (Nifti2Header if max(voxels.shape) > np.iinfo(np.int16).max else Nifti1Header)()
-        header.set_data_shape(voxels.shape)
+        header = (Nifti2Header if max(shape) > np.iinfo(np.int16).max else Nifti1Header)()
+        header.set_data_shape(shape)
         header.set_qform(like.affine, code="scanner", strip_shears=True)
         header.set_sform(like.affine, code="scanner")
         header.set_xyzt_units("mm")
-        flat = False
+        axes = 3
     pixdim = header["pixdim"].copy()
-    header.set_data_dtype(voxels.dtype.newbyteorder("="))
-    header.set_data_shape(voxels.shape[:2] if flat else voxels.shape)
-    pixdim[4:] = 0
+    header.set_data_dtype(dtype.newbyteorder("="))
+    header.set_data_shape(shape[:2] if axes == 2 and len(shape) == 3 else shape)
+    if len(shape) > 3 or axes > 3:  # steps of time or of anything else but space
+        pixdim[4:] = 1
     header["pixdim"] = pixdim
     header.set_slope_inter(1, 0)
     header["vox_offset"] = len(header.binaryblock) + 4

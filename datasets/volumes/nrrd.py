@@ -247,14 +247,16 @@ def frame_of(affine: NDArray[np.float64]) -> Frame:
     return Frame(_LPS, turned[:3, :3].T.copy(), turned[:3, 3].copy(), ("mm", "mm", "mm"))
 
 
-def write_nrrd(target: Path, voxels: NDArray[Any], like: Volume, names: Mapping[int, str] | None = None) -> None:
+def write_nrrd(
+    target: Path, voxels: NDArray[Any], like: Volume, dtype: np.dtype[Any], names: Mapping[int, str] | None = None
+) -> None:
     """Write (i, j, k) or (i, j, k, channels) on the grid of ``like``, gzipped; equal voxels give equal bytes.
 
     Names are written as 3D Slicer reads them from segmentations.
     """
     frame = like.header if like.format == "NRRD" and isinstance(like.header, Frame) else frame_of(like.affine)
     flat = len(frame.spacings or frame.directions) == 2
-    dtype = np.dtype(voxels.dtype).newbyteorder("<")
+    dtype = dtype.newbyteorder("<")
     channels = voxels.shape[3:]
     sizes = [*voxels.shape[: 2 if flat else 3], *channels]
     lines = [f"type: {_NAMES[dtype.str[1:]]}", f"dimension: {len(sizes)}"]

@@ -57,9 +57,9 @@ def write_labels(
         if format_ == "DICOM":
             write_dicom_seg(target, labels, like, names)
         elif format_ == "NRRD":
-            write_nrrd(target, labels.astype(chosen, copy=False), like, names)
+            write_nrrd(target, labels, like, chosen, names)
         else:
-            write_nifti(target, labels.astype(chosen, copy=False), like)
+            write_nifti(target, labels, like, chosen)
 
 
 def label_dtype(labels: NDArray[Any], like: Volume) -> np.dtype[Any]:
@@ -102,7 +102,7 @@ def write_volume(path: str | Path, voxels_CIJK: NDArray[Any], like: Volume, *, o
     arranged = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
     with atomic(path, overwrite) as target:
         writer = write_nrrd if format_ == "NRRD" else write_nifti
-        writer(target, arranged.astype(np.float32, copy=False), like)
+        writer(target, arranged, like, np.dtype(np.float32))
 
 
 def check_format(path: str | Path, like: Volume | None = None) -> str:
