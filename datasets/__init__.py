@@ -1,4 +1,4 @@
-"""The only place that opens data files: scenes, labels, and the writing of results."""
+"""The only place that opens data files: scenes, images, volumes, labels, and the writing of results."""
 
 from .classes import ClassInfo, default_color
 from .grid import Grid
@@ -6,6 +6,7 @@ from .images import Image, find_images, open_image, write_image
 from .labels import Labels, read_labels
 from .scene import Scene, open_scene
 from .synthetic import SyntheticScene, synthesize_scene
+from .volumes import Volume, find_volumes, open_volume, write_labels, write_volume
 from .writing import atomic, check_writable, write_bands, write_class_map, write_text_atomic
 
 __all__ = [
@@ -15,16 +16,21 @@ __all__ = [
     "Labels",
     "Scene",
     "SyntheticScene",
+    "Volume",
     "atomic",
     "check_writable",
     "default_color",
     "find_images",
+    "find_volumes",
     "open_image",
     "open_scene",
+    "open_volume",
     "read_labels",
     "synthesize_scene",
     "write_bands",
     "write_class_map",
     "write_image",
+    "write_labels",
     "write_text_atomic",
+    "write_volume",
 ]

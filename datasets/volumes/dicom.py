@@ -36,7 +36,7 @@ def open_dicom(
     Slices are ordered by their positions along the normal of the image plane, and spaced by them; SliceThickness counts for a
     single slice only. Rescale slope and intercept are those of each slice: integers stay integers (int16 where all possible
     values fit, else int32), others become float32 (float64 from 32 bits). Padding, which no scanner measured, becomes the lowest
-    value that was. MONOCHROME1 says how to show an image and changes no value.
+    value that was. MONOCHROME1 says how to show an image and changes no value (a warning tells of it).
 
     Args:
         path: A folder, or a file, which stands for its series in the folder.
@@ -49,17 +49,8 @@ def open_dicom(
         ValueError: several series, no images of a volume, slices that make none (see ``arrange``), or damaged files.
         ImportError: pydicom is missing, or what decodes this compression.
     """
-    try:
-        with quiet():
-            return _open(path, series, channels, progress)
-    except (FileNotFoundError, ImportError):
-        raise
-    except Exception as error:  # pydicom raises nearly every kind on damaged files, where a value is used first
-        text = " ".join(str(error).split())
-        folder = path if path.is_dir() else path.parent
-        if isinstance(error, ValueError) and text.startswith(str(folder)):
-            raise
-        raise ValueError(f"{path}: truncated or damaged DICOM ({type(error).__name__}: {text})") from error
+    with quiet():
+        return _open(path, series, channels, progress)
 
 
 def _open(path: Path, series: str | None, channels: int | None, progress: Callable[[int, int], None] | None) -> Volume:
@@ -79,6 +70,8 @@ def _read(slices: Sequence[Slice], path: Path, progress: Callable[[int, int], No
     shape = (len(slices), int(header.Rows), int(header.Columns))
     for one in slices:
         _require_plain(one)
+    if any(one.file.header.get("PhotometricInterpretation") == "MONOCHROME1" for one in slices):
+        logger.warning("%s: MONOCHROME1, low values are shown white: they are kept as they are, where ITK turns them round", path)
     size = sum({one.file.path: one.file.path.stat().st_size for one in slices}.values())
     bits = np.dtype(f"u{max(int(header.get('BitsAllocated', 16)) // 8, 1)}")
     compressed = header.file_meta.TransferSyntaxUID.is_compressed if "TransferSyntaxUID" in header.file_meta else False
@@ -91,19 +84,19 @@ def _read(slices: Sequence[Slice], path: Path, progress: Callable[[int, int], No
         if voxels is None:
             stored = plane.dtype.newbyteorder("=")
             voxels = np.empty(shape, _meant_dtype(slices, stored))
-        hidden = _padding(one, plane)
         np.multiply(plane, _of(voxels.dtype, one.slope), out=voxels[k], casting="unsafe", dtype=voxels.dtype)
         voxels[k] += _of(voxels.dtype, one.intercept)
-        if hidden is None or not hidden.any():
-            low = voxels[k].min()
-        else:
+        measured = voxels[k]
+        if (hidden := _padding(one, plane)) is not None and hidden.any():
             padding[k] = np.packbits(hidden)
-            low = voxels[k][~hidden].min(initial=np.inf if voxels.dtype.kind == "f" else np.iinfo(voxels.dtype).max)
-        lowest = low if lowest is None else min(lowest, low)
+            measured = measured[~hidden]
+        if measured.size:
+            low = measured.min()
+            lowest = low if lowest is None else min(lowest, low)
         if progress is not None:
             progress(k + 1, len(slices))
     assert voxels is not None
-    if padding:
+    if padding and lowest is not None:
         count = 0
         for k, packed in padding.items():
             hidden = np.unpackbits(packed, count=shape[1] * shape[2]).astype(bool).reshape(shape[1:])
@@ -150,8 +143,8 @@ def _checked(plane: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _meant_dtype(slices: Sequence[Slice], stored: np.dtype[Any]) -> np.dtype[Any]:
-    """Smallest dtype, of int16, int32 and floats, that holds whatever a slice can hold after rescaling."""
-    if stored.kind == "f":
+    """Smallest dtype, of int16, int32 and floats, that holds whatever a slice can hold after rescaling; as stored without."""
+    if stored.kind == "f" or all(one.slope == 1 and one.intercept == 0 for one in slices):
         return stored
     if not all(float(value).is_integer() for one in slices for value in (one.slope, one.intercept)):
         return np.dtype(np.float32 if stored.itemsize <= 2 else np.float64)
@@ -162,7 +155,7 @@ def _meant_dtype(slices: Sequence[Slice], stored: np.dtype[Any]) -> np.dtype[Any
         ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
         meant = [int(one.slope) * end + int(one.intercept) for end in ends]
         low, high = min(low, *meant), max(high, *meant)
-    for dtype in (stored, _INT16, _INT32):
+    for dtype in (_INT16, _INT32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return dtype
     return np.dtype(np.float64)

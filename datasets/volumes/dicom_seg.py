@@ -68,6 +68,9 @@ def write_dicom_seg(target: Path, labels_IJK: NDArray[Any], like: Volume, names:
         raise ValueError(f"{target.name}: no label and no name of one: a DICOM-SEG needs a segment, expected names")
     binary = len(values) <= MOST_BINARY
     numbers = dict(zip(values, range(1, len(values) + 1), strict=True)) if binary else {value: value for value in values}
+    if any(value != number for value, number in numbers.items()):
+        told = ", ".join(f"{value} is {number}" for value, number in numbers.items())
+        logger.info("%s: segments of a DICOM-SEG are counted: label %s", target.name, told)
     table = np.zeros(max(values) + 1, np.uint8 if max(numbers.values()) <= np.iinfo(np.uint8).max else np.uint16)
     for value, number in numbers.items():
         table[value] = number

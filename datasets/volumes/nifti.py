@@ -13,7 +13,8 @@ from .volume import Volume, check_affine, rescaled
 
 logger = logging.getLogger(__name__)
 
-_MILLIMETRES = {"unknown": 1.0, "mm": 1.0, "meter": 1e3, "micron": 1e-3}
+_LENGTH_BITS = 7  # of xyzt_units
+_UNITS = {0: ("millimetres, as nothing else is said", 1.0), 1: ("metres", 1e3), 2: ("millimetres", 1.0), 3: ("micrometres", 1e-3)}
 _HEADS = {348: "NIfTI-1", 540: "NIfTI-2"}  # bytes of the header, which are its first number
 _MAGIC = {348: (344, 4), 540: (4, 4)}
 _MOST_AXES = 5
@@ -71,6 +72,8 @@ def open_nifti(path: Path, *, channels: int | None = None) -> Volume:
     data = _of_pair(path, ".img") if pair else path
     shape, dtype = _shape(header, path, channels), _dtype(header, path)
     affine = _affine(header, path)
+    if not 0 <= header["vox_offset"] < np.inf:
+        raise ValueError(f"{path}: damaged header: voxels from byte {header['vox_offset']}")
     offset = int(header["vox_offset"])
     with data.open("rb") as file:
         encoding = compression(file.read(3))
@@ -161,10 +164,13 @@ def _dtype(header: Any, path: Path) -> np.dtype[Any]:
 
 def _affine(header: Any, path: Path) -> NDArray[np.float64]:
     """The affine in millimetres."""
-    unit = header.get_xyzt_units()[0]
-    if unit != "mm" and unit != "unknown":
+    code = int(header["xyzt_units"]) & _LENGTH_BITS
+    if code not in _UNITS:
+        raise ValueError(f"{path}: lengths in the unknown unit {code}, expected metres, millimetres or micrometres")
+    unit, millimetres = _UNITS[code]
+    if millimetres != 1:
         logger.info("%s: lengths in %s, turned to millimetres", path, unit)
-    scale = np.diag([_MILLIMETRES[unit]] * 3 + [1.0])
+    scale = np.diag([millimetres] * 3 + [1.0])
     if header["sform_code"] > 0:
         affine = np.asarray(header.get_sform(), np.float64)
         if header["qform_code"] > 0:

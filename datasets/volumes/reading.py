@@ -30,19 +30,24 @@ def open_volume(path: str | Path, *, channels: int | None = None, progress: Call
         ImportError: the library of that format is missing.
     """
     path = Path(path)
-    if path.is_dir():
-        return open_dicom(path, channels=channels, progress=progress)
-    if named := split_series(path):
-        return open_dicom(*named, channels=channels, progress=progress)
-    if not path.is_file():
+    named = split_series(path)
+    if not path.exists() and not named:
         raise FileNotFoundError(f"{path}: no such file or folder")
-    kind, head = sniff(path)
-    if kind == "NIfTI":
-        return open_nifti(path, channels=channels)
-    if kind == "NRRD":
-        return open_nrrd(path, channels=channels)
-    if kind == "DICOM":
-        return open_dicom(path, channels=channels, progress=progress)
+    try:
+        if path.is_dir() or named:
+            return open_dicom(*(named or (path,)), channels=channels, progress=progress)
+        kind, head = sniff(path)
+        if kind == "DICOM":
+            return open_dicom(path, channels=channels, progress=progress)
+        if kind is not None:
+            return (open_nifti if kind == "NIfTI" else open_nrrd)(path, channels=channels)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # in a damaged header any value can be anything, and fail wherever it is used first
+        text = " ".join(str(error).split())
+        if isinstance(error, ValueError) and text.startswith(str(named[0] if named else path if path.is_dir() else path.parent)):
+            raise
+        raise ValueError(f"{path}: truncated or damaged ({type(error).__name__}: {text})") from error
     raise ValueError(f"{path}: {_what(head)}, expected NIfTI, NRRD or DICOM")
 
 

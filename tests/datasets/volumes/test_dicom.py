@@ -75,6 +75,13 @@ def test_objects_that_are_no_images_are_left_out(write_series, stored, caplog):
     refused(folder / "seg003", "a segmentation, not an image")
 
 
+def test_a_dicomdir_is_ignored(write_series, stored):
+    folder = write_series(stored)
+    write_series(stored[:1], prefix="DIR", storage="1.2.840.10008.1.3.10", SeriesInstanceUID="1.2.9")
+    (folder / "DIR003").rename(folder / "DICOMDIR")
+    assert open_volume(folder).size[2] == 5
+
+
 def test_a_copy_of_an_image_is_left_out(write_series, stored, caplog):
     folder = write_series(stored)
     shutil.copy(folder / "IM003", folder / "copy")
@@ -103,6 +110,12 @@ def test_whole_slopes_keep_integers(write_series, stored):
     np.testing.assert_array_equal(volume.voxels[0, :, :, 1], stored[1].T.astype(int) * 20 + 7)
 
 
+def test_a_slope_may_be_negative(write_series, stored):
+    volume = open_volume(write_series(stored, RescaleSlope=-1, RescaleIntercept=4095))
+    np.testing.assert_array_equal(volume.voxels[0], seen(stored, 4095, -1))
+    assert volume.voxels.dtype == np.int16
+
+
 def test_signed_values(write_series, stored):
     signed = stored.astype(np.int16) - 2048
     volume = open_volume(write_series(signed, PixelRepresentation=1, RescaleSlope=None, RescaleIntercept=None))
@@ -114,10 +127,10 @@ def test_bits_that_hold_no_value_are_masked(write_series, stored):
     np.testing.assert_array_equal(open_volume(write_series(stored | 0xF000)).voxels[0], seen(stored))
 
 
-def test_monochrome1_changes_no_value(write_series, stored):
-    np.testing.assert_array_equal(
-        open_volume(write_series(stored, PhotometricInterpretation="MONOCHROME1")).voxels[0], seen(stored)
-    )
+def test_monochrome1_changes_no_value(write_series, stored, caplog):
+    volume = open_volume(write_series(stored, PhotometricInterpretation="MONOCHROME1"))
+    np.testing.assert_array_equal(volume.voxels[0], seen(stored))
+    assert "MONOCHROME1, low values are shown white" in caplog.text
 
 
 def test_padding_becomes_the_lowest_value_measured(write_series, stored, caplog):
@@ -129,6 +142,11 @@ def test_padding_becomes_the_lowest_value_measured(write_series, stored, caplog)
     signed[1:3, :2] = signed[signed != -2000].min()
     np.testing.assert_array_equal(volume.voxels[0], seen(signed))
     assert "36 voxels of padding set to -924" in caplog.text
+
+
+def test_a_series_of_padding_alone_is_kept(write_series, stored):
+    volume = open_volume(write_series(stored * 0 + 7, PixelPaddingValue=7))
+    assert (volume.voxels == 7 - 1024).all()
 
 
 def test_a_range_of_padding(write_series, stored):

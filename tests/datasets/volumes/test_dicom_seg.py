@@ -31,14 +31,16 @@ def check_references(made, like):
         assert made[word].value == like.header.headers[0][word].value
 
 
-def test_few_labels_are_binary_segments(tmp_path, write_series, stored):
+def test_few_labels_are_binary_segments(tmp_path, write_series, stored, caplog):
+    caplog.set_level("INFO", "geovit")
     like = open_volume(write_series(stored))
     labels = np.random.default_rng(0).choice([0, 1, 2, 4], like.size)
     write_labels(tmp_path / "a.dcm", labels, like, names={1: "liver", 2: "kidney", 4: "tumour", 5: "cyst"})
     made, found = read(tmp_path / "a.dcm", like)
     assert made.SegmentationType == "BINARY"
     assert [made.get_segment_description(n).segment_label for n in made.segment_numbers] == ["liver", "kidney", "tumour", "cyst"]
-    np.testing.assert_array_equal(np.array([0, 1, 2, 4])[found], labels)  # segments are counted
+    np.testing.assert_array_equal(np.array([0, 1, 2, 4])[found], labels)
+    assert "segments of a DICOM-SEG are counted: label 1 is 1, 2 is 2, 4 is 3, 5 is 4" in caplog.text
     check_references(made, like)
 
 

@@ -204,6 +204,26 @@ def test_sizes_below_one_are_refused(tmp_path):
         open_volume(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("xyzt_units", 5, "lengths in the unknown unit 5"),
+        ("vox_offset", np.nan, "voxels from byte nan"),
+        ("datatype", 1234, "voxels of the unknown type 1234|damaged header"),
+        ("scl_inter", np.inf, "truncated or damaged|damaged header"),
+    ],
+)
+def test_damaged_fields_are_told(tmp_path, field, value, told):
+    made = nib.Nifti1Image(values(4, 5, 6), AFFINE)
+    made.header["vox_offset"], made.header["scl_slope"], made.header["scl_inter"] = 352, 2, 0
+    made.header[field] = value
+    path = tmp_path / "a.nii"
+    path.write_bytes(made.header.binaryblock + bytes(1000))
+    with pytest.raises(ValueError, match=f"a.nii: .*({told})") as raised:
+        open_volume(path)
+    assert "\n" not in str(raised.value)
+
+
 def test_voxels_that_are_not_finite_are_counted(tmp_path):
     voxels = np.zeros((4, 5, 6), np.float32)
     voxels[1, 2, 3:] = np.nan
