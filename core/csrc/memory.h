@@ -16,8 +16,7 @@ namespace geovit {
 // that takes several times as long as the writing. So this asks for pages of 2 MB, which Linux by default gives to a program that
 // asks (transparent_hugepage=madvise); torch's own allocations do so with THP_MEM_ALLOC_ENABLE=1. It is a hint: nothing depends on
 // its being followed.
-inline Tensor result_like(const Tensor& like) {
-    const Tensor out = torch::stable::empty_like(like);
+inline void result_pages(const Tensor& out) {
 #if defined(__linux__)
     constexpr uintptr_t page = uintptr_t{1} << 21, kept = uintptr_t{1} << 25;  // 32 MB: glibc's largest mmap threshold
     const uintptr_t size = static_cast<uintptr_t>(out.numel()) * out.element_size();
@@ -26,7 +25,14 @@ inline Tensor result_like(const Tensor& like) {
         const uintptr_t first = (start + page - 1) / page * page, last = (start + size) / page * page;
         madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
     }
+#else
+    (void)out;
 #endif
+}
+
+inline Tensor result_like(const Tensor& like) {
+    const Tensor out = torch::stable::empty_like(like);
+    result_pages(out);
     return out;
 }
 
