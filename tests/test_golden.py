@@ -22,6 +22,10 @@ from torch import Tensor
 # Their gradients are compared in float64 alone, where the sign is certain.
 ON_A_KINK = {"swinir_real"}
 
+# The official gradients themselves, of float32, are off by 3.4e-3 from those that MONAI computes in float64: norms over few voxels in
+# a row. tests/apps/medical compares gradients with MONAI's in float64, to 1e-9.
+UNCERTAIN = {"monai_swinunetr": 5e-3}
+
 Adapter = Callable[[SimpleNamespace], dict[str, Tensor]]
 
 
@@ -92,7 +96,7 @@ def test_official_outputs_and_gradients(model, dtype, golden_dir):
         for kind, leaves, grads in (("grad", case.state, case.grad), ("grad_input", case.input, case.grad_input)):
             for name, want in grads.items():
                 assert leaves[name].grad is not None, f"{path.stem}: no gradient reaches {name}"
-                close(leaves[name].grad, want, 1e-4, f"{path.stem}: {kind}.{name}")
+                close(leaves[name].grad, want, UNCERTAIN.get(model, 1e-4), f"{path.stem}: {kind}.{name}")
 
 
 @pytest.mark.parametrize("folder", OF, ids=lambda folder: folder.parent.name)

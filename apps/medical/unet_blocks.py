@@ -3,7 +3,6 @@
 Shapes: B batch, S two or three spatial axes, C channels.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,11 @@ from torch import Tensor, nn
 
 from ...core.layers.conv import CONVS, Conv
 from ...core.layers.norm import InstanceNormAct
+from ...core.layers.reuse import add
 from ...core.ops.linear import linear
+
+
+_PART = 1 << 14  # positions that the last layer maps at a time
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,16 @@ def norm_options(norm_name: str | tuple[str, dict[str, object]]) -> NormOptions:
     return NormOptions(bool(affine), eps)
 
 
-def named(module: nn.Module) -> nn.Sequential:
-    """Return a module under the name that MONAI's ``Convolution`` gives it: "conv"."""
-    return nn.Sequential(OrderedDict(conv=module))
+class Named(nn.Module):
+    """A module under the name that MONAI's ``Convolution`` gives it: "conv"."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, *x: Tensor | None) -> Tensor:
+        y: Tensor = self.conv(*x)
+        return y
 
 
 class PointwiseConv(nn.Module):
@@ -55,8 +65,12 @@ class PointwiseConv(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out, dim, *(1,) * axes).uniform_(-(dim**-0.5), dim**-0.5))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight.flatten(1))
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
+        weight = self.weight.flatten(1)
+        if beside is None:
+            return linear(x, weight)
+        first, last = (part.contiguous() for part in weight.split([x.shape[-1], beside.shape[-1]], dim=1))
+        return add(linear(x, first), linear(beside, last))
 
 
 class UpConv(nn.Module):
@@ -95,14 +109,15 @@ class ResidualBlock(nn.Module):
         def normed(activation: Literal["none", "leaky_relu"]) -> InstanceNormAct:
             return InstanceNormAct(out, affine=norm.affine, activation=activation, eps=norm.eps)
 
-        self.conv1, self.conv2 = named(Conv(dim, out, kernel=kernel, bias=False)), named(Conv(out, out, kernel=kernel, bias=False))
+        self.conv1, self.conv2 = Named(Conv(dim, out, kernel=kernel, bias=False)), Named(Conv(out, out, kernel=kernel, bias=False))
         self.norm1, self.norm2 = normed("leaky_relu"), normed("leaky_relu")
-        self.conv3 = named(PointwiseConv(dim, out, axes=axes)) if dim != out else None
+        self.conv3 = Named(PointwiseConv(dim, out, axes=axes)) if dim != out else None
         self.norm3 = normed("none") if dim != out else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(self.norm1(self.conv1(x)))
-        residual = x if self.conv3 is None or self.norm3 is None else self.norm3(self.conv3(x))
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Map x, whose last channels may lie ``beside``, (B, *S, dim - those of x): nothing is joined."""
+        y = self.conv2(self.norm1(self.conv1(x, beside)))
+        residual = x if self.conv3 is None or self.norm3 is None else self.norm3(self.conv3(x, beside))
         out: Tensor = self.norm2(y, residual)
         return out
 
@@ -124,11 +139,11 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, dim: int, out: int, *, axes: int, norm: NormOptions) -> None:
         super().__init__()
-        self.transp_conv = named(UpConv(dim, out, axes=axes))
+        self.transp_conv = Named(UpConv(dim, out, axes=axes))
         self.conv_block = ResidualBlock(2 * out, out, axes=axes, norm=norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        y: Tensor = self.conv_block(torch.cat([self.transp_conv(x), skip], dim=-1))
+        y: Tensor = self.conv_block(self.transp_conv(x), skip)
         return y
 
 
@@ -137,12 +152,24 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, out: int, *, axes: int) -> None:
         super().__init__()
-        self.conv = named(CONVS[axes](dim, out, 1))
+        self.conv = Named(CONVS[axes](dim, out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv.get_submodule("conv")
+        conv = self.conv.conv
         assert isinstance(conv.weight, Tensor)
         assert isinstance(conv.bias, Tensor)
-        rows = x.flatten(1, -2).mT  # (B, dim, positions)
-        y = conv.weight.flatten(1) @ rows + conv.bias[:, None]
-        return y.unflatten(-1, x.shape[1:-1])
+        return channels_first(x, conv.weight.flatten(1), conv.bias)
+
+
+def channels_first(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Map channels linearly, (B, *S, dim) to (B, out, *S), contiguous."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return linear(x, weight, bias).movedim(-1, 1).contiguous()
+    # A part at a time, which is turned round while it is near: half the time of turning the whole.
+    rows = x.flatten(1, -2)
+    dtype = linear(rows[:, :1], weight, bias).dtype  # that of autocast, if any
+    out = x.new_empty(len(x), len(weight), rows.shape[1], dtype=dtype)
+    for image, columns in zip(rows, out, strict=True):
+        for part, to in zip(image.split(_PART), columns.split(_PART, dim=-1), strict=True):
+            to.copy_(linear(part, weight, bias).T)
+    return out.unflatten(-1, x.shape[1:-1])

@@ -18,6 +18,8 @@ CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn
 class Conv(nn.Module):
     """Convolve with zeros outside the image: (B, *S, dim) to (B, *S, out).
 
+    The last channels may be given ``beside`` the others, as a tensor of their own: nothing is joined.
+
     Args:
         dim: channels in.
         out: channels out.
@@ -51,8 +53,8 @@ class Conv(nn.Module):
         self.weight = nn.Parameter(torch.empty(out, dim, *kernel).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(out).uniform_(-bound, bound)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return conv(x, self.weight, self.bias, activation=self.activation, slope=self.slope)
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
+        return conv(x, self.weight, self.bias, beside=beside, activation=self.activation, slope=self.slope)
 
 
 class DepthwiseConv(nn.Module):

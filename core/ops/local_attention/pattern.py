@@ -218,12 +218,12 @@ class FlatWindows:
     @property
     def rows(self) -> int:
         """Rows of the bias table."""
-        return math.prod(2 * w - 1 for w in self.window)
+        return math.prod([2 * w - 1 for w in self.window])
 
     @property
     def cut(self) -> tuple[int, ...]:
         """The window's sides, cut to the image."""
-        return tuple(min(n, w) for n, w in zip(self.size, self.window, strict=True))
+        return tuple([min(n, w) for n, w in zip(self.size, self.window, strict=True)])
 
     def check(self, size: int) -> None:
         """Raise ValueError if an axis of ``size`` positions cannot have this rule."""
