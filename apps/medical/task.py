@@ -125,7 +125,7 @@ class SegmentationTask(L.LightningModule):
 
 def _plain(x: Tensor) -> Tensor:
     """Return a tensor without MONAI's metadata, which costs time at every operation."""
-    return x.as_tensor() if hasattr(x, "as_tensor") else x  # type: ignore[no-any-return, operator]
+    return x.as_tensor() if hasattr(x, "as_tensor") else x
 
 
 def _masks(labels: Tensor, values: Sequence[int]) -> Tensor:

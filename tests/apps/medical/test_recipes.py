@@ -33,7 +33,7 @@ def test_recipes_are_understood_and_tell_command_and_what_to_expect(recipe):
 
 @pytest.mark.slow
 def test_a_short_training_finds_the_hippocampus(data_dir, tmp_path, capsys):
-    """As hippocampus.yaml, but narrow and short, on 36 of the cases; the bar is below what was seen with several seeds."""
+    """As hippocampus.yaml, but narrow and short, on 36 of the cases."""
     source, data = data_dir / "medical" / "hippocampus", tmp_path / "cases"
     for kind in ("images", "labels"):
         (data / kind).mkdir(parents=True)
