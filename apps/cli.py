@@ -44,6 +44,7 @@ COMMANDS = {
     "fit restoration": Command(
         ".restoration.training:fit", "fit a network to images, for super-resolution, denoising, deblurring"
     ),
+    "fit medical": Command(".medical.training:fit", "fit a segmentation network to volumes with label maps"),
     "evaluate restoration": Command(".restoration.evaluation:evaluate", "measure restoration networks on images"),
     "evaluate medical": Command(".medical.evaluation:evaluate", "measure segmentations: Dice, HD95, surface Dice"),
     "bundle": Command(".medical.bundle:write_bundle", "write a MONAI bundle of Swin UNETR, to be run by MONAI"),

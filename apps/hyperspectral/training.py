@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-import signal
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from ... import __version__
+from ...core.training.runs import interruptible
 from ...datasets import Scene
 from .model import Classifier, ModelInfo
 from .recipe import Recipe, TrainingConfig
@@ -145,14 +145,8 @@ def _fit_member(
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
-    on_interrupt = signal.getsignal(signal.SIGINT)
-    try:
+    with interruptible():
         trainer.fit(task, DataLoader(crops, batch_size=None), DataLoader(TensorDataset(torch.zeros(1)), batch_size=None))
-    except SystemExit as stop:  # how Lightning answers Ctrl-C, and it has all further ones ignored
-        signal.signal(signal.SIGINT, on_interrupt)
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from stop
-        raise
     if task.best is not None:
         network.load_state_dict(task.best)
     network.eval().cpu()

@@ -1,6 +1,6 @@
 """Progress bars: of the volumes, and of the windows of the present one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -41,3 +41,14 @@ class Bar:
         self._task = None
         if self._all is not None:
             self._progress.advance(self._all)
+
+
+@contextmanager
+def case_bar(what: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar of cases on standard error; what it gives is told the cases done and in all. None if it is not shown."""
+    if not shown:
+        yield None
+        return
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"cases {what}", total=None)
+        yield lambda done, cases: progress.update(task, completed=done, total=cases)

@@ -5,48 +5,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import __version__
+from ...core.training.hardware import HardwareConfig
+from ...core.training.optimizer import OptimizerConfig
+from ...core.training.runs import BEST, SaveState, interruptible, seed_of, state_file
 from ...datasets.pairs import Pair
 from .degradation import Degradation, DegradationConfig
 from .losses import Loss, LossConfig
 from .metrics import psnr, to_uint8
 from .network import Network
 from .resize import matlab_resize
-from .schedule import OptimizerConfig
 from .training_data import ImagesConfig, TrainingData
 from .weights import Architecture, architecture_of, load_restorer, save_restorer
 
 logger = logging.getLogger(__name__)
 
-LAST = "last.ckpt"
-BEST = "best.safetensors"
 _LEAST_SHARE = 0.5  # of weights that a start must bring: those for another scale lack the last layers
-
-
-@dataclass(frozen=True, kw_only=True)
-class HardwareConfig:
-    """Where training runs, in Lightning's words.
-
-    Args:
-        accelerator: "auto", "cpu", "gpu", "mps".
-        devices: how many; the default takes one.
-        strategy: "auto", "ddp".
-        precision: "32" or mixed with "bf16" or "fp16".
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    strategy: str = "auto"
-    precision: Literal["32", "bf16", "fp16"] = "32"
 
 
 @dataclass(frozen=True)
@@ -121,11 +104,7 @@ def fit(
         ValueError: if images, network and options do not fit together, or OUT has the state of another training.
     """
     out = Path(out)
-    last = out / LAST
-    if resume and not last.is_file():
-        raise FileNotFoundError(f"nothing to resume: no file {last}")
-    if not resume and last.exists():
-        raise ValueError(f"{last} is of an earlier training: resume it, or choose another folder")
+    last = state_file(out, resume=resume)
     if steps < 1 or check_every < 1:
         raise ValueError(f"steps {steps} and check_every {check_every}: allowed are numbers from 1 on")
     begun = time.perf_counter()
@@ -146,12 +125,9 @@ def fit(
             callbacks.append(EMAWeightAveraging(decay=optimizer.average))
         if progress:
             callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))  # standard output is for results
-        callbacks.append(_Last(last))
+        callbacks.append(SaveState(last))
         trainer = L.Trainer(
-            accelerator=hardware.accelerator,
-            devices=hardware.devices,
-            strategy=hardware.strategy,
-            precision={"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[hardware.precision],  # type: ignore[arg-type]
+            **hardware.trainer_options(),
             max_steps=steps,
             reload_dataloaders_every_n_epochs=1,  # crops are drawn anew
             use_distributed_sampler=False,  # every device draws its own
@@ -162,7 +138,8 @@ def fit(
             enable_progress_bar=progress,
             enable_model_summary=False,
         )
-        trainer.fit(task, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+        with interruptible():
+            trainer.fit(task, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
     baseline = sum(_psnr(_enlarged(pair, module.scale), pair.target, module.scale, luma) for pair in data.validation)
     return Fit(out / BEST, max(task.curve), baseline / len(data.validation), tuple(task.curve), time.perf_counter() - begun)
 
@@ -219,8 +196,7 @@ class _Task(L.LightningModule):
 
     def _generator(self) -> torch.Generator:
         """Of this step and device alone, so that a training that is resumed draws what it would have drawn."""
-        words = np.random.SeedSequence([self._seed, self.global_step, self.global_rank]).generate_state(2)
-        return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+        return torch.Generator().manual_seed(seed_of(self._seed, self.global_step, self.global_rank))
 
     def validation_step(self, images: tuple[NDArray[Any], NDArray[Any]]) -> None:
         source_HWC, target_HWC = images
@@ -274,16 +250,6 @@ class _Best(Callback):
                 "validation": f"{score:.2f} dB PSNR after {trainer.global_step} steps",
             }
             save_restorer(self.file, network, self.architecture, {**found, **self.facts})
-
-
-class _Last(Checkpoint):
-    """Saves the state after every validation, after all other callbacks; the file is the old or the new one, never a part."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainer.save_checkpoint(self.file)
 
 
 def _enlarged(pair: Pair, scale: int) -> NDArray[Any]:

@@ -9,10 +9,12 @@ from geovit.apps.cli import main
 from geovit.apps.restoration.cfsr import CFSR
 from geovit.apps.restoration.compact import Compact
 from geovit.apps.restoration.degradation import DegradationConfig
-from geovit.apps.restoration.schedule import OptimizerConfig
-from geovit.apps.restoration.training import BEST, fit
+from geovit.apps.restoration.training import fit
 from geovit.apps.restoration.training_data import ImagesConfig
 from geovit.apps.restoration.weights import architecture_of, load_restorer
+from geovit.core.training.hardware import HardwareConfig
+from geovit.core.training.optimizer import OptimizerConfig
+from geovit.core.training.runs import BEST
 from geovit.datasets.generated_images import generated_image
 
 QUICK = OptimizerConfig(lr=5e-3, average=0.5)
@@ -129,8 +131,6 @@ def test_networks_with_folded_branches_are_saved_folded(images, tmp_path):
 
 
 def test_bfloat16_trains_too(images, tmp_path):
-    from geovit.apps.restoration.training import HardwareConfig
-
     hardware = HardwareConfig(accelerator="cpu", precision="bf16")
     done = fit(images, tmp_path, tiny, optimizer=QUICK, hardware=hardware, steps=40, check_every=20)
     assert done.curve[1] > done.curve[0]

@@ -1,7 +1,7 @@
 """How the weights move: optimiser, learning rate over the steps, averaging."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,7 +44,7 @@ class OptimizerConfig:
                 "a positive lr, an average in 0..1 and below 1, a floor in 0..1, a warmup and a clip from 0 on"
             )
 
-    def rate(self, step: int, steps: int) -> float:
+    def rate(self, step: int, steps: float) -> float:
         """Return the share of ``lr`` at a step (from 0) of a training of ``steps``."""
         if self.schedule == "cosine":
             done = min(max(step - self.warmup, 0) / max(steps - self.warmup, 1), 1.0)
@@ -53,9 +53,17 @@ class OptimizerConfig:
             rate = self.factor ** sum(step >= milestone for milestone in self.milestones)
         return rate * min((step + 1) / (self.warmup + 1), 1.0)
 
-    def build(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """Make the optimiser, and the scheduler that is stepped after it."""
+    def build(
+        self, parameters: Iterable[nn.Parameter], steps: int | Callable[[int], float]
+    ) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """Make the optimiser, and the scheduler that is stepped after it.
+
+        Args:
+            parameters: those that are trained are taken.
+            steps: of the training; a function that tells them of each step, if they depend on how quick the machine is.
+        """
         optimizer = torch.optim.AdamW(
             [p for p in parameters if p.requires_grad], lr=self.lr, betas=self.betas, weight_decay=self.weight_decay
         )
-        return optimizer, LambdaLR(optimizer, lambda step: self.rate(step, steps))
+        of = steps if callable(steps) else lambda _: steps
+        return optimizer, LambdaLR(optimizer, lambda step: self.rate(step, of(step)))

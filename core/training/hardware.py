@@ -1,0 +1,32 @@
+"""Where a training runs."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """Where training runs, in Lightning's words.
+
+    Args:
+        accelerator: "auto", "cpu", "gpu", "mps".
+        devices: how many; the default takes one.
+        strategy: "auto", "ddp".
+        precision: "32" or mixed with "bf16" or "fp16".
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    precision: Literal["32", "bf16", "fp16"] = "32"
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Return the options of Lightning's ``Trainer`` that follow."""
+        return {
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "strategy": self.strategy,
+            "precision": _PRECISION[self.precision],
+        }
