@@ -12,6 +12,7 @@
 #include "activation.h"
 #include "conv3x3x3.h"
 #include "memory.h"
+#include "moments.h"
 #include "tiles.h"
 
 namespace geovit {
@@ -32,7 +33,7 @@ struct Problem {
     const float *weight, *bias, *filters;
     T* y;
     float slope;      // of the negative side; 1 for no activation
-    float* moments;   // of each block: count, then mean and sum of squares about it for each channel (out_row of each); or null
+    float* moments;   // of each block, see moments.h; or null
 
     int64_t blocks() const { return (tiling.tiles() + at_once - 1) / at_once; }  // of an image
     int64_t planes() const { return tiling.deep + 2; }
@@ -40,7 +41,6 @@ struct Problem {
     int64_t plane() const { return at_once * in_row; }
     int64_t values() const { return planes() * plane() + apart; }
     int64_t sums() const { return tiling.deep * at_once * out_row + apart; }
-    int64_t moment() const { return 1 + 2 * out_row; }
 };
 
 // Filters at all points, (pairs, planes, in, out): of the channels in from `begin` to `end`.
@@ -192,23 +192,25 @@ struct Interpolate {
                 total += tile_total, squares += tile_squares;
             }
             if (moments != nullptr) {
-                moments[0] = counted;
                 const F mean = total / counted;
-                store_vec(moments + 1 + c, shift + mean);
-                store_vec(moments + 1 + p.out_row + c, squares - total * mean);
+                moments[0] = counted;
+                store_vec(moments + 16 + c, shift + mean);
+                store_vec(moments + 16 + 2 * p.out_row + c, squares - total * mean);
             }
         }
     }
 };
 
 template <int Deep, class T>
-void convolve(Problem<T>& p, const Input<T>& input) {
+void convolve(Problem<T>& p, const Input<T>& input, const Tensor& like) {
     const bool affine = input.sources[0].mean != nullptr;
     const int64_t planes = Axis<Deep>::points;
-    const Buffer filters(pairs * planes * p.filter());
-    p.filters = filters.data();
+    const Tensor kept = torch::stable::new_empty(like, {pairs * planes * p.filter()}, ScalarType::Float);
+    result_pages(kept);
+    float* const filters = write(kept);
+    p.filters = filters;
     torch::stable::parallel_for(0, p.in, 4096 / p.out_row + 1, [&](int64_t begin, int64_t end) {
-        dispatch<Filters<Deep>>(p.weight, p.in, p.out, p.out_row, begin, end, filters.data());
+        dispatch<Filters<Deep>>(p.weight, p.in, p.out, p.out_row, begin, end, filters);
     });
     const int64_t blocks = p.blocks();
     torch::stable::parallel_for(0, p.images * blocks, 1, [&](int64_t first, int64_t last) {
@@ -228,31 +230,9 @@ void convolve(Problem<T>& p, const Input<T>& input) {
             dispatch<Multiplied<Deep>>(count, p.in, p.in_row, p.out_row, p.plane(), p.values(), p.at_once, p.sums(), p.filters,
                                        static_cast<const float*>(values.data()), sums.data(), near.data());
             dispatch<Interpolate<T>>(problem, p.y + image * positions * p.out, begin, count, static_cast<const float*>(sums.data()),
-                                     p.moments == nullptr ? nullptr : p.moments + i * p.moment());
+                                     p.moments == nullptr ? nullptr : p.moments + i * moments_of(p.out, width()));
         }
     });
-}
-
-// The mean and variance of each image and channel from those of the blocks (Chan et al. 1983).
-template <class T>
-void join(const Problem<T>& p, float* mean, float* variance) {
-    for (int64_t image = 0; image < p.images; ++image)
-        for (int64_t c = 0; c < p.out; ++c) {
-            const float* const first = p.moments + image * p.blocks() * p.moment();
-            double all = 0, center = 0, spread = 0;
-            for (int64_t block = 0; block < p.blocks(); ++block) {
-                const float* const of = first + block * p.moment();
-                all += of[0], center += static_cast<double>(of[0]) * of[1 + c];
-            }
-            center /= all;
-            for (int64_t block = 0; block < p.blocks(); ++block) {
-                const float* const of = first + block * p.moment();
-                const double away = of[1 + c] - center;
-                spread += of[1 + p.out_row + c] + static_cast<double>(of[0]) * away * away;
-            }
-            mean[image * p.out + c] = static_cast<float>(center);
-            variance[image * p.out + c] = static_cast<float>(spread / all);
-        }
 }
 
 using Results = std::tuple<Tensor, Tensor, Tensor>;
@@ -308,16 +288,16 @@ Results conv3x3x3(const Tensor& x_, const std::optional<Tensor>& beside_, const 
         p.slope = static_cast<float>(slope);
         std::unique_ptr<Buffer> of_blocks;
         if (moments) {
-            of_blocks = std::make_unique<Buffer>(images * p.blocks() * p.moment());
+            of_blocks = std::make_unique<Buffer>(images * p.blocks() * moments_of(out, lanes));
             p.moments = of_blocks->data();
         }
         if (deep == 4)
-            convolve<4>(p, input);
+            convolve<4>(p, input, x);
         else if (deep == 2)
-            convolve<2>(p, input);
+            convolve<2>(p, input, x);
         else
-            convolve<1>(p, input);
-        if (moments) join(p, write(y_mean), write(y_variance));
+            convolve<1>(p, input, x);
+        if (moments) join_moments(p.moments, images, p.blocks(), out, lanes, write(y_mean), write(y_variance));
     });
     return {y, y_mean, y_variance};
 }

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "conv3x3x3.h"
+#include "memory.h"
 #include "tiles.h"
 
 namespace geovit {
@@ -162,11 +163,14 @@ struct Gather {
 };
 
 template <int Deep, class T>
-void gradient(const Problem& p, int64_t images, const Input<T>& input, const T* grad, float* to) {
+void gradient(const Problem& p, int64_t images, const Input<T>& input, const T* grad, const Tensor& like, float* to) {
     constexpr int planes = Axis<Deep>::points;
     const Problem* const problem = &p;
     const Tiling* const tiling = &p.tiling;
-    const Buffer values(pairs * p.values()), grads(pairs * p.grads()), sums(pairs * planes * p.sums());
+    const Buffer values(pairs * p.values()), grads(pairs * p.grads());
+    const Tensor kept = torch::stable::new_empty(like, {pairs * planes * p.sums()}, ScalarType::Float);
+    result_pages(kept);
+    float* const sums = write(kept);
     bool first = true;
     for (int64_t image = 0; image < images; ++image)
         for (int64_t begin = 0; begin < p.tiling.tiles(); begin += p.at_once) {
@@ -186,12 +190,12 @@ void gradient(const Problem& p, int64_t images, const Input<T>& input, const T* 
                 for (int64_t pair = from; pair < until; ++pair)
                     dispatch<Accumulate<Deep>>(problem, count, first, static_cast<const float*>(values.data() + pair * p.values()),
                                                static_cast<const float*>(grads.data() + pair * p.grads()),
-                                               sums.data() + pair * planes * p.sums(), near.data());
+                                               sums + pair * planes * p.sums(), near.data());
             });
             first = false;
         }
     torch::stable::parallel_for(0, p.in, 4096 / p.out_row + 1, [&](int64_t from, int64_t until) {
-        dispatch<Gather<Deep>>(problem, from, until, static_cast<const float*>(sums.data()), to);
+        dispatch<Gather<Deep>>(problem, from, until, static_cast<const float*>(sums), to);
     });
 }
 
@@ -223,11 +227,11 @@ Tensor conv3x3x3_weight(const Tensor& x_, const std::optional<Tensor>& beside_, 
         using T = decltype(element);
         const Input<T> input(x, beside);
         if (p.tiling.deep == 4)
-            gradient<4>(p, images, input, read<T>(grad), to);
+            gradient<4>(p, images, input, read<T>(grad), x, to);
         else if (p.tiling.deep == 2)
-            gradient<2>(p, images, input, read<T>(grad), to);
+            gradient<2>(p, images, input, read<T>(grad), x, to);
         else
-            gradient<1>(p, images, input, read<T>(grad), to);
+            gradient<1>(p, images, input, read<T>(grad), x, to);
     });
     return result;
 }

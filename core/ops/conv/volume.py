@@ -13,6 +13,7 @@ from ...native import native_status
 from .._activation import Activation, activate
 
 DTYPES = (torch.float32, torch.bfloat16)
+LEAST_POSITIONS = 512  # of all images together
 LEAST = 16  # channels of each of two inputs: a vector of the widest instruction set
 
 Moments = tuple[Tensor, Tensor, Tensor]  # y, and mean and variance of every image and channel
@@ -22,6 +23,11 @@ def fits(x: Tensor, weight: Tensor, beside: Tensor | None) -> bool:
     """Whether the kernel serves these shapes."""
     wide = beside is None or min(x.shape[-1], beside.shape[-1]) >= LEAST
     return x.ndim == 5 and tuple(weight.shape[2:]) == (3, 3, 3) and wide and min(weight.shape[:2]) > 0
+
+
+def pays(x: Tensor) -> bool:
+    """Whether the kernel is faster than PyTorch's: taking the weights to all points is repaid by the positions that use them."""
+    return x.shape[:-1].numel() >= LEAST_POSITIONS
 
 
 def _fake(
@@ -90,3 +96,19 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, beside: Tensor | None, 
     fused = activation in ("none", "leaky_relu")  # no gradient asks for what lies before
     out = _plain(x, beside, weight.float(), None if bias is None else bias.float(), slope if activation == "leaky_relu" else 1.0)
     return out if fused else activate(out, activation, slope)
+
+
+def moments(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    beside: Tensor | None,
+    before: tuple[Tensor, Tensor, Tensor] | None,
+    before_slope: float,
+) -> Moments:
+    """Convolve, and take the moments of the result; without a gradient."""
+    mean, factor, offset = (None, None, None) if before is None else (t.float() for t in before)
+    found: Moments = torch.ops.geovit.conv3x3x3(
+        x, beside, weight.float(), None if bias is None else bias.float(), mean, factor, offset, before_slope, 1.0, True
+    )
+    return found
