@@ -105,7 +105,7 @@ class Attention(nn.Module):
         pattern = tuple(Window(min(n, w), s if n > w else 0) for n, w, s in axes)
         if all(n >= w for n, w, _ in axes):
             return pattern, table
-        whole = table.unflatten(0, [2 * w - 1 for w in self.window])
+        whole = table.view(*(2 * w - 1 for w in self.window), self.heads)
         for axis, (n, w, _) in enumerate(axes):
             whole = whole.narrow(axis, max(w - n, 0), 2 * min(n, w) - 1)
         return pattern, whole.flatten(0, -2)
@@ -236,7 +236,7 @@ class PatchEmbedding(nn.Module):
         inner = [1, *range(3, 3 + 2 * axes, 2)]
         rows = split.permute(0, *range(2, 2 + 2 * axes, 2), *inner).flatten(-len(inner))
         x = linear(rows, self.proj.weight.flatten(1), self.proj.bias)
-        return x if self.norm is None else self.norm(x)  # type: ignore[no-any-return]
+        return x if self.norm is None else self.norm(x)
 
 
 class SwinViT(nn.Module):

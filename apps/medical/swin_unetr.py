@@ -197,7 +197,9 @@ class SwinUNETR(nn.Module):
         missing = [-n % MULTIPLE for n in size]
         image = F.pad(x_in, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else x_in
         logits: Tensor = self.out(self._decoded(image))
-        return logits[(..., *(slice(n) for n in size))].contiguous() if any(missing) else logits
+        for axis, n in enumerate(size, start=2):
+            logits = logits.narrow(axis, 0, n)
+        return logits.contiguous()
 
     def _decoded(self, image: Tensor) -> Tensor:
         # Each encoder runs just before its features are needed, and the finest, by far the largest, last: so that as little as

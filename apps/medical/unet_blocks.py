@@ -205,4 +205,4 @@ def channels_first(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     for image, columns in zip(rows, out, strict=True):
         for part, to in zip(image.split(_PART), columns.split(_PART, dim=-1), strict=True):
             to.copy_(linear(part, weight, bias).T)
-    return out.unflatten(-1, x.shape[1:-1])
+    return out.view(len(x), len(weight), *x.shape[1:-1])
