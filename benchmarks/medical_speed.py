@@ -3,10 +3,10 @@
 python benchmarks/medical_speed.py --threads 2                # some ten minutes, with nothing else running
 python benchmarks/medical_speed.py --device cuda              # against MONAI's fused attention, on a GPU
 
-All have the same random weights, feature size 48, one channel in and 14 out, on 96 x 96 x 96 voxels unless told otherwise. They take
-turns in one process, and medians are told; peak memory is that of processes of their own. Compared are MONAI's network, the same
-with use_flash_attention, OpenVINO running it, and ours; in float32 and in bfloat16 (by autocast, in OpenVINO by its hint). Errors
-are the largest differences from MONAI's float32 logits, over their range.
+All have the same random weights, feature size 48, one channel in and 14 out, on 96 x 96 x 96 voxels unless told otherwise. They
+take turns in one process, and medians are told; peak memory is that of processes of their own. Compared are MONAI's network, the
+same with use_flash_attention, OpenVINO running it, and ours; in float32 and in bfloat16 (by autocast, in OpenVINO by its hint).
+Errors are the largest differences from MONAI's float32 logits, over their range.
 
 A bar that is missed makes the exit status 1.
 """
@@ -233,7 +233,8 @@ def main() -> int:
     sides = [args.side] if args.side else [96, 128] if gpu else [96]
     limit = "" if gpu else f", {args.threads} threads. {roofline.told(roofline.rates())}"
     print(f"{machine(torch.device(args.device))}{limit}")
-    print(f"Medians of {args.runs} runs in turn, in ms; errors are the largest differences from MONAI's float32 logits, over their range.")
+    told = "errors are the largest differences from MONAI's float32 logits, over their range"
+    print(f"Medians of {args.runs} runs in turn, in ms; {told}.")
     met = []
     precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     for name, dtype in precisions.items():
@@ -261,7 +262,9 @@ def main() -> int:
         heading(["geovit", "ms", "of which"])
         for dtype in precisions.values():
             show(parts(sides[0], dtype))
-    print(f"\nBars: {BAR} times MONAI's, {BAR_FLASH} times its flash attention's, {BAR_BFLOAT16} times the latter in bfloat16, not")
+    print(
+        f"\nBars: {BAR} times MONAI's, {BAR_FLASH} times its flash attention's, {BAR_BFLOAT16} times the latter in bfloat16, not"
+    )
     print(f"slower than OpenVINO, {BAR_TRAINING} in training, {BAR_MEMORY} of the memory.")
     return 0 if all(met) else 1
 

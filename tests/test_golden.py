@@ -22,8 +22,8 @@ from torch import Tensor
 # Their gradients are compared in float64 alone, where the sign is certain.
 ON_A_KINK = {"swinir_real"}
 
-# The official gradients themselves, of float32, are off by 3.4e-3 from those that MONAI computes in float64: norms over few voxels in
-# a row. tests/apps/medical compares gradients with MONAI's in float64, to 1e-9.
+# The official gradients themselves, of float32, are off by 3.4e-3 from those that MONAI computes in float64: norms over few
+# voxels in a row. tests/apps/medical compares gradients with MONAI's in float64, to 1e-9.
 UNCERTAIN = {"monai_swinunetr": 5e-3}
 
 Adapter = Callable[[SimpleNamespace], dict[str, Tensor]]

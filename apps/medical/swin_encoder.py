@@ -105,7 +105,7 @@ class Attention(nn.Module):
         pattern = tuple(Window(min(n, w), s if n > w else 0) for n, w, s in axes)
         if all(n >= w for n, w, _ in axes):
             return pattern, table
-        whole = table.unflatten(0, [2 * w - 1 for w in self.window])
+        whole = table.view(*(2 * w - 1 for w in self.window), self.heads)
         for axis, (n, w, _) in enumerate(axes):
             whole = whole.narrow(axis, max(w - n, 0), 2 * min(n, w) - 1)
         return pattern, whole.flatten(0, -2)
@@ -122,7 +122,12 @@ class Attention(nn.Module):
         name = f"{prefix}relative_position_index"
         given, errors = state_dict.get(name), args[-1]
         ours = self.get_buffer("relative_position_index")
-        if given is not None and given.shape == ours.shape and ours.device.type != "meta" and not torch.equal(given.to(ours), ours):
+        if (
+            given is not None
+            and given.shape == ours.shape
+            and ours.device.type != "meta"
+            and not torch.equal(given.to(ours), ours)
+        ):
             errors.append(f"{name} is not that of windows of {self.window} tokens")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -152,7 +157,9 @@ class MLPBlock(nn.Module):
 class SwinBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), on (B, *S, C)."""
 
-    def __init__(self, dim: int, attention: Attention, *, hidden: int, dropout: float, drop_path: float, norm: NormFactory) -> None:
+    def __init__(
+        self, dim: int, attention: Attention, *, hidden: int, dropout: float, drop_path: float, norm: NormFactory
+    ) -> None:
         super().__init__()
         self.norm1, self.attn, self.drop_path = norm(dim), attention, DropPath(drop_path)
         self.norm2, self.mlp = norm(dim), MLPBlock(dim, hidden, dropout=dropout)
@@ -175,7 +182,9 @@ class Merging(nn.Module):
         norm: makes the norm.
     """
 
-    def __init__(self, dim: int, *, axes: int, kind: Literal["merging", "mergingv2"], order: MergingOrder, norm: NormFactory) -> None:
+    def __init__(
+        self, dim: int, *, axes: int, kind: Literal["merging", "mergingv2"], order: MergingOrder, norm: NormFactory
+    ) -> None:
         super().__init__()
         self.axes, self.kind = axes, kind
         self.set_order(order)
@@ -185,7 +194,9 @@ class Merging(nn.Module):
     def set_order(self, order: MergingOrder) -> None:
         """Take the tokens in another order from now on."""
         if (self.kind, order) not in _ORDERS:
-            raise ValueError(f"SwinUNETR: downsample is {self.kind!r} and merging_order {order!r}, but that order is of 'merging'")
+            raise ValueError(
+                f"SwinUNETR: downsample is {self.kind!r} and merging_order {order!r}, but that order is of 'merging'"
+            )
         core: MergeOrder = _ORDERS[self.kind, order]
         self.order, self.offsets = order, merge_order(core if self.axes == 3 else "first_fastest", self.axes)
 
@@ -225,7 +236,7 @@ class PatchEmbedding(nn.Module):
         inner = [1, *range(3, 3 + 2 * axes, 2)]
         rows = split.permute(0, *range(2, 2 + 2 * axes, 2), *inner).flatten(-len(inner))
         x = linear(rows, self.proj.weight.flatten(1), self.proj.bias)
-        return x if self.norm is None else self.norm(x)  # type: ignore[no-any-return]
+        return x if self.norm is None else self.norm(x)
 
 
 class SwinViT(nn.Module):

@@ -21,9 +21,9 @@ class SwinUNETR(nn.Module):
     """A U-net whose encoder attends in shifted windows: (B, in_channels, *S) to logits (B, out_channels, *S), contiguous.
 
     Source: Hatamizadeh et al. 2022 (Swin UNETR), section 3; ``use_v2``: He et al. 2023 (SwinUNETR-V2), section 2. Arguments,
-    state dict and results are those of ``monai.networks.nets.SwinUNETR`` in MONAI 1.5 and newer, so that a state dict of either
-    loads into the other as it is (``strict=True``), buffers included. Only what a network of MONAI 1.4 or older *computes* differs:
-    it takes the tokens in another order where grids are halved, under the same names and shapes. See ``merging_order``.
+    state dict and results are those of ``monai.networks.nets.SwinUNETR`` in MONAI 1.5 and newer: a state dict of either
+    loads into the other as it is (``strict=True``), buffers included. Only what a network of MONAI 1.4 or older *computes*
+    differs: it takes the tokens in another order where grids are halved, under the same names and shapes. See ``merging_order``.
 
     Any size will do. One that is no multiple of 32 is filled up with zeros at the end of its axes, and the logits are cut back:
     the result is MONAI's for the image filled up. A norm over a single position, as that of the coarsest grid of 32 voxels, gives
@@ -38,8 +38,9 @@ class SwinUNETR(nn.Module):
         mlp_ratio: hidden channels of the MLPs over those of their stage.
         feature_size: channels of the finest grid, a multiple of 12.
         norm_name: of the convolutions: "instance", or ("instance", {"affine": True, "eps": 1e-5}).
-        drop_rate, attn_drop_rate, dropout_path_rate: probabilities, in training, to drop tokens' numbers, weights of the attention,
-            and branches (of the last block, less for those before). With the second, all weights are kept for the backward pass.
+        drop_rate, attn_drop_rate, dropout_path_rate: probabilities, in training, to drop tokens' numbers, weights of the
+            attention, and branches (of the last block, less for those before). With the second, all weights are kept for the
+            backward pass.
         normalize: whether features that the encoder hands on are normed over channels, without parameters.
         norm_layer: makes a norm of tokens.
         patch_norm: whether the first tokens are normed.
@@ -107,14 +108,18 @@ class SwinUNETR(nn.Module):
         del hyena_fft_padding, hyena_grid_type, hyena_use_chunked_fft, hyena_use_fft_short_conv, hyena_omega_0, hyena_l_cache
         del hyena_short_conv_fft_chunks
         if isinstance(in_channels, Sequence):
-            told = f"SwinUNETR: in_channels is {in_channels!r}"
-            raise ValueError(f"{told}; img_size, which came first before MONAI 1.5, is given by its name alone: img_size=...")  # noqa: TRY004 - a user's mistake
+            told = f"SwinUNETR: in_channels is {in_channels!r}; img_size, which came first before MONAI 1.5,"
+            raise ValueError(f"{told} is given by its name alone: img_size=...")  # noqa: TRY004 - all of its errors are
         if img_size is not None:
             _log.info("SwinUNETR: img_size=%s is not needed, any size will do", img_size)
         if use_hyena or any(hyena_stages or ()):
             raise ValueError("SwinUNETR: Hyena blocks are not here, expected use_hyena=False and no hyena_stages; MONAI has them")
         _check(patch_size, depths, num_heads, feature_size, spatial_dims)
-        for name, rate in (("drop_rate", drop_rate), ("attn_drop_rate", attn_drop_rate), ("dropout_path_rate", dropout_path_rate)):
+        for name, rate in (
+            ("drop_rate", drop_rate),
+            ("attn_drop_rate", attn_drop_rate),
+            ("dropout_path_rate", dropout_path_rate),
+        ):
             if not 0 <= rate < 1:
                 raise ValueError(f"SwinUNETR: {name} is {rate}, expected 0 <= {name} < 1")
         window = (window_size,) * spatial_dims if isinstance(window_size, int) else tuple(window_size)
@@ -192,18 +197,20 @@ class SwinUNETR(nn.Module):
         missing = [-n % MULTIPLE for n in size]
         image = F.pad(x_in, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else x_in
         logits: Tensor = self.out(self._decoded(image))
-        return logits[(..., *(slice(n) for n in size))].contiguous() if any(missing) else logits
+        for axis, n in enumerate(size, start=2):
+            logits = logits.narrow(axis, 0, n)
+        return logits.contiguous()
 
     def _decoded(self, image: Tensor) -> Tensor:
         # Each encoder runs just before its features are needed, and the finest, by far the largest, last: so that as little as
         # possible is held at once.
         hidden = self.swinViT.features(image, self.normalize)
         x = self.encoder10(hidden.pop())
-        x = self.decoder5(x, hidden.pop())
-        x = self.decoder4(x, self.encoder4(hidden.pop()))
-        x = self.decoder3(x, self.encoder3(hidden.pop()))
-        x = self.decoder2(x, self.encoder2(hidden.pop()))
-        decoded: Tensor = self.decoder1(x, self.encoder1(image.movedim(1, -1)))
+        x = self.decoder5(x, [hidden.pop()])
+        x = self.decoder4(x, [self.encoder4(hidden.pop())])
+        x = self.decoder3(x, [self.encoder3(hidden.pop())])
+        x = self.decoder2(x, [self.encoder2(hidden.pop())])
+        decoded: Tensor = self.decoder1(x, [self.encoder1(image.movedim(1, -1))])
         return decoded
 
 
@@ -211,19 +218,20 @@ def _check(patch_size: int, depths: Sequence[int], heads: Sequence[int], feature
     if spatial_dims not in (2, 3):
         raise ValueError(f"SwinUNETR: spatial_dims is {spatial_dims}, expected 2 or 3")
     if patch_size != 2:
-        raise ValueError(f"SwinUNETR: patch_size is {patch_size}, expected 2: the decoder doubles the grid once from tokens to voxels")
+        raise ValueError(
+            f"SwinUNETR: patch_size is {patch_size}, expected 2: the decoder doubles the grid once from tokens to voxels"
+        )
     if len(depths) != 4 or len(heads) != 4:
         raise ValueError(f"SwinUNETR: depths are {tuple(depths)} and num_heads {tuple(heads)}, expected four of each")
     if feature_size < 1 or feature_size % 12:
         raise ValueError(f"SwinUNETR: feature_size is {feature_size}, expected a multiple of 12")
 
 
-def _merging(
-    downsample: Any, dim: int, axes: int, order: MergingOrder | None, norm: Callable[[int], nn.Module]
-) -> nn.Module:
+def _merging(downsample: Any, dim: int, axes: int, order: MergingOrder | None, norm: Callable[[int], nn.Module]) -> nn.Module:
     if downsample in ("merging", "mergingv2"):
         return Merging(dim, axes=axes, kind=downsample, order=order or "fixed", norm=norm)
-    if isinstance(downsample, str) or not callable(downsample):
+    known = not isinstance(downsample, str) and callable(downsample)
+    if not known:
         raise ValueError(f"SwinUNETR: downsample is {downsample!r}, expected 'merging', 'mergingv2' or a class")
     if order is not None:
         raise ValueError(f"SwinUNETR: merging_order is {order!r}, but downsample is a class of your own, which has its own order")

@@ -3,6 +3,7 @@
 Shapes: B batch, S two or three spatial axes, C channels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from ...core.layers.conv import CONVS, Conv
 from ...core.layers.norm import InstanceNormAct
-from ...core.layers.reuse import add
+from ...core.ops.affine_act import Affine, affine_act, norm_affine
+from ...core.ops.conv import choose_backend, conv_moments
+from ...core.ops.conv_transpose import conv_transpose
 from ...core.ops.linear import linear
-
 
 _PART = 1 << 14  # positions that the last layer maps at a time
 
@@ -42,7 +44,9 @@ def norm_options(norm_name: str | tuple[str, dict[str, object]]) -> NormOptions:
     options.pop("momentum", None)  # of statistics that are not kept
     affine, eps = options.pop("affine", False), options.pop("eps", 1e-5)
     if name.lower() != "instance" or options or not isinstance(eps, float):
-        raise ValueError(f'SwinUNETR: norm_name is {norm_name!r}, expected "instance" or ("instance", {{"affine": True, "eps": 1e-5}})')
+        raise ValueError(
+            f'SwinUNETR: norm_name is {norm_name!r}, expected "instance" or ("instance", {{"affine": True, "eps": 1e-5}})'
+        )
     return NormOptions(bool(affine), eps)
 
 
@@ -53,24 +57,16 @@ class Named(nn.Module):
         super().__init__()
         self.conv = conv
 
+    @property
+    def weight(self) -> Tensor:
+        """That of the module."""
+        weight = self.conv.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
     def forward(self, *x: Tensor | None) -> Tensor:
         y: Tensor = self.conv(*x)
         return y
-
-
-class PointwiseConv(nn.Module):
-    """A linear map of channels, (B, *S, dim) to (B, *S, out), whose weight has the shape of a convolution's."""
-
-    def __init__(self, dim: int, out: int, *, axes: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out, dim, *(1,) * axes).uniform_(-(dim**-0.5), dim**-0.5))
-
-    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
-        weight = self.weight.flatten(1)
-        if beside is None:
-            return linear(x, weight)
-        first, last = (part.contiguous() for part in weight.split([x.shape[-1], beside.shape[-1]], dim=1))
-        return add(linear(x, first), linear(beside, last))
 
 
 class UpConv(nn.Module):
@@ -82,12 +78,7 @@ class UpConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(dim, out, *(2,) * axes).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        axes = x.ndim - 2
-        y = linear(x, self.weight.movedim((0, 1), (-1, -2)).flatten(0, -2))  # (B, *S, 2, 2, (2,) out)
-        y = y.unflatten(-1, (*(2,) * axes, -1))
-        # B, each axis with its two halves, out
-        order = [0, *(a for axis in range(axes) for a in (1 + axis, 1 + axes + axis)), 1 + 2 * axes]
-        return y.permute(order).reshape(len(x), *(2 * n for n in x.shape[1:-1]), -1)
+        return conv_transpose(x, self.weight)
 
 
 class ResidualBlock(nn.Module):
@@ -102,30 +93,68 @@ class ResidualBlock(nn.Module):
         norm: options of all norms.
     """
 
-    def __init__(self, dim: int, out: int, *, axes: int, norm: NormOptions = NormOptions()) -> None:  # noqa: B008 - it is frozen
+    def __init__(self, dim: int, out: int, *, axes: int, norm: NormOptions = NormOptions()) -> None:
         super().__init__()
         kernel = (3,) * axes
 
         def normed(activation: Literal["none", "leaky_relu"]) -> InstanceNormAct:
             return InstanceNormAct(out, affine=norm.affine, activation=activation, eps=norm.eps)
 
-        self.conv1, self.conv2 = Named(Conv(dim, out, kernel=kernel, bias=False)), Named(Conv(out, out, kernel=kernel, bias=False))
+        self.conv1, self.conv2 = (
+            Named(Conv(dim, out, kernel=kernel, bias=False)),
+            Named(Conv(out, out, kernel=kernel, bias=False)),
+        )
         self.norm1, self.norm2 = normed("leaky_relu"), normed("leaky_relu")
-        self.conv3 = Named(PointwiseConv(dim, out, axes=axes)) if dim != out else None
+        self.conv3 = Named(Conv(dim, out, kernel=(1,) * axes, bias=False)) if dim != out else None
         self.norm3 = normed("none") if dim != out else None
 
     def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
         """Map x, whose last channels may lie ``beside``, (B, *S, dim - those of x): nothing is joined."""
+        return self.of([x] if beside is None else [x, beside])
+
+    def of(self, inputs: list[Tensor]) -> Tensor:
+        """Do the same, and take the inputs out of the list, so that without gradients their memory is free when they are read."""
+        if _has_moments(inputs[0]) and not self._watched():
+            return self._by_moments(inputs)
+        x, beside = inputs[0], inputs[1] if len(inputs) > 1 else None
         y = self.conv2(self.norm1(self.conv1(x, beside)))
         residual = x if self.conv3 is None or self.norm3 is None else self.norm3(self.conv3(x, beside))
-        out: Tensor = self.norm2(y, residual)
+        out: Tensor = self.norm2(y, residual.to(y.dtype))
         return out
+
+    def _watched(self) -> bool:
+        """Whether somebody waits for what a layer inside gives."""
+        return any(module._forward_hooks or module._forward_pre_hooks for module in self.children())  # noqa: SLF001 - no public question
+
+    def _by_moments(self, inputs: list[Tensor]) -> Tensor:
+        """The same without gradients: each convolution takes the moments of what it writes, and norms what it reads."""
+        x, beside = inputs[0], inputs[1] if len(inputs) > 1 else None
+        y, *moments = conv_moments(x, self.conv1.weight, beside=beside)
+        residual, residual_map = x, None
+        if self.conv3 is not None and self.norm3 is not None:
+            residual, *others = conv_moments(x, self.conv3.weight, beside=beside)
+            residual_map = _map(self.norm3, others)
+        del x, beside
+        inputs.clear()
+        slope = self.norm1.slope
+        y, *moments = conv_moments(y, self.conv2.weight, before=_map(self.norm1, moments), before_slope=slope)
+        return affine_act(y, _map(self.norm2, moments), residual.to(y.dtype), residual_map, slope=slope)
+
+
+def _has_moments(x: Tensor) -> bool:
+    """Whether there are kernels that take moments, for volumes like x."""
+    return x.ndim == 5 and not torch.is_grad_enabled() and choose_backend(x.device, x.dtype)[0] == "native"
+
+
+def _map(norm: InstanceNormAct, moments: Sequence[Tensor]) -> Affine:
+    mean, variance = moments
+    return norm_affine(mean, variance, norm.weight, norm.bias, eps=norm.eps)
 
 
 class EncoderBlock(nn.Module):
     """A residual block under the name that MONAI's ``UnetrBasicBlock`` gives it."""
 
-    def __init__(self, dim: int, out: int, *, axes: int, norm: NormOptions = NormOptions()) -> None:  # noqa: B008 - it is frozen
+    def __init__(self, dim: int, out: int, *, axes: int, norm: NormOptions = NormOptions()) -> None:
         super().__init__()
         self.layer = ResidualBlock(dim, out, axes=axes, norm=norm)
 
@@ -135,16 +164,20 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Double the grid, join with what was kept, and a residual block: (B, *S, dim), (B, *2 S, out) to (B, *2 S, out)."""
+    """Double the grid, join with what was kept, and a residual block: (B, *S, dim), (B, *2 S, out) to (B, *2 S, out).
+
+    What was kept may come as the only entry of a list, out of which it is taken, so that its memory is free once it is read.
+    """
 
     def __init__(self, dim: int, out: int, *, axes: int, norm: NormOptions) -> None:
         super().__init__()
         self.transp_conv = Named(UpConv(dim, out, axes=axes))
         self.conv_block = ResidualBlock(2 * out, out, axes=axes, norm=norm)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        y: Tensor = self.conv_block(self.transp_conv(x), skip)
-        return y
+    def forward(self, x: Tensor, skip: Tensor | list[Tensor]) -> Tensor:
+        inputs = [self.transp_conv(x), skip.pop() if isinstance(skip, list) else skip]
+        del skip
+        return self.conv_block.of(inputs)
 
 
 class Head(nn.Module):
@@ -172,4 +205,4 @@ def channels_first(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     for image, columns in zip(rows, out, strict=True):
         for part, to in zip(image.split(_PART), columns.split(_PART, dim=-1), strict=True):
             to.copy_(linear(part, weight, bias).T)
-    return out.unflatten(-1, x.shape[1:-1])
+    return out.view(len(x), len(weight), *x.shape[1:-1])

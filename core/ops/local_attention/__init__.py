@@ -61,7 +61,8 @@ def local_attention(
     """Attend from every position to those that the pattern gives it.
 
     A pattern is a rule for each spatial axis, made by ``windows``, ``grid`` or ``neighborhood``, or a tuple of ``Window``,
-    ``Grid`` and ``Neighborhood`` in any mixture (or the one ``FlatWindows`` of an image whose axes are taken as one). A query attends to a key if every axis' rule says so.
+    ``Grid`` and ``Neighborhood`` in any mixture (or the one ``FlatWindows`` of an image whose axes are taken as one). A query
+    attends to a key if every axis' rule says so.
 
     Args:
         q, k, v: (batch, *size, heads, head_dim), floating, any strides. They may differ in nothing but values.

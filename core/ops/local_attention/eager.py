@@ -96,9 +96,7 @@ def _positions(axes: tuple[tuple[tuple[int, ...], ...], ...], size: tuple[int, .
     return place_TN.flatten()
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, activation: str, dropout: float
-) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, activation: str, dropout: float) -> Tensor:
     # Autocast must not choose another dtype than that of the inputs.
     with without_autocast(q.device):
         if dropout:

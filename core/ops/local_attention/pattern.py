@@ -189,8 +189,8 @@ class FlatWindows:
     """Windows of an image whose axes are taken as one, row-major, with biases counted as Swin UNETR counts them.
 
     A side of a window that is longer than the image's is cut to it, and not shifted. All else is as in ``Window``: sizes that are
-    no multiple of what remains reach outside, and no bias differs unless a side was cut. Then MONAI's ``WindowAttention`` takes the
-    first n x n entries of an index that was made for whole windows: the i-th token of a cut window has the bias of the i-th
+    no multiple of what remains reach outside, and no bias differs unless a side was cut. Then MONAI's ``WindowAttention`` takes
+    the first n x n entries of an index that was made for whole windows: the i-th token of a cut window has the bias of the i-th
     place of a whole one, wherever that lies. Published weights were trained that way.
 
     Row of the bias table: row-major over the axes of place(query) - place(key) + window - 1; prod(2 window - 1) rows.

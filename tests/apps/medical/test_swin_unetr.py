@@ -35,7 +35,10 @@ CASES = {
     "3-D": ({"feature_size": 12, "window_size": 5}, (32, 64, 32)),
     "3-D, windows of unlike sides": ({"feature_size": 12, "window_size": (7, 4, 3), "patch_norm": True}, (32, 32, 64)),
     "3-D, version 2": ({"feature_size": 12, "use_v2": True, "downsample": "mergingv2", "window_size": 3}, (32, 64, 32)),
-    "3-D, affine": ({"feature_size": 12, "norm_name": ("instance", {"affine": True}), "qkv_bias": False, "window_size": 4}, (32, 32, 64)),
+    "3-D, affine": (
+        {"feature_size": 12, "norm_name": ("instance", {"affine": True}), "qkv_bias": False, "window_size": 4},
+        (32, 32, 64),
+    ),
     "2-D": ({"feature_size": 24, "spatial_dims": 2}, (96, 160)),
     "2-D, version 2": ({"feature_size": 12, "spatial_dims": 2, "use_v2": True, "normalize": False, "mlp_ratio": 2.0}, (64, 224)),
 }
@@ -81,7 +84,10 @@ def test_logits_are_those_of_monai(name, order):
     assert (ours(image) - logits).abs().max() <= 1e-5, "with gradients"
 
 
-@pytest.mark.parametrize(("name", "order"), [("3-D", "legacy"), ("3-D, windows of unlike sides", "fixed"), ("3-D, version 2", "fixed"), ("2-D, version 2", "fixed")])
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("3-D", "legacy"), ("3-D, windows of unlike sides", "fixed"), ("3-D, version 2", "fixed"), ("2-D, version 2", "fixed")],
+)
 def test_gradients_are_those_of_monai(name, order):
     # In float64: rounding of float32 puts an activation of the many on the other side of leaky ReLU's kink now and then.
     arguments, size = CASES[name]
@@ -227,7 +233,11 @@ def test_copies_pickles_and_functional_calls():
     with torch.inference_mode():
         want = ours(image)
         fresh = SwinUNETR(1, 3, **arguments).eval()
-        copies = (copy.deepcopy(ours), torch.load(stored, weights_only=False), lambda x: functional_call(fresh, dict(ours.state_dict()), x))
+        copies = (
+            copy.deepcopy(ours),
+            torch.load(stored, weights_only=False),
+            lambda x: functional_call(fresh, dict(ours.state_dict()), x),
+        )
         for network in copies:
             assert (network(image) - want).abs().max() <= 1e-5
 

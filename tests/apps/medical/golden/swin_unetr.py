@@ -38,7 +38,7 @@ def block(case) -> dict[str, Tensor]:
 
 
 def mask(attention: Attention, size: tuple[int, ...]) -> Tensor:
-    """MONAI's mask (windows, tokens, tokens) of the rolled grid, from the rule by which ours attend: 0, or -100 where they do not."""
+    """MONAI's mask (windows, tokens, tokens) of the rolled grid, by the rule that ours attend by: 0, or -100 for those apart."""
     padded = tuple(n + -n % w for n, w in zip(size, attention.window, strict=True))
     pattern, _ = attention._rule(padded)
     seen = torch.ones(1, 1, dtype=torch.bool)
