@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..volumes import Volume, open_volume
+from ..volumes.paths import SUFFIXES
 from .case import some
-from .folders import SUFFIXES, stem
+from .folders import stem
 from .reading import grid_difference, whole_numbers
 
 logger = logging.getLogger(__name__)
