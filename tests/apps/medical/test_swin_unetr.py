@@ -80,8 +80,9 @@ def test_logits_are_those_of_monai(name, order):
     with torch.inference_mode():
         logits = ours(image)
         assert logits.is_contiguous()
-        assert (logits - theirs(image)).abs().max() <= 1e-4
-    assert (ours(image) - logits).abs().max() <= 1e-5, "with gradients"
+        want = theirs(image)
+    assert (logits - want).abs().max() <= 1e-4
+    assert (ours(image) - want).abs().max() <= 1e-4, "with gradients, which takes other kernels"
 
 
 @pytest.mark.parametrize(
