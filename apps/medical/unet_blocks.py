@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ...core.layers.conv import CONVS, Conv
 from ...core.layers.norm import InstanceNormAct
-from ...core.ops.affine_act import Affine, affine_act, norm_affine
-from ...core.ops.conv import choose_backend, conv_moments
+from ...core.ops.affine_act import Affine, affine_act, choose_backend, norm_affine
+from ...core.ops.conv import conv_moments
 from ...core.ops.conv_transpose import conv_transpose
 from ...core.ops.linear import linear
 

@@ -381,3 +381,17 @@ def test_wrong_input_is_named(change, options, message):
 def test_shapes_without_numbers():
     x = torch.empty(2, 9, 10, 3, 8, device="meta")
     assert local_attention(x, x, x, windows((4, 4))).shape == x.shape
+
+
+def test_dropout_sets_weights_to_zero_and_keeps_their_mean():
+    pattern = windows((4, 4), shift=(1, 2))
+    inputs = make((8, 8), pattern, batch=1, dtype=torch.float32)
+    torch.manual_seed(0)
+    want = run(inputs, pattern)
+    found = torch.stack([run(inputs, pattern, dropout=0.25).detach() for _ in range(400)])
+    assert (found[0] - want).abs().max() > 0.05
+    assert (found.mean(0) - want).abs().mean() < 0.05 * want.abs().mean()
+    run(inputs, pattern, dropout=0.25).sum().backward()
+    assert all(torch.isfinite(t.grad).all() for t in inputs.values())
+    with pytest.raises(ValueError, match="dropout is 0.25 with backend 'native', expected"):
+        run(inputs, pattern, dropout=0.25, backend="native")
