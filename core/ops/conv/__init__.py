@@ -57,10 +57,9 @@ def _serves(x: Tensor, beside: Tensor | None, weight: Tensor) -> Status:
 def _pays(x: Tensor, beside: Tensor | None, weight: Tensor) -> bool:
     """Whether the compiled kernel is the faster one where it serves."""
     positions = math.prod(x.shape[1:-1])
-    if (
-        weight.shape[2:].numel() == 1
-    ):  # a matrix product, for which PyTorch has instructions in bfloat16, and then a pass for moments
-        return x.dtype == torch.float32 or beside is not None
+    if weight.shape[2:].numel() == 1:
+        # A matrix product, for which PyTorch has instructions in bfloat16; of few channels it is but reading and writing.
+        return x.dtype == torch.float32 or beside is not None or x.shape[-1] < volume.LEAST
     if x.ndim == 5:
         return volume.pays(x)
     return positions >= _SMALL
@@ -158,7 +157,8 @@ def conv_moments(
     pointwise = weight.shape[2:].numel() == 1
     if serves[0] and (wants or (x.ndim < 5 and not pointwise)):
         serves = False, "the compiled kernel has moments of volumes, and no gradient of them"
-    auto = backend == "auto" and (not serves[0] or not _pays(x, beside, weight))
+    # A pass for moments takes longer than any product of positions, which the kernel does not need.
+    auto = backend == "auto" and (not serves[0] or not (pointwise or _pays(x, beside, weight)))
     chosen = resolve(op, "eager" if auto else backend, ("auto", "reference", "eager", "native"), x.device, {"native": serves})
     fused = chosen == "native" and not pointwise and x.shape[-1] >= volume.LEAST
     if before is not None and not fused:

@@ -21,7 +21,8 @@ def conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, bac
         x: (batch, *size, in), one to three axes in size; floating, any strides.
         weight: (in, out, *kernel) as in torch's transposed convolutions, of any sizes; of x's dtype and device, as is bias.
         bias: (out,), or None.
-        backend: ``auto`` takes the compiled kernel for float32 and bfloat16 on a CPU, under autocast, too.
+        backend: ``auto`` takes the compiled kernel for float32 and bfloat16 on a CPU, under autocast, too, where there are 65
+            positions or more.
 
     Returns:
         (batch, *(size * kernel), out), contiguous, in the dtype of ``x``, or that of autocast. Of the backends only ``native``
@@ -43,5 +44,7 @@ def conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, bac
         raise ValueError(f"{op}: x, weight and bias are {told}, expected one dtype and device")
     if autocast:
         x = x.to(torch.get_autocast_dtype(x.device.type))
+    if backend == "auto" and x.shape[:-1].numel() < eager.FEW:
+        backend = "eager"
     functions = {"reference": reference.conv_transpose, "eager": eager.conv_transpose, "native": native.conv_transpose}
     return functions[resolve_backend(op, backend, x)](x, weight, bias)

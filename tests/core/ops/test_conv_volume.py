@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -131,6 +135,30 @@ def test_strided_inputs_and_threads_change_nothing(kernel):
     assert conv(given[0][:0], given[1], given[2], beside=given[3][:0], backend="native").shape == (0, 9, 8, 10, 24)
 
 
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 2, 2), (3, 3, 3), (6, 6, 7)])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_repeat_on_volumes_of_all_sizes(size, autocast):
+    given, grad = inputs(1, size, 96, 32, 64)
+    leaves = [t.requires_grad_() for t in given]
+
+    def gradients():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            y = conv(*leaves[:3], beside=leaves[3])
+        return torch.autograd.grad(y, leaves, grad.to(y.dtype))
+
+    want = gradients()
+    for _ in range(5):
+        assert all(torch.equal(g, w) for g, w in zip(gradients(), want, strict=True))
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 5, 3)])
+def test_few_positions_of_eager_agree_with_the_reference(kernel):
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(*shape, generator=generator) for shape in ((2, 3, 4, 5, 18), (7, 18, *kernel), (7,))]
+    grad = torch.randn(2, 3, 4, 5, 7, generator=generator)
+    compare("eager", torch.float32, given, grad, activation="gelu")
+
+
 @needs_native
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_autocast_takes_bfloat16_and_keeps_gradients_in_float32(kernel):
@@ -176,6 +204,35 @@ def test_moments_have_gradients_in_eager():
     given, _ = inputs(1, (4, 5, 6), 3, 0, 4)
     leaves = [t.double().requires_grad_() for t in given]
     assert torch.autograd.gradcheck(conv_moments, leaves)
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_agrees_with_the_reference_on_poisoned_memory(isa):
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import test_conv_volume as t
+for dtype in (torch.float32, torch.bfloat16):
+    for size in ((4, 6, 5), (17, 9, 10)):
+        for dim, beside, out in ((1, 0, 16), (3, 0, 5), (20, 17, 30)):
+            for kernel in (1, 3):
+                t.compare("native", dtype, *t.inputs(2, size, dim, beside, out, kernel=kernel, dtype=dtype))
+    for dim, kernel in ((24, 3), (3, 3), (24, 1)):
+        t.test_a_norm_before_is_applied_inside_the_volume_only(dtype, dim, kernel)
+t.test_moments_are_those_of_the_result("native", (5, 9, 6), 20, 17, 33, 3)
+print(t.native_status()[1])
+"""
+    # The C library fills what it allocates with bytes 0x7f: as a float, 3.4e38.
+    environment = {**os.environ, "GEOVIT_ISA": isa, "MALLOC_PERTURB_": "128"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, os.path.dirname(__file__)], env=environment, capture_output=True, text=True, check=False
+    )
+    if "but this CPU has" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{isa} kernels")
 
 
 @needs_native
