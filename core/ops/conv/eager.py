@@ -19,8 +19,8 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation,
 
 
 def _of_few(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation, slope: float) -> Tensor:
-    # One matrix product with the kernel as it lies, which is larger here than the volume: reading it is most of the time. Besides,
-    # oneDNN's gradient of a kernel in bfloat16 is not the same each time on volumes of 2 x 2 x 2.
+    # One matrix product with the kernel as it lies, which is larger here than the volume: reading it is most of the time.
+    # Besides, oneDNN's gradient of a kernel in bfloat16 is not the same each time on volumes of 2 x 2 x 2.
     kernel = weight.shape[2:]
     rows = F.pad(x, (0, 0, *(k // 2 for k in reversed(kernel) for _ in range(2))))
     for axis, k in enumerate(kernel, start=1):
