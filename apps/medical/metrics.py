@@ -102,7 +102,7 @@ def measure(
         raise ValueError(f"tolerance is {tolerance}: expected 0 mm or more")
     boxes = [find_objects(labels) for labels in (predicted_XYZ, truth_XYZ)]
     diagonal = math.hypot(*(size * step for size, step in zip(truth_XYZ.shape, spacing, strict=True)))
-    single = tuple(axis for axis, size in enumerate(truth_XYZ.shape) if size == 1 and axis)
+    single = tuple(axis for axis, size in enumerate(truth_XYZ.shape) if size == 1)[: truth_XYZ.ndim - 1]  # one axis is left
     steps = [step for axis, step in enumerate(spacing) if axis not in single]
     scores = {}
     for target in targets:
