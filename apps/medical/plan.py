@@ -4,7 +4,7 @@ A plan follows from the fingerprint of the training cases and is written into ev
 images as those that it was trained on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -108,6 +108,11 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return what ``plan_from_dict`` reads: numbers, words and lists."""
         return asdict(self)
+
+
+def painted_values(region: Target, regions: Sequence[Target]) -> tuple[int, ...]:
+    """Return the values of a written label map that are in a region: its own, and those of the regions inside it."""
+    return tuple({region.output, *(other.output for other in regions if set(other.values) <= set(region.values))})
 
 
 def plan_from_dict(given: Mapping[str, Any]) -> Plan:
