@@ -105,8 +105,10 @@ def _add_rows(table: Table, op: Op, case: OpCase, dtype: torch.dtype, device: to
     backends = list(dict.fromkeys(["eager", op.choose_backend(device, dtype)[0]]))
     errors = [error(answers(case, inputs, backend), want) for backend in backends]
     forward = medians([partial(case.outputs, inputs, backend) for backend in backends], seconds, device)
-    both = medians([partial(answers, case, inputs, backend) for backend in backends], seconds, device)
+    timed = [forward]
+    if case.trains:
+        timed.append(medians([partial(answers, case, inputs, backend) for backend in backends], seconds, device))
     for i, name in enumerate(backends):
         head = (str(dtype).removeprefix("torch."), case.size) if i == 0 else ("", "")
-        times = [cell for t in (forward, both) for cell in (f"{1e3 * t[i]:.3f}", f"{t[0] / t[i]:.2f}" if i else "")]
-        table.add_row(*head, name, *times, f"{errors[i]:.1e}")
+        times = [cell for t in timed for cell in (f"{1e3 * t[i]:.3f}", f"{t[0] / t[i]:.2f}" if i else "")]
+        table.add_row(*head, name, *times, *[""] * (4 - len(times)), f"{errors[i]:.1e}")

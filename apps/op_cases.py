@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.ops import (
+    affine_act,
     conv,
     conv_transpose,
     depthwise_conv,
@@ -33,11 +34,13 @@ class OpCase:
         size: the size in words.
         shapes: of the floating inputs, all drawn from a normal distribution.
         call: of the inputs and ``backend=``, one tensor or several.
+        trains: whether gradients are asked for, too: not where the kernel is for inference alone.
     """
 
     size: str
     shapes: Sequence[Sequence[int]]
     call: Callable[..., Any]
+    trains: bool = True
 
     def inputs(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         """Draw the inputs, the same ones for every device and dtype but for rounding."""
@@ -121,6 +124,21 @@ def _transposed(size: tuple[int, ...], dim: int, out: int) -> OpCase:
     return OpCase(told, [(1, *size, dim), (dim, out, *(2,) * len(size)), (out,)], conv_transpose.conv_transpose)
 
 
+def _affine(x: Tensor, mean: Tensor, variance: Tensor, residual: Tensor, *, backend: Any) -> Tensor:
+    told = affine_act.norm_affine(mean, variance.square())
+    return affine_act.affine_act(x, told, residual, slope=0.01, backend=backend)
+
+
+def _affine_case(*shape: int) -> OpCase:
+    moments = (shape[0], shape[-1])
+    return OpCase(" x ".join(map(str, shape)), [shape, moments, moments, shape], _affine, trains=False)
+
+
+def _moments(size: tuple[int, ...], dim: int, out: int) -> OpCase:
+    plain = _full(size, dim, out)
+    return OpCase(plain.size, plain.shapes, conv.conv_moments, trains=False)
+
+
 def _gated(*shape: int) -> OpCase:
     return OpCase(" x ".join(map(str, shape)), [shape, shape], swiglu.swiglu)
 
@@ -171,6 +189,16 @@ OPS: dict[str, Op] = {
     "conv_volume": Op(  # the same function; its kernel serves two dtypes, as that of conv_transpose does
         conv_transpose.choose_backend, _full((9, 8, 10), 21, 19), [_full((48, 48, 48), 48, 48), _full((24, 24, 24), 96, 96)]
     ),
+    "conv_moments": Op(
+        conv_transpose.choose_backend,
+        _moments((9, 8, 10), 21, 19),
+        [_moments((48, 48, 48), 48, 48), _moments((24, 24, 24), 96, 96)],
+    ),
+    "affine_act": Op(
+        affine_act.choose_backend,
+        _affine_case(2, 5, 6, 7, 19),
+        [_affine_case(1, 48, 48, 48, 48), _affine_case(1, 24, 24, 24, 96)],
+    ),
     "conv_transpose": Op(
         conv_transpose.choose_backend,
         _transposed((5, 6, 7), 21, 19),
@@ -197,7 +225,10 @@ OPS: dict[str, Op] = {
 
 
 def answers(case: OpCase, inputs: Sequence[Tensor], backend: str) -> list[Tensor]:
-    """Return the op's results and the gradients of all inputs, for fixed random gradients of the results."""
+    """Return the op's results and, if it trains, the gradients of all inputs, for fixed random gradients of the results."""
+    if not case.trains:
+        with torch.no_grad():
+            return case.outputs(inputs, backend)
     leaves = [x.detach().requires_grad_() for x in inputs]
     outputs = case.outputs(leaves, backend)
     generator = torch.Generator().manual_seed(1)

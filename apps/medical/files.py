@@ -21,7 +21,7 @@ from ...datasets.cases import Case, read_case
 from ...datasets.cases.grouping import group_cases
 from ...datasets.volumes import Volume, check_format, find_volumes, write_labels, write_volume
 from .model import load_segmenter
-from .plan import Target
+from .plan import Plan, painted_values
 from .progress import Bar, progress_bar
 from .quicklook import write_quicklook
 from .segmentation import Segmentation, label_names
@@ -262,7 +262,7 @@ class _Work:
             picture = output.with_name(f"{_stem(output)}.png")
             write_quicklook(picture, volume, found.labels, names=self._names, channel=self._plan.channels[0], overwrite=True)
             seconds["quicklook"] = time.perf_counter() - start
-        return Row(case.name, output, "written", "", _millilitres(found.labels, volume, self._plan.targets), seconds)
+        return Row(case.name, output, "written", "", _millilitres(found.labels, volume, self._plan), seconds)
 
 
 def _find(inputs: Sequence[str]) -> list[Path]:
@@ -336,10 +336,14 @@ def _beside(output: Path, ending: str) -> Path:
     return output.with_name(_stem(output).removesuffix(_LABELS) + ending + suffix)
 
 
-def _millilitres(labels: NDArray[np.integer], volume: Volume, targets: Sequence[Target]) -> dict[str, float]:
-    most = max(target.output for target in targets)
+def _millilitres(labels: NDArray[np.integer], volume: Volume, plan: Plan) -> dict[str, float]:
+    """Volume of each class, or of each region with those painted over it."""
+    most = max(target.output for target in plan.targets)
     counts = np.zeros(most + 1, np.int64)
     for plane in labels:  # of the whole it would take 8 bytes a voxel
         counts += np.bincount(plane.ravel(), minlength=most + 1)
     each = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
-    return {target.name: round(float(counts[target.output]) * each, 4) for target in targets}
+    values = [painted_values(target, plan.targets) if plan.regions else (target.output,) for target in plan.targets]
+    return {
+        target.name: round(float(counts[list(those)].sum()) * each, 4) for target, those in zip(plan.targets, values, strict=True)
+    }

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 from scipy.spatial import KDTree
 
-from .plan import Target
+from .plan import Target, painted_values
 
 Empty = Literal["nan", "monai", "one", "brats"]
 Missing = Literal["both", "truth", "prediction"]
@@ -102,11 +102,11 @@ def measure(
         raise ValueError(f"tolerance is {tolerance}: expected 0 mm or more")
     boxes = [find_objects(labels) for labels in (predicted_XYZ, truth_XYZ)]
     diagonal = math.hypot(*(size * step for size, step in zip(truth_XYZ.shape, spacing, strict=True)))
-    single = tuple(axis for axis, size in enumerate(truth_XYZ.shape) if size == 1 and axis)
+    single = tuple(axis for axis, size in enumerate(truth_XYZ.shape) if size == 1)[: truth_XYZ.ndim - 1]  # one axis is left
     steps = [step for axis, step in enumerate(spacing) if axis not in single]
     scores = {}
     for target in targets:
-        values = _painted(target, targets) if regions else (target.output,), target.values
+        values = painted_values(target, targets) if regions else (target.output,), target.values
         box = _union([box for found, wanted in zip(boxes, values, strict=True) for box in _boxes(found, wanted)])
         predicted, truth = (
             np.isin(labels[box], wanted).squeeze(single)
@@ -139,11 +139,6 @@ def predicted_values(targets: Sequence[Target]) -> set[int]:
 def true_values(targets: Sequence[Target]) -> set[int]:
     """Return the values that a true label map may have."""
     return {0, *(value for target in targets for value in target.values)}
-
-
-def _painted(target: Target, targets: Sequence[Target]) -> tuple[int, ...]:
-    """Values of a predicted map that are in a region: its own, and those of the regions inside it."""
-    return tuple({target.output, *(other.output for other in targets if set(other.values) <= set(target.values))})
 
 
 def _boxes(found: list[tuple[slice, ...] | None], values: Sequence[int]) -> list[tuple[slice, ...]]:

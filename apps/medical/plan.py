@@ -4,7 +4,7 @@ A plan follows from the fingerprint of the training cases and is written into ev
 images as those that it was trained on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -80,7 +80,7 @@ class Plan:
         """Check what would fail only later.
 
         Raises:
-            ValueError: if there are no channels or targets, or two share a name or an output.
+            ValueError: if there are no channels or targets, two share a name or an output, or one region would hide another.
         """
         if not self.channels or not self.targets:
             raise ValueError(
@@ -94,6 +94,9 @@ class Plan:
             found = [getattr(target, what) for target in self.targets]
             if len(set(found)) < len(found):
                 raise ValueError(f"two targets have the same {what}: {', '.join(map(str, found))}")
+        for number, target in enumerate(self.targets if self.regions else ()):
+            if over := next((other for other in self.targets[number + 1 :] if set(target.values) <= set(other.values)), None):
+                raise ValueError(f"region {over.name} would be painted over all of {target.name}, which is in it: name it before")
         if len(self.roi) not in (2, 3):
             raise ValueError(f"a ROI of {len(self.roi)} numbers: expected 3, or 2 for slices")
 
@@ -105,6 +108,11 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return what ``plan_from_dict`` reads: numbers, words and lists."""
         return asdict(self)
+
+
+def painted_values(region: Target, regions: Sequence[Target]) -> tuple[int, ...]:
+    """Return the values of a written label map that are in a region: its own, and those of the regions inside it."""
+    return tuple({region.output, *(other.output for other in regions if set(other.values) <= set(region.values))})
 
 
 def plan_from_dict(given: Mapping[str, Any]) -> Plan:

@@ -18,6 +18,7 @@ _TOO_LARGE = 1.5  # how far a ROI may exceed the median image
 _RARE = 4.0  # ratio of voxels between classes, up to which they weigh the same
 _WEIGHTS = (0.5, 3.0)
 _CLIP = (0.5, 99.5)
+_MULTIPLE = 32  # of the ROI, where nothing tells what the network wants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Wishes:
 
     Args:
         axes: 3, or 2 for networks on slices.
-        multiple: of which the network wants the ROI on each axis.
+        multiple: of which the ROI is on each axis; the default is what the network wants, and others are multiples of that.
         roi: voxels of the ROI; the default follows from the images and ``voxels``.
         voxels: the most that a ROI may have, a matter of memory.
         spacing: millimetres; the default follows from the images.
@@ -35,7 +36,7 @@ class Wishes:
     """
 
     axes: int = 3
-    multiple: int = 32
+    multiple: int | None = None
     roi: tuple[int, ...] | None = None
     voxels: int = 96**3
     spacing: tuple[float, float, float] | None = None
@@ -148,12 +149,12 @@ def _roi(
     target = np.where(np.array(spacing) > 0, spacing, own)
     median = np.median(fingerprint.sizes[:, order] * own / target, axis=0)[: wishes.axes]
     shown = _times([round(size) for size in median])
+    step = wishes.multiple or _MULTIPLE
     if wishes.roi is not None:
-        if len(wishes.roi) != wishes.axes or any(size < 1 or size % wishes.multiple for size in wishes.roi):
-            raise ValueError(f"ROI {_times(wishes.roi)}: expected {wishes.axes} multiples of {wishes.multiple}")
+        if len(wishes.roi) != wishes.axes or any(size < 1 or size % step for size in wishes.roi):
+            raise ValueError(f"ROI {_times(wishes.roi)}: expected {wishes.axes} multiples of {step}")
         reasons.append(("roi", _times(wishes.roi), f"as given (median image {shown})"))
         return wishes.roi
-    step = wishes.multiple
     roi = [max(step, math.ceil(size / step) * step) for size in median]
     roi = [size - step if size > step and size > _TOO_LARGE * real else size for size, real in zip(roi, median, strict=True)]
     why = f"the median image has {shown} voxels"

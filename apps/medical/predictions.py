@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datasets.cases import Case, CaseSet, Fold, make_folds, open_cases, pair_labels, read_case, read_pair, read_split
+from ...datasets.cases import (
+    SPLITS,
+    Case,
+    CaseSet,
+    Fold,
+    make_folds,
+    open_cases,
+    pair_labels,
+    read_case,
+    read_pair,
+    read_split,
+    split_digest,
+)
 from .model import Segmenter
 from .plan import Target
 from .progress import Bar
@@ -17,7 +29,6 @@ from .segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
 
-_SPLITS = "splits.json"  # which geovit fit medical writes beside its models
 Labelled = tuple[str, NDArray[np.integer], NDArray[np.integer], tuple[float, ...]]  # name, prediction, truth, spacing
 
 
@@ -72,10 +83,10 @@ class SegmentedCases:
         self.path, self.fold = path, fold
         self.targets, self.regions, self.origin = segmenter.plan.targets, segmenter.plan.regions, "the model's"
         case_set = open_cases(data)
-        own = read_split(path.parent / _SPLITS)
+        own = read_split(path.parent / SPLITS) or _made_again(case_set, segmenter)
         chosen = [case for case in case_set.cases if case.label is not None]
         if fold is not None:
-            names = _validating(case_set, fold, segmenter, own)
+            names = _validating(case_set, fold, own)
             chosen = [case for case in chosen if case.name in names]
         if not chosen:
             raise ValueError(f"{data} has no labelled cases" + ("" if fold is None else f" in fold {fold}"))
@@ -120,17 +131,23 @@ def _as_targets(named: CaseSet) -> tuple[Target, ...]:
     return tuple(Target(name=t.name, values=t.values, output=t.output) for t in named.targets or ())
 
 
-def _validating(case_set: CaseSet, fold: int, segmenter: Segmenter, own: Sequence[Fold]) -> tuple[str, ...]:
-    """Return the names of the cases that validate in a fold: of the training, of the data, or made as training makes it.
+def _made_again(case_set: CaseSet, segmenter: Segmenter) -> list[Fold]:
+    """Return the folds of a model whose file lies alone, made as its training made them; none if it was of other cases."""
+    try:
+        made = make_folds([case.name for case in case_set.cases], segmenter.facts.get("training", {}).get("folds") or 0)
+    except ValueError:  # not so many subjects
+        return []
+    return made if split_digest(made) == segmenter.facts.get("split") else []
+
+
+def _validating(case_set: CaseSet, fold: int, own: Sequence[Fold]) -> tuple[str, ...]:
+    """Return the names of the cases that validate in a fold: of the training, or else of the data.
 
     Raises:
         ValueError: if nothing tells of folds, or there is no such fold.
     """
     names = [case.name for case in case_set.cases]
-    folds = segmenter.facts.get("training", {}).get("folds") or 0
     parts = [fold.validation for fold in own if fold.validation] or list(case_set.folds)
-    if not parts and 1 < folds <= len(names):
-        parts = [part.validation for part in make_folds(names, folds)]
     if not 0 <= fold < len(parts):
         raise ValueError(
             f"fold is {fold}: " + (f"allowed are 0 to {len(parts) - 1}" if parts else "nothing tells how cases were split")

@@ -2,13 +2,23 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.training.runs import write_whole
-from ...datasets.cases import Case, CaseSet, Fold, make_folds, open_cases, read_folds, write_folds
+from ...datasets import write_text_atomic
+from ...datasets.cases import (
+    SPLITS,
+    Case,
+    CaseSet,
+    Fold,
+    make_folds,
+    open_cases,
+    read_folds,
+    split_digest,
+    write_folds,
+)
 from .checks import check_cases, raise_errors, told
 from .facts import examine_cases
 from .fingerprint import fingerprint_of
@@ -18,7 +28,7 @@ from .progress import case_bar
 
 logger = logging.getLogger(__name__)
 
-PLAN, FINGERPRINT, SPLITS, FINDINGS = "plan.json", "fingerprint.json", "splits.json", "findings.json"
+PLAN, FINGERPRINT, FINDINGS = "plan.json", "fingerprint.json", "findings.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +38,7 @@ class Study:
     Args:
         train, validation: cases; no validation case has a part in anything else here.
         plan: of the training cases.
-        facts: of them, for model files: the fingerprint without single cases.
+        facts: of them, for model files: the fingerprint without single cases, and what the split is known by.
         files: what is written beside the model, by file name.
         folds: all of them; the split of the data.
     """
@@ -43,7 +53,7 @@ class Study:
     def write(self, out: Path) -> None:
         """Write plan, fingerprint, findings and splits into a folder, over old ones."""
         for name, content in self.files.items():
-            write_whole(out / name, json.dumps(content, indent=1) + "\n")
+            write_text_atomic(out / name, json.dumps(content, indent=1) + "\n", overwrite=True)
         if self.validation:  # else there is nothing to tell
             write_folds(out / SPLITS, self.folds, overwrite=True)
 
@@ -72,7 +82,12 @@ def open_study(data: Path, *, fold: int, folds: int, wishes: Wishes, progress: b
         logger.info("%s: %s (%s)", part, chosen, because)
     files = {PLAN: choice.plan.to_dict(), FINGERPRINT: fingerprint.to_dict(), FINDINGS: [asdict(finding) for finding in findings]}
     return Study(
-        train=train, validation=validation, plan=choice.plan, facts=_facts(fingerprint.to_dict()), files=files, folds=split
+        train=train,
+        validation=validation,
+        plan=choice.plan,
+        facts=_facts(fingerprint.to_dict(), split),
+        files=files,
+        folds=split,
     )
 
 
@@ -90,7 +105,7 @@ def reopen_study(data: Path, out: Path, *, fold: int) -> Study:
     split = tuple(read_folds(out / SPLITS, names)) if listed else (Fold(train=tuple(names), validation=()),)
     train, validation = _of(case_set, split[fold], out / SPLITS)
     plan = plan_from_dict(files[PLAN])
-    return Study(train=train, validation=validation, plan=plan, facts=_facts(files[FINGERPRINT]), files=files, folds=split)
+    return Study(train=train, validation=validation, plan=plan, facts=_facts(files[FINGERPRINT], split), files=files, folds=split)
 
 
 def _split(case_set: CaseSet, fold: int, folds: int) -> tuple[Fold, ...]:
@@ -117,9 +132,9 @@ def _of(case_set: CaseSet, fold: Fold, source: Path) -> tuple[tuple[Case, ...], 
     return tuple(by_name[name] for name in fold.train), tuple(by_name[name] for name in fold.validation)
 
 
-def _facts(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(fingerprint: Mapping[str, Any], split: Sequence[Fold]) -> dict[str, Any]:
     short = {key: value for key, value in fingerprint.items() if key != "cases"}
-    return {"fingerprint": {"cases": len(fingerprint["cases"]), **short}}
+    return {"fingerprint": {"cases": len(fingerprint["cases"]), **short}, "split": split_digest(split)}
 
 
 def _read(path: Path) -> Any:

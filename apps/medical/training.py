@@ -24,8 +24,8 @@ from ...core.training.runs import (
     interruptible,
     seed_of,
     state_file,
-    write_whole,
 )
+from ...datasets import write_text_atomic
 from .adaptation import LoRAConfig, adapt, merged, save_adapters
 from .augmentation import AugmentationConfig
 from .feeding import CropsConfig, Feeding
@@ -151,7 +151,10 @@ def fit(
         study = reopen_study(data, out, fold=fold)
     else:
         needs = needs_of(config, axes=wishes.axes, roi=wishes.roi)
-        study = open_study(data, fold=fold, folds=folds, wishes=replace(wishes, multiple=needs.multiple), progress=progress)
+        multiple = wishes.multiple or needs.multiple
+        if multiple % needs.multiple:
+            raise ValueError(f"multiple is {multiple}: the network {config.name} wants a ROI in multiples of {needs.multiple}")
+        study = open_study(data, fold=fold, folds=folds, wishes=replace(wishes, multiple=multiple), progress=progress)
     if epochs is not None:
         steps = clock.steps = math.ceil(epochs * len(study.train) / (crops.batch * crops.accumulate * hardware.devices))
     with torch.random.fork_rng():
@@ -166,7 +169,7 @@ def fit(
         if not resume:  # everything fits: from here on there is something to keep
             out.mkdir(parents=True, exist_ok=True)
             study.write(out)
-            write_whole(out / _OPTIONS, json.dumps(options, indent=1) + "\n")
+            write_text_atomic(out / _OPTIONS, json.dumps(options, indent=1) + "\n", overwrite=True)
         callbacks: list[Callback] = [_Best(out, adapters=lora.rank > 0), SeededSteps(seed), clock, _Metrics(out / METRICS, clock)]
         if optimizer.average:
             callbacks.append(Averaging(optimizer.average))
@@ -264,4 +267,4 @@ class _Metrics(Callback):
         assert isinstance(pl_module, SegmentationTask)
         pl_module.history[-1]["minutes"] = round(self.clock.seconds / 60, 3)
         if trainer.is_global_zero:
-            write_whole(self.file, "".join(json.dumps(row) + "\n" for row in pl_module.history))
+            write_text_atomic(self.file, "".join(json.dumps(row) + "\n" for row in pl_module.history), overwrite=True)

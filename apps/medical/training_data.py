@@ -99,6 +99,9 @@ class PreparedCases(Sequence[PreparedCase]):
             self[number]
             if progress is not None:
                 progress(number + 1, len(self))
+        if self._kept and (rest := len(self) - len(self._kept)):
+            made = "prepared" if self._folder is None else "read"
+            logger.warning("%d of %d cases do not fit in the memory allowed and are %s anew each time", rest, len(self), made)
 
     def _load(self, case: Case) -> PreparedCase:
         if self._folder is None:

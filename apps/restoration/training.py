@@ -10,14 +10,14 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import __version__
 from ...core.training.hardware import HardwareConfig
 from ...core.training.optimizer import OptimizerConfig
-from ...core.training.runs import BEST, SaveState, interruptible, seed_of, state_file
+from ...core.training.runs import BEST, Averaging, SaveState, interruptible, seed_of, state_file
 from ...datasets.pairs import Pair
 from .degradation import Degradation, DegradationConfig
 from .losses import Loss, LossConfig
@@ -122,7 +122,7 @@ def fit(
         out.mkdir(parents=True, exist_ok=True)
         callbacks: list[Callback] = [_Best(out / BEST, architecture_of(module), facts)]
         if optimizer.average:
-            callbacks.append(EMAWeightAveraging(decay=optimizer.average))
+            callbacks.append(Averaging(optimizer.average))
         if progress:
             callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))  # standard output is for results
         callbacks.append(SaveState(last))

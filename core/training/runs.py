@@ -1,6 +1,5 @@
 """A run that may be stopped at any moment and goes on as if it had not been."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -39,16 +38,6 @@ def seed_of(*parts: int) -> int:
     return int(words[0]) << 32 | int(words[1])
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class SeededSteps(Callback):
     """Seeds torch's own generator anew at each step, for dropout: a resumed training drops what it would have dropped."""
 
@@ -80,8 +69,7 @@ class Averaging(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__()
-        self._kwargs = {"multi_avg_fn": self._average}
+        super().__init__(multi_avg_fn=self._average)
         self.decay = decay
 
     @torch.no_grad()

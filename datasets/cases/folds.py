@@ -1,5 +1,6 @@
 """Folds of a cross-validation: by subject, seeded, in nnU-Net's file format."""
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from .case import some
 
 # Names that tell several images of one subject apart: BIDS ("sub-01_ses-2"), BraTS since 2023 ("BraTS-GLI-00005-001").
 _SUBJECTS = (re.compile(r"(sub-[A-Za-z0-9]+)(?:_.*)?"), re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+"))
+
+
+SPLITS = "splits.json"  # where geovit fit medical writes folds, beside its models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,12 @@ def make_folds(names: Sequence[str], folds: int = 5, *, seed: int = 0) -> list[F
     return found
 
 
+def split_digest(folds: Sequence[Fold]) -> str:
+    """Return a hash of the names in folds, by which a split is known again without telling names."""
+    parts = [[sorted(fold.train), sorted(fold.validation)] for fold in folds]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 def _subject(name: str) -> str:
     for pattern in _SUBJECTS:
         if match := pattern.fullmatch(name):
@@ -75,17 +85,13 @@ def read_folds(path: str | Path, names: Sequence[str]) -> list[Fold]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no list of folds, or a fold names other cases than there are, or one case twice.
     """
-    path = Path(path)
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-        folds = [Fold(train=tuple(fold["train"]), validation=tuple(fold["val"])) for fold in listed]
-        told = [set(fold.train) | set(fold.validation) for fold in folds]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f'{path} is no list of {{"train": [...], "val": [...]}}') from error
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    folds = read_split(path)
     if not folds:
         raise ValueError(f"{path} lists no folds")
-    for number, (fold, mentioned) in enumerate(zip(folds, told, strict=True)):
-        if strange := sorted(mentioned - set(names)):
+    for number, fold in enumerate(folds):
+        if strange := sorted({*fold.train, *fold.validation} - set(names)):
             raise ValueError(f"{path}: fold {number} names cases that there are not: {some(strange)}")
         if twice := sorted(set(fold.train) & set(fold.validation)):
             raise ValueError(f"{path}: fold {number} trains and validates on {some(twice)}")
@@ -105,6 +111,6 @@ def read_split(path: str | Path) -> list[Fold]:
         return []
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
-        return [Fold(train=tuple(fold["train"]), validation=tuple(fold["val"])) for fold in listed]
+        return [Fold(train=tuple(map(str, fold["train"])), validation=tuple(map(str, fold["val"]))) for fold in listed]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f'{path} is no list of {{"train": [...], "val": [...]}}') from error

@@ -1,7 +1,20 @@
 """What holds for the tests of all applications."""
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 import torch
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """The command line takes over the logging of its process."""
+    logger = logging.getLogger("geovit")
+    before = logger.handlers[:], logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = before[:2]
+    logger.setLevel(before[2])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,7 +13,7 @@ from geovit.apps.medical.files import segment_files
 from geovit.apps.medical.model import Segmenter, new_segmenter, save_segmenter
 from geovit.apps.medical.networks import NetworkConfig
 from geovit.apps.medical.plan import Channel, Plan, Target
-from geovit.datasets.cases import Fold, make_folds, write_folds
+from geovit.datasets.cases import Fold, make_folds, split_digest, write_folds
 
 AFFINE = np.array([[-2.0, 0, 0, 20], [0, 1, 0, -5], [0, 0, 1, 3], [0, 0, 0, 1]])
 SIZE = (20, 18, 16)
@@ -173,7 +173,7 @@ def model(tmp_path_factory):
     )
     config = NetworkConfig(name="monai_unet", arguments={"channels": (4, 8), "strides": (2,)})
     made = new_segmenter(config, plan)
-    facts = {"training": {"fold": 1, "folds": 5}}
+    facts = {"training": {"fold": 1, "folds": 5}, "split": split_digest(make_folds("abcde"))}
     file = folder / "best.safetensors"
     save_segmenter(file, Segmenter(network=made.network, config=config, plan=plan, facts=facts))
     rng = np.random.default_rng(0)
@@ -211,7 +211,13 @@ def test_cases_that_the_model_was_trained_on_are_told(model, tmp_path, capsys):
     assert (report["protocol"]["fold"], report["protocol"]["cases_trained_on"]) == (1, 0)
     elsewhere = evaluate([str(data)], model=file, fold=1, device="cpu").report
     assert elsewhere["cases"] == report["cases"], "the same folds follow from the names"
-    assert elsewhere["protocol"]["cases_trained_on"] is None
+    assert elsewhere["protocol"]["cases_trained_on"] == 0
+    for folder in ("images", "labels"):
+        (tmp_path / "other" / folder).mkdir(parents=True)
+        for name in "abcdf":
+            (tmp_path / "other" / folder / f"{name}.nii.gz").write_bytes((data / folder / "a.nii.gz").read_bytes())
+    with pytest.raises(ValueError, match="fold is 1: nothing tells how cases were split"):
+        evaluate([str(tmp_path / "other")], model=file, fold=1, device="cpu")
     with pytest.raises(ValueError, match="fold is 5: allowed are 0 to 4"):
         evaluate([str(data)], model=own, fold=5, device="cpu")
     write_folds(tmp_path / "splits.json", [Fold(train=tuple("abcx"), validation=("y",))], overwrite=True)

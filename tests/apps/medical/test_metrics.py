@@ -152,9 +152,11 @@ def test_slices_are_measured_by_their_outline():
     flat = measure(predicted, truth, ORGANS, False, (0.5, 2.0))
     wanted = of_monai(HausdorffDistanceMetric(include_background=False, percentile=95), predicted, truth, spacing=(0.5, 2.0))
     assert [score.hd95 for score in flat.values()] == pytest.approx(wanted, abs=1e-6)
-    deep = measure(predicted[:, :, None], truth[:, :, None], ORGANS, False, (0.5, 2.0, 5.0))
-    assert [score.hd95 for score in deep.values()] == [score.hd95 for score in flat.values()]
-    assert [score.surface_dice for score in deep.values()] == [score.surface_dice for score in flat.values()]
+    for axis in range(3):
+        spacing = np.insert([0.5, 2.0], axis, 5.0)
+        deep = measure(np.expand_dims(predicted, axis), np.expand_dims(truth, axis), ORGANS, False, spacing)
+        assert [score.hd95 for score in deep.values()] == [score.hd95 for score in flat.values()]
+        assert [score.surface_dice for score in deep.values()] == [score.surface_dice for score in flat.values()]
     one = np.ones((1, 1, 1), np.uint8)
     assert measure(one, one, ORGANS[:1], False, (1, 1, 1))["liver"].hd95 == 0
 

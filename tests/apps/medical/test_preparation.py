@@ -238,6 +238,13 @@ def test_labels_are_encoded_as_a_network_learns_them():
         encode_labels(labels, plan_with(targets=classes[:2]), name="x")
 
 
+def test_a_region_is_not_painted_over_one_that_it_holds():
+    whole, core = Target(name="whole", values=(1, 2), output=1), Target(name="core", values=(2,), output=2)
+    assert plan_with(targets=(whole, core), regions=True).outputs == 2
+    with pytest.raises(ValueError, match="region whole would be painted over all of core, which is in it: name it before"):
+        plan_with(targets=(core, whole), regions=True)
+
+
 def test_plans_survive_json_and_older_ones_are_read():
     plan = plan_with(channels=(Channel(name="x", percentiles=(0.5, 99.5)),), spacing=(1, 1, 0.0), antialias=False)
     assert plan_from_dict(plan.to_dict()) == plan

@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 import pickle
 import signal
@@ -43,14 +42,9 @@ class Thresholds(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def process_as_before(monkeypatch):
-    """The command line takes over the logging of its process, and with a limit its allocator."""
+def allocator_as_before(monkeypatch):
+    """With a limit the command takes over the allocator of its process."""
     monkeypatch.setattr(files, "keep_no_freed_memory", lambda: True)
-    logger = logging.getLogger("geovit")
-    before = logger.handlers[:], logger.propagate, logger.level
-    yield
-    logger.handlers[:], logger.propagate = before[:2]
-    logger.setLevel(before[2])
 
 
 @pytest.fixture
@@ -469,3 +463,12 @@ def test_volumes_are_left_as_they_were(thresholds):
     volume = Volume(voxels=voxels.copy(), affine=LPS)
     geovit.segment(volume, model=thresholds, device="cpu")
     assert (volume.voxels == voxels).all()
+
+
+def test_the_volume_of_a_region_is_with_those_painted_over_it():
+    whole, core = Target(name="whole", values=(1, 2), output=1), Target(name="core", values=(2,), output=2)
+    plan = Plan(channels=(CT,), targets=(whole, core), regions=True)
+    labels = np.zeros((10, 10, 10), np.uint8)
+    labels[:4], labels[:1] = 1, 2
+    volume = Volume(voxels=labels[None], affine=np.diag([1.0, 2.0, 5.0, 1.0]))
+    assert files._millilitres(labels, volume, plan) == {"whole": 4.0, "core": 1.0}

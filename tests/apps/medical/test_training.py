@@ -278,6 +278,7 @@ def test_bfloat16_and_accumulation_train_too(cases, tmp_path):
     ("options", "message"),
     [
         (["--folds=9"], "9 folds of 6"),
+        (["--plan.multiple=24"], "multiple is 24: the network swin_unetr wants a ROI in multiples of 32"),
         (["--fold=5"], "fold is 5: allowed are 0 to 4"),
         (["--network.name=monai_unett"], "unknown network 'monai_unett'"),
         (["--steps=0"], "steps 0: allowed are numbers from 1 on"),

@@ -1,4 +1,3 @@
-import logging
 import os
 import pickle
 import re
@@ -18,14 +17,9 @@ from geovit.apps.restoration import models
 
 
 @pytest.fixture(autouse=True)
-def process_as_before(monkeypatch):
-    """The command line takes over the logging of its process, and with a limit its allocator."""
+def allocator_as_before(monkeypatch):
+    """With a limit the command takes over the allocator of its process."""
     monkeypatch.setattr("geovit.apps.restoration.files.keep_no_freed_memory", lambda: True)
-    logger = logging.getLogger("geovit")
-    before = logger.handlers[:], logger.propagate, logger.level
-    yield
-    logger.handlers[:], logger.propagate = before[:2]
-    logger.setLevel(before[2])
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """Swin UNETR of MONAI: merging of tokens in its three orders, blocks, and whole networks of both versions."""
 
 import torch
+from monai.networks import nets as networks
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from geovit.apps.medical.swin_encoder import Attention, Merging, SwinBlock
 from geovit.apps.medical.swin_unetr import SwinUNETR
+from geovit.apps.medical.weights import legacy_merging
 from geovit.core.ops.local_attention import reference
 
 
@@ -54,8 +56,17 @@ def mask(attention: Attention, size: tuple[int, ...]) -> Tensor:
 def network(case) -> dict[str, Tensor]:
     legacy = "#8285" in case.arguments["downsample"]
     args = case.arguments | ({"downsample": "merging", "merging_order": "legacy"} if legacy else {})
+    return outputs(SwinUNETR(**args), case)
+
+
+def official(case) -> dict[str, Tensor]:
+    legacy = "#8285" in case.arguments["downsample"]  # of which monai_patch_merging has golden tensors
+    return outputs(networks.SwinUNETR(**case.arguments | ({"downsample": legacy_merging} if legacy else {})), case)
+
+
+def outputs(model: nn.Module, case) -> dict[str, Tensor]:
     image = case.input["image"]
-    model = SwinUNETR(**args).to(image.dtype).eval()
+    model = model.to(image.dtype).eval()
     assert {key: t.shape for key, t in model.state_dict().items()} == {key: t.shape for key, t in case.state.items()}
     state = {key.removeprefix("swinViT."): t for key, t in case.state.items() if key.startswith("swinViT.")}
     hidden = functional_call(model.swinViT, state, image)
@@ -64,3 +75,5 @@ def network(case) -> dict[str, Tensor]:
 
 
 ADAPTERS = {"monai_patch_merging": merging, "monai_swin_block": block, "monai_swinunetr": network}
+
+OFFICIAL = {"monai_swinunetr": official}
