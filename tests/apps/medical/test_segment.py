@@ -222,7 +222,8 @@ def test_a_dicom_series_gives_a_dicom_seg_if_asked(run, model, data_dir, tmp_pat
 
 
 def test_values_and_volumes_are_told(run, thresholds, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "load_segmenter", lambda _: thresholds)
+    monkeypatch.setattr(files, "open_segmenter", lambda *_: thresholds)
+    monkeypatch.setattr(files, "model_file", lambda path: path)
     voxels = body()
     write(tmp_path / "a.nii.gz", voxels)
     code, printed, _ = run(tmp_path / "a.nii.gz", "--model=m", "--report", tmp_path / "r.json", "--quicklook=false")
@@ -249,7 +250,8 @@ def test_many_classes_are_lines(run, thresholds, tmp_path, monkeypatch):
             return torch.cat([y, torch.full_like(y[:, :1], -9).expand(-1, 8, -1, -1, -1)], 1)
 
     wide = Segmenter(network=More().eval(), config=UNET, plan=replace(PLAN, targets=targets))
-    monkeypatch.setattr(files, "load_segmenter", lambda _: wide)
+    monkeypatch.setattr(files, "open_segmenter", lambda *_: wide)
+    monkeypatch.setattr(files, "model_file", lambda path: path)
     write(tmp_path / "a.nii.gz", body())
     _, printed, _ = run(tmp_path / "a.nii.gz", "--model=m", "--quicklook=false")
     assert "bone" in printed
