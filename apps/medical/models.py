@@ -81,7 +81,7 @@ def model_file(path: str | os.PathLike[str]) -> Path:
             raise FileNotFoundError(f"{path} has no {_BEST}: expected a model, or the folder that geovit fit medical wrote")
         return path / _BEST
     if not path.is_file():
-        raise FileNotFoundError(f"no such model: {path}")
+        raise FileNotFoundError(f"no such file: {path}")
     return path
 
 
@@ -105,10 +105,13 @@ def open_segmenter(
         ValueError: if the file is no model, a plan is missing or does not fit, or the merging order is not known.
     """
     path = model_file(path)
-    if path.suffix == ".safetensors" and is_segmenter(load_state(path)[1]):
+    metadata = load_state(path)[1] if path.suffix == ".safetensors" else {}
+    if is_segmenter(metadata):
         if plan is not None or merging_order is not None:
             raise ValueError(f"{path} is a model of geovit fit medical, which tells its plan and merging order: give neither")
         return load_segmenter(path)
+    if metadata.get("format", "").startswith("geovit"):  # of another app
+        raise ValueError(f"{path} is no model of geovit fit medical, but holds {metadata['format']!r}")
     if plan is not None and not isinstance(plan, Plan | NamedPlan):
         plan = read_plan(plan)  # before the checkpoint, which takes longer
     loaded = load_swin_unetr(path, merging_order=merging_order)

@@ -173,7 +173,9 @@ class TestOptions:
         assert run(*arguments, "--overwrite")[0] == 0
         assert (out / "scene_classes.tif").read_bytes() == first
 
-    @pytest.mark.parametrize("name", ["hippocampus", "hippocampus.yaml", "medical/hippocampus", "configs/medical/hippocampus.yaml"])
+    @pytest.mark.parametrize(
+        "name", ["hippocampus", "hippocampus.yaml", "medical/hippocampus", "configs/medical/hippocampus.yaml"]
+    )
     def test_configurations_that_come_along_have_names(self, configured, monkeypatch, tmp_path, name):
         monkeypatch.chdir(tmp_path)
         for spelled in (["--config", name], [f"--config={name}"]):

@@ -105,7 +105,9 @@ def test_what_is_missing_or_wrong_is_told_in_a_line(folder, fails, tmp_path, com
 def test_the_folder_of_a_training_stands_for_its_best_weights(folder, tmp_path, fails):
     run, image = tmp_path / "run", folder / "cases" / "images" / "a.nii.gz"
     run.mkdir()
-    assert f"has no {BEST}: expected a model, or the folder that geovit fit medical wrote" in fails("segment", image, "--model", run)
+    assert f"has no {BEST}: expected a model, or the folder that geovit fit medical wrote" in fails(
+        "segment", image, "--model", run
+    )
     unet = NetworkConfig(name="monai_unet", arguments={"channels": [4, 8], "strides": [2]})
     save_segmenter(run / BEST, new_segmenter(unet, read_plan(folder / "own.yaml").plan))
     assert model_file(run) == run / BEST
