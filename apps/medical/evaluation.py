@@ -97,8 +97,8 @@ def evaluate(
 
     Args:
         inputs: two inputs, PREDICTIONS and LABELS, or one, DATA.
-        model: the folder or a file that geovit fit medical wrote, or a checkpoint of MONAI's Swin UNETR (.pt), with a plan; beside
-            PREDICTIONS and LABELS, it only names classes and regions.
+        model: the folder or a file that geovit fit medical wrote, or a checkpoint of MONAI's Swin UNETR (.pt), with a plan;
+            beside PREDICTIONS and LABELS, it only names classes and regions.
         plan: of a checkpoint, as of geovit segment: btcv, brats21, or a YAML or JSON file.
         merging_order: of a checkpoint that does not tell it: legacy if it was trained with MONAI before 1.5, else fixed.
         fold: segment the cases that validated in this fold, counted from 0. Default: all labelled cases.

@@ -118,6 +118,6 @@ def test_the_folder_of_a_training_stands_for_its_best_weights(folder, tmp_path, 
     assert report["protocol"]["model"]["file"] == BEST
     told = fails("segment", image, "--model", run, "--plan=btcv")
     assert "is a model of geovit fit medical, which tells its plan and merging order: give neither" in told
-    assert "no such model" in fails("segment", image, "--model", tmp_path / "absent")
+    assert "no such file" in fails("segment", image, "--model", tmp_path / "absent")
     with pytest.raises(ValueError, match="plan and merging_order are of a model"):
         evaluate(["a", "b"], plan="btcv")
