@@ -33,6 +33,7 @@ class Command:
 
     target: str
     summary: str
+    configs: str = ""  # folder of the configurations that come with the package, below geovit/configs
 
 
 COMMANDS = {
@@ -42,9 +43,9 @@ COMMANDS = {
     "fit hyperspectral": Command(".hyperspectral:fit_model", "fit a classifier to a labelled scene"),
     "evaluate hyperspectral": Command(".hyperspectral:evaluate", "measure classifiers on a labelled scene"),
     "fit restoration": Command(
-        ".restoration.training:fit", "fit a network to images, for super-resolution, denoising, deblurring"
+        ".restoration.training:fit", "fit a network to images, for super-resolution, denoising, deblurring", "restoration"
     ),
-    "fit medical": Command(".medical.training:fit", "fit a segmentation network to volumes with label maps"),
+    "fit medical": Command(".medical.training:fit", "fit a segmentation network to volumes with label maps", "medical"),
     "evaluate restoration": Command(".restoration.evaluation:evaluate", "measure restoration networks on images"),
     "evaluate medical": Command(".medical.evaluation:evaluate", "measure segmentations: Dice, HD95, surface Dice"),
     "bundle": Command(".medical.bundle:write_bundle", "write a MONAI bundle of Swin UNETR, to be run by MONAI"),
@@ -106,12 +107,15 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     parameters = inspect.signature(function).parameters
     text = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
     parser = ArgumentParser(prog=f"geovit {name}", exit_on_error=False, description=text)
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    configs = _configurations(COMMANDS[name].configs)
+    also = f", or one that comes along: {', '.join(configs)}" if configs else ""
+    parser.add_argument("--config", action="config", help=f"YAML file with any of these options{also}")
     # The terminal decides about progress bars.
     parser.add_function_arguments(function, as_positional=True, as_group=False, skip={"progress"}, sub_configs=True)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = _complete(function, _with_named_configs(arguments, configs))
     try:
-        parsed = parser.instantiate(parser.parse_args(_complete(function, arguments)))
+        parsed = parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
         if debug:
             raise
@@ -162,6 +166,36 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
         completed.append(argument)
     # As JSON, so that no character in a file's name means anything.
     return completed + ([json.dumps(words)] if words else [])
+
+
+def _configurations(folder: str) -> dict[str, Path]:
+    """Files of the configurations that come with the package, by name."""
+    if not folder:
+        return {}
+    return {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs" / folder).glob("*.yaml"))}
+
+
+def _with_named_configs(arguments: list[str], configs: dict[str, Path]) -> list[str]:
+    """Write the name of a configuration that comes along as its file: NAME, NAME.yaml, and their path in the package.
+
+    A file of that name comes first.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+    """
+    written = arguments.copy()
+    for at, argument in enumerate(arguments):
+        key, equals, value = argument.partition("=")
+        if key != "--config" or not (equals or arguments[at + 1 :]):
+            continue
+        given = Path(value if equals else arguments[at + 1])
+        if not configs or given.is_file():
+            continue
+        file = configs.get(given.stem)
+        if file is None or not Path("configs", file.relative_to(file.parents[1])).match(str(given.with_suffix(".yaml"))):
+            raise FileNotFoundError(f"no configuration {given}: expected a YAML file, or one of {', '.join(configs)}")
+        written[at + (not equals)] = f"{key}={file}" if equals else str(file)
+    return written
 
 
 def _recipe_file(name: str) -> str:

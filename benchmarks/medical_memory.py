@@ -105,13 +105,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 14, 41, 104], help="outputs, background included")
     parser.add_argument("--size", type=int, nargs=3, default=[512, 512, 300])
+    parser.add_argument("--overlap", type=float, default=0.5, help="of windows; 0.5 is the default of the command")
     parser.add_argument("--network", choices=list(NETWORKS), default="monai_unet")
     parser.add_argument("--max-memory", type=float, nargs="+", default=[0.0, 3.0], help="GB; 0: the default of the command")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     size = (given.size[0], given.size[1], given.size[2])
     prepared = [round((n - 1) * s / p + 1) for n, s, p in zip(size, SPACING, PLANNED, strict=True)]
-    print(f"{machine(CPU)}; {given.threads} threads; {given.network}, windows of 96 x 96 x 96")
+    print(f"{machine(CPU)}; {given.threads} threads; {given.network}, windows of 96 x 96 x 96, overlap {given.overlap:g}")
     print(f"{' x '.join(map(str, size))} voxels, prepared {' x '.join(map(str, prepared))}\n")
     print(f"| classes | limit GB | all logits GB | expected GB | peak GB | windows | {' | '.join(f'{s} s' for s in STAGES)} |")
     print(f"|{'---|' * (6 + len(STAGES))}")
@@ -122,7 +123,7 @@ def main() -> int:
         for limit, classes in itertools.product(given.max_memory, given.classes):
             model = Path(folder) / "model.safetensors"
             write_model(model, classes, given.network)
-            options = [f"--max_memory={limit}"] if limit else []
+            options = [f"--overlap={given.overlap}", *([f"--max_memory={limit}"] if limit else [])]
             found = measure(volume, model, Path(folder), options, given.threads)
             told = re.search(r"^(\d+) windows of [\dx ]+?( in \d+ pieces)?, (\d+) at once; ([\d.]+) GB", found.told)
             assert told is not None

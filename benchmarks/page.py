@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
@@ -23,6 +25,12 @@ def run(command: Sequence[str]) -> tuple[str, int]:
 def script(part: str, *options: str) -> list[str]:
     """Return the command of a part that is a file of that name beside this one."""
     return [sys.executable, str(HERE / f"{part}.py"), *options]
+
+
+def versions(packages: Sequence[str]) -> str:
+    """Name Python and those of the packages that are installed, with their versions."""
+    found = {name: distribution.version for name in packages for distribution in distributions(name=name)}
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version}" for name, version in found.items())])
 
 
 def parser(description: str | None, parts: Sequence[str], out: str) -> argparse.ArgumentParser:

@@ -7,9 +7,7 @@ Each part is a file restoration_*.py beside this one, and a process of its own, 
 says what the columns are. A part that misses a bar exits with 1, and so does this.
 """
 
-import platform
 import sys
-from importlib.metadata import distributions
 
 import page
 import torch
@@ -26,20 +24,15 @@ def command(part: str, threads: int) -> list[str]:
     return page.script(part, "--threads", str(threads))
 
 
-def versions() -> str:
-    """Name Python and the packages that are installed, with their versions."""
-    found = {name: distribution.version for name in PACKAGES for distribution in distributions(name=name)}
-    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version}" for name, version in found.items())])
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the parts; write the page if all of them ran."""
     args = page.parser(__doc__, PARTS, "restoration.md").parse_args(arguments)
     torch.set_num_threads(args.threads)
+    made_by = f"Made by `python benchmarks/restoration.py --threads {args.threads}`"
     head = [
         "# Restoration",
         "",
-        f"Made by `python benchmarks/restoration.py --threads {args.threads}`: {machine(torch.device('cpu'))}, {versions()}.",
+        f"{made_by}: {machine(torch.device('cpu'))}, {page.versions(PACKAGES)}.",
     ]
     whole = tuple(args.only) == PARTS
     out = args.out or page.HERE / "results" / "restoration.md"

@@ -90,7 +90,11 @@ def atomic(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         raise _os_error(path, reason(error) + (" (the disk is full)" if full else ""), errno.ENOSPC if full else None) from error
     finally:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+            except KeyboardInterrupt:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
 
 
 def write_text_atomic(path: str | Path, text: str, overwrite: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -124,26 +125,36 @@ def ops():
     return load("ops")
 
 
-@pytest.fixture(scope="module")
-def restoration():
-    return load("restoration")
+@pytest.fixture(scope="module", params=["restoration", "medical"])
+def domain(request):
+    return load(request.param)
 
 
-def explains_itself(command: list[str]) -> None:
-    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--threads" in done.stdout
+@pytest.fixture
+def explains_itself(capsys, monkeypatch):
+    """Whether a command tells its options; in this process, where what they all import is there already."""
+
+    def explains_itself(command):
+        as_module = command[1] == "-m"
+        monkeypatch.setattr(sys, "argv", [*command[1 + as_module :], "--help"])
+        monkeypatch.syspath_prepend(SCRIPTS)
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module(command[2], run_name="__main__") if as_module else runpy.run_path(command[1], run_name="__main__")
+        assert stop.value.code == 0
+        assert "--threads" in capsys.readouterr().out
+
+    return explains_itself
 
 
-def test_every_part_of_the_ops_is_a_command_that_explains_itself(ops):
+def test_every_part_of_the_ops_is_a_command_that_explains_itself(ops, explains_itself):
     for part in ops.PARTS:
         explains_itself(ops.command(part, 1, "cpu"))
 
 
-def test_every_part_of_restoration_is_a_command_that_explains_itself(restoration):
-    assert "restoration_quality" in restoration.PARTS
-    for part in restoration.PARTS:
-        explains_itself(restoration.command(part, 1))
+def test_every_part_of_a_domain_is_a_command_that_explains_itself(domain, explains_itself):
+    assert {"restoration_quality", "medical_memory"} & set(domain.PARTS)
+    for part in domain.PARTS:
+        explains_itself(domain.command(part, 1))
 
 
 def test_the_page_of_ops_tells_all_parts_and_the_worst_status(ops, monkeypatch, tmp_path, capsys):
@@ -158,18 +169,18 @@ def test_the_page_of_ops_tells_all_parts_and_the_worst_status(ops, monkeypatch, 
     capsys.readouterr()
 
 
-def test_the_page_of_restoration_names_machine_and_versions(restoration, monkeypatch, tmp_path, capsys):
-    status = dict.fromkeys(restoration.PARTS, 0)
-    monkeypatch.setattr(restoration.page, "run", lambda command: (Path(command[1]).stem, status[Path(command[1]).stem]))
+def test_the_page_of_a_domain_names_machine_and_versions(domain, monkeypatch, tmp_path, capsys):
+    status = dict.fromkeys(domain.PARTS, 0)
+    monkeypatch.setattr(domain.page, "run", lambda command: (Path(command[1]).stem, status[Path(command[1]).stem]))
     page, threads = tmp_path / "page.md", torch.get_num_threads()
-    assert restoration.main([f"--threads={threads}", f"--out={page}"]) == 0
+    assert domain.main([f"--threads={threads}", f"--out={page}"]) == 0
     text = page.read_text()
     assert f"torch {torch.__version__}" in text
     assert f"numpy {np.__version__}" in text
-    assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {part}" for part in restoration.PARTS]
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {part}" for part in domain.PARTS]
     page.unlink()
-    status["restoration_quality"] = 2
-    assert restoration.main([f"--threads={threads}", f"--out={page}"]) == 2
+    status[domain.PARTS[1]] = 2
+    assert domain.main([f"--threads={threads}", f"--out={page}"]) == 2
     assert not page.exists(), "a part that failed has no figures"
     capsys.readouterr()
 

@@ -19,10 +19,11 @@ from ... import __version__
 from ...core.precision import Precision
 from ...datasets import check_writable, write_text_atomic
 from .metrics import EMPTY_RULES, Empty, Score, measure, predicted_values, true_values
-from .model import load_segmenter
+from .models import model_file, open_segmenter
 from .predictions import PredictedMaps, SegmentedCases
 from .progress import progress_bar
 from .summary import CONFIDENCE, compare, summarise
+from .swin_encoder import MergingOrder
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,8 @@ def evaluate(
     inputs: Sequence[str],
     *,
     model: Path | None = None,
+    plan: str | None = None,
+    merging_order: MergingOrder | None = None,
     fold: int | None = None,
     targets: Path | None = None,
     tolerance: float = 1.0,
@@ -93,8 +96,11 @@ def evaluate(
     on the label's own grid, in millimetres.
 
     Args:
-        inputs: PREDICTIONS and LABELS, or DATA.
-        model: a file that geovit fit medical wrote; beside PREDICTIONS and LABELS, it only names classes and regions.
+        inputs: two inputs, PREDICTIONS and LABELS, or one, DATA.
+        model: the folder or a file that geovit fit medical wrote, or a checkpoint of MONAI's Swin UNETR (.pt), with a plan;
+            beside PREDICTIONS and LABELS, it only names classes and regions.
+        plan: of a checkpoint, as of geovit segment: btcv, brats21, or a YAML or JSON file.
+        merging_order: of a checkpoint that does not tell it: legacy if it was trained with MONAI before 1.5, else fixed.
         fold: segment the cases that validated in this fold, counted from 0. Default: all labelled cases.
         targets: a dataset.json that names classes or regions. Default: those of the model, or of a dataset.json beside LABELS, or
             each value in LABELS.
@@ -123,7 +129,10 @@ def evaluate(
             raise ValueError(f"{out}: expected a name that ends in .json or .csv")
         check_writable([out], overwrite)
     other = None if compared is None else _other(compared, tolerance, empty)
-    segmenter = None if model is None else load_segmenter(model)
+    if model is None and (plan is not None or merging_order is not None):
+        raise ValueError("plan and merging_order are of a model: give model, too")
+    model = None if model is None else model_file(model)
+    segmenter = None if model is None else open_segmenter(model, plan, merging_order)
     if len(inputs) == 2:
         if fold is not None:
             raise ValueError("a fold is of DATA, which a model segments; PREDICTIONS are all measured")

@@ -20,11 +20,12 @@ from ...datasets import check_writable, write_text_atomic
 from ...datasets.cases import Case, read_case
 from ...datasets.cases.grouping import group_cases
 from ...datasets.volumes import Volume, check_format, find_volumes, write_labels, write_volume
-from .model import load_segmenter
+from .models import model_file, open_segmenter
 from .plan import Plan, painted_values
 from .progress import Bar, progress_bar
 from .quicklook import write_quicklook
 from .segmentation import Segmentation, label_names
+from .swin_encoder import MergingOrder
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,8 @@ def segment_files(
     inputs: Sequence[str],
     *,
     model: Path,
+    plan: str | None = None,
+    merging_order: MergingOrder | None = None,
     out: Path | None = None,
     format: Format = "auto",  # noqa: A002 - the word that users know
     channels: str | None = None,
@@ -146,7 +149,9 @@ def segment_files(
 
     Args:
         inputs: files, folders of them, folders of DICOM series, and patterns such as 'scans/*.nii.gz'; any number of inputs.
-        model: a file that geovit fit medical wrote.
+        model: the folder or a file that geovit fit medical wrote, or a checkpoint of MONAI's Swin UNETR (.pt), with a plan.
+        plan: of a checkpoint, that is, how images are prepared and what its outputs mean: btcv, brats21, or a YAML or JSON file.
+        merging_order: of a checkpoint that does not tell it: legacy if it was trained with MONAI before 1.5, else fixed.
         out: folder to write to, made if there is none. Default: beside each image.
         format: nifti; nrrd; dicom-seg, for DICOM series; or auto: nrrd for NRRD, else nifti.
         channels: how the names of files end, by channel, as flair,t1ce,t1,t2. Default: 0000,0001,... or the model's names.
@@ -170,11 +175,11 @@ def segment_files(
         ValueError: anything wrong with the input; one line that says what was given and what is allowed.
         OSError: a file is missing, or cannot be written.
     """
-    segmenter = load_segmenter(model)
-    plan = segmenter.plan
+    model = model_file(model)
+    segmenter = open_segmenter(model, plan, merging_order)
     paths = _without_results(_find(inputs))
     endings = None if channels is None else [ending.strip().lstrip("_-.") for ending in channels.split(",")]
-    cases = group_cases(paths, [channel.name for channel in plan.channels], endings)
+    cases = group_cases(paths, [channel.name for channel in segmenter.plan.channels], endings)
     outputs = _outputs(cases, out, format)
     if out is not None and not out.exists():
         try:
@@ -211,7 +216,7 @@ def segment_files(
         "mirror": mirror,
         "peak_bytes": peak_bytes(slider.device),
     }
-    result = Report(tuple(rows), tuple(target.name for target in plan.targets), settings)
+    result = Report(tuple(rows), tuple(target.name for target in segmenter.plan.targets), settings)
     if report is not None:
         write_text_atomic(report, json.dumps(result.to_dict(), indent=2) + "\n", overwrite)
     return result

@@ -21,6 +21,7 @@ from .weights.loading import LoadedSwinUNETR
 _log = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).parents[2] / "configs" / "medical" / "plans"
+_BEST = "best.safetensors"  # which geovit fit medical writes into its folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,22 @@ def read_plan(name: str | os.PathLike[str]) -> NamedPlan:
     return NamedPlan(plan=plan, outputs=None if outputs is None else tuple(outputs))
 
 
+def model_file(path: str | os.PathLike[str]) -> Path:
+    """Return the file of a model: the file itself, or the best weights in the folder of a training.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / _BEST).is_file():
+            raise FileNotFoundError(f"{path} has no {_BEST}: expected a model, or the folder that geovit fit medical wrote")
+        return path / _BEST
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    return path
+
+
 def open_segmenter(
     path: str | os.PathLike[str],
     plan: Plan | NamedPlan | str | os.PathLike[str] | None = None,
@@ -76,7 +93,7 @@ def open_segmenter(
     """Open what segments: a model of ``geovit fit medical``, or a checkpoint of MONAI's Swin UNETR with a plan.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a training.
         plan: of a checkpoint: a name ("btcv", "brats21"), a file, or a plan. A model of ours has its own.
         merging_order: of a checkpoint that does not tell it: see ``read_swin_checkpoint``.
 
@@ -87,13 +104,16 @@ def open_segmenter(
         FileNotFoundError: if there is no such file or plan.
         ValueError: if the file is no model, a plan is missing or does not fit, or the merging order is not known.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such model: {path}")
-    if path.suffix == ".safetensors" and is_segmenter(load_state(path)[1]):
+    path = model_file(path)
+    metadata = load_state(path)[1] if path.suffix == ".safetensors" else {}
+    if is_segmenter(metadata):
         if plan is not None or merging_order is not None:
             raise ValueError(f"{path} is a model of geovit fit medical, which tells its plan and merging order: give neither")
         return load_segmenter(path)
+    if metadata.get("format", "").startswith("geovit"):  # of another app
+        raise ValueError(f"{path} is no model of geovit fit medical, but holds {metadata['format']!r}")
+    if plan is not None and not isinstance(plan, Plan | NamedPlan):
+        plan = read_plan(plan)  # before the checkpoint, which takes longer
     loaded = load_swin_unetr(path, merging_order=merging_order)
     return segmenter_of(loaded, plan, name=str(path))
 
@@ -112,7 +132,7 @@ def segmenter_of(
         hint = f", {' or '.join(known)} would fit" if known else ""
         raise ValueError(
             f"{name} tells no plan, that is, how images are prepared and what the {outputs} outputs of {channels} channels mean: "
-            f"give one, a file or {', '.join(plan_names())}{hint}"
+            f"give plan, a file or {', '.join(plan_names())}{hint}"
         )
     named = plan if isinstance(plan, NamedPlan) else NamedPlan(plan=plan) if isinstance(plan, Plan) else read_plan(plan)
     if not _fits(named.plan, channels, outputs, axes):

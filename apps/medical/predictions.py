@@ -116,8 +116,13 @@ class SegmentedCases:
     def facts(self) -> dict[str, Any]:
         """Return what the figures depend on here."""
         slider = self.segmentation.slider
+        order = self.segmentation.segmenter.facts.get("merging_order")  # of a checkpoint, and what it is known from
         return {
-            "model": {"file": self.path.name, "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest()},
+            "model": {
+                "file": self.path.name,
+                "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest(),
+                **({"merging_order": order} if order else {}),
+            },
             "fold": self.fold,
             "cases_trained_on": self.trained,
             "overlap": self.options["overlap"],

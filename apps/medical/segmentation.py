@@ -18,10 +18,13 @@ from ...core.precision import Precision, resolve_precision
 from ...datasets import check_writable
 from ...datasets.cases import Case, read_case
 from ...datasets.volumes import Volume, check_finite, check_format, write_labels
-from .model import Segmenter, load_segmenter
+from .model import Segmenter
+from .models import open_segmenter
+from .plan import Plan
 from .preparation import Prepared, labels_on, prepare, values_on
 from .progress import progress_bar
 from .sliding import Slider, Ticker
+from .swin_encoder import MergingOrder
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,8 @@ def segment(
     image: Image,
     *,
     model: str | Path | Segmenter,
+    plan: str | Path | Plan | None = None,
+    merging_order: MergingOrder | None = None,
     affine: NDArray[np.floating] | None = None,
     probabilities: Literal[False] = False,
     out: str | Path | None = None,
@@ -68,6 +73,8 @@ def segment(
     image: Image,
     *,
     model: str | Path | Segmenter,
+    plan: str | Path | Plan | None = None,
+    merging_order: MergingOrder | None = None,
     affine: NDArray[np.floating] | None = None,
     probabilities: Literal[True],
     out: str | Path | None = None,
@@ -85,6 +92,8 @@ def segment(
     image: Image,
     *,
     model: str | Path | Segmenter,
+    plan: str | Path | Plan | None = None,
+    merging_order: MergingOrder | None = None,
     affine: NDArray[np.floating] | None = None,
     probabilities: bool = False,
     out: str | Path | None = None,
@@ -101,7 +110,10 @@ def segment(
     Args:
         image: a NIfTI or NRRD file; the folder of a DICOM series; a list of these, one for each channel of the model; a
             ``Volume`` of ``geovit.datasets.volumes``; or an array (i, j, k) or (channels, i, j, k), which needs ``affine``.
-        model: a file that ``geovit fit medical`` wrote, or what ``load_segmenter`` read of it.
+        model: the folder or a file that ``geovit fit medical`` wrote, a checkpoint of MONAI's Swin UNETR with a plan, or what
+            ``open_segmenter`` made of either.
+        plan: of a checkpoint: "btcv", "brats21", a YAML or JSON file, or a plan.
+        merging_order: of a checkpoint that does not tell it: "legacy" if it was trained with MONAI before 1.5, else "fixed".
         affine: (4, 4), from the indices of an array to millimetres to the right, front and top of the patient (RAS+).
         probabilities: also return the probability of each class (background first) or region; takes memory for all of them.
         out: label map to write: .nii.gz, .nii, .nrrd, or .dcm (DICOM-SEG) for a DICOM series.
@@ -123,7 +135,9 @@ def segment(
     """
     if out is not None:
         check_writable([out], overwrite)
-    segmenter = model if isinstance(model, Segmenter) else load_segmenter(model)
+    if isinstance(model, Segmenter) and (plan is not None or merging_order is not None):
+        raise ValueError("plan and merging_order are of a checkpoint that is read here: leave them out")
+    segmenter = model if isinstance(model, Segmenter) else open_segmenter(model, plan, merging_order)
     segmentation = Segmentation(
         segmenter, device=device, precision=precision, overlap=overlap, mirror=mirror, max_memory=max_memory
     )

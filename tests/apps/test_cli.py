@@ -173,6 +173,30 @@ class TestOptions:
         assert run(*arguments, "--overwrite")[0] == 0
         assert (out / "scene_classes.tif").read_bytes() == first
 
+    @pytest.mark.parametrize(
+        "name", ["hippocampus", "hippocampus.yaml", "medical/hippocampus", "configs/medical/hippocampus.yaml"]
+    )
+    def test_configurations_that_come_along_have_names(self, configured, monkeypatch, tmp_path, name):
+        monkeypatch.chdir(tmp_path)
+        for spelled in (["--config", name], [f"--config={name}"]):
+            options = configured("fit", "medical", "CASES", *spelled, "--steps=7")
+            assert (options["network"]["arguments"], options["steps"]) == ({"feature_size": 24}, 7)
+
+    def test_a_file_comes_before_a_name(self, configured, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "hippocampus.yaml").write_text("steps: 3\n")
+        assert configured("fit", "medical", "CASES", "--config", "hippocampus.yaml")["steps"] == 3
+
+    @pytest.mark.parametrize("name", ["hippo", "nowhere/hippocampus.yaml", "restoration/nafnet_gopro.yaml", "swinir_light_x2"])
+    def test_an_unknown_configuration_is_told_with_the_known(self, run, name):
+        code, _, errors = run("fit", "medical", "CASES", "--config", name)
+        known = "brats_regions, hippocampus, swin_unetr, swin_unetr_small"
+        assert (code, errors) == (2, f"geovit: no configuration {name}: expected a YAML file, or one of {known}\n")
+
+    def test_help_names_the_configurations_that_come_along(self, run):
+        _, told, _ = run("fit", "restoration", "--help")
+        assert "or one that comes along: compact_x2, hat_x4," in " ".join(told.split())
+
     def test_options_win_over_the_configuration(self, configured, tmp_path):
         file = tmp_path / "run.yaml"
         file.write_text("scene: a.tif\nclusters: 3\nseed: 5\n")

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -152,6 +153,21 @@ def test_any_failure_leaves_the_folder_as_it_was(tmp_path, error, existing):
         fail()
     assert os.listdir(tmp_path) == (["r.json"] if existing else [])
     assert not existing or path.read_text() == "old"
+
+
+def test_an_interrupt_while_it_cleans_up_leaves_nothing_either(tmp_path, monkeypatch):
+    removing, remove = iter([True, False]), shutil.rmtree
+
+    def interrupted(*args, **options):
+        if next(removing):
+            raise KeyboardInterrupt
+        remove(*args, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_text_atomic(tmp_path / "r.txt", "whole")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["r.txt"]
 
 
 def test_the_result_appears_only_at_the_end(tmp_path):

@@ -24,6 +24,7 @@ from geovit.apps.medical.planning import Wishes
 from geovit.apps.medical.task import SegmentationOptimizer
 from geovit.apps.medical.training import ADAPTERS, METRICS, fit
 from geovit.core.training.runs import BEST
+from geovit.datasets.cases import make_folds
 
 UNET = NetworkConfig(name="monai_unet", arguments={"channels": [4, 8, 16], "strides": [2, 2], "dropout": 0.1})
 SWIN = NetworkConfig(
@@ -216,11 +217,10 @@ def test_a_class_that_no_validation_case_has_does_not_count(tmp_path):
     for number in range(4):
         write_case(tmp_path / "data", number, classes=(1, 1) if number < 1 else (1, 2))
     (tmp_path / "data" / "labels.csv").write_text("1,shell\n2,core\n")
-    for fold in range(4):
-        out = tmp_path / f"fold{fold}"
-        done = fit(tmp_path / "data", out, UNET, **{**QUICK, "folds": 4, "steps": 40, "check_every": 40}, fold=fold)
-        if json.loads((out / "splits.json").read_text())[fold]["val"] == ["case0"]:
-            break
+    fold = [split.validation for split in make_folds([f"case{n}" for n in range(4)], 4)].index(("case0",))
+    options = {**QUICK, "folds": 4, "steps": 40, "check_every": 40}
+    done = fit(tmp_path / "data", tmp_path / "out", UNET, **options, fold=fold)
+    assert json.loads((tmp_path / "out" / "splits.json").read_text())[fold]["val"] == ["case0"]
     assert done.targets["shell"] is not None
     known = [value for value in done.targets.values() if value is not None]
     assert done.best == pytest.approx(sum(known) / len(known))
