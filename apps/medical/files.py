@@ -3,7 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from ...datasets.cases import Case, read_case
 from ...datasets.cases.grouping import group_cases
 from ...datasets.volumes import Volume, check_format, find_volumes, write_labels, write_volume
 from .model import load_segmenter
-from .plan import Target
+from .plan import Plan, painted
 from .progress import Bar, progress_bar
 from .quicklook import write_quicklook
 from .segmentation import Segmentation, label_names
@@ -176,31 +177,27 @@ def segment_files(
     endings = None if channels is None else [ending.strip().lstrip("_-.") for ending in channels.split(",")]
     cases = group_cases(paths, [channel.name for channel in plan.channels], endings)
     outputs = _outputs(cases, out, format)
-    if out is not None and not out.exists():
-        try:
-            out.mkdir(parents=True)
-        except OSError as error:
-            raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
-    alone = len(cases) == 1
-    done = {path for path in outputs if path.exists() and not overwrite and not alone}
-    check_writable([path for path in outputs if path not in done], overwrite)
-    if report is not None:
-        check_writable([report], overwrite)
-    # Memory that was asked to be kept to is; without a limit, speed comes first.
-    frugal = max_memory is not None and keep_no_freed_memory()
-    segmentation = Segmentation(
-        segmenter, device=device, precision=precision, overlap=overlap, mirror=mirror, max_memory=max_memory, frugal=frugal
-    )
-    work = _Work(segmentation, probabilities=probabilities, quicklook=quicklook, overwrite=overwrite)
-    rows = []
-    with progress_bar(progress, len(cases)) as bar:
-        for case, output in zip(cases, outputs, strict=True):
-            bar.start(case.name)
-            if output in done:
-                logger.info("%s exists and is skipped: pass --overwrite to make it anew", output)
-                rows.append(Row(case.name, output, "skipped"))
-                continue
-            rows.append(work(case, output, bar, alone=alone))
+    with _folder(out):
+        alone = len(cases) == 1
+        done = {path for path in outputs if path.exists() and not overwrite and not alone}
+        check_writable([path for path in outputs if path not in done], overwrite)
+        if report is not None:
+            check_writable([report], overwrite)
+        # Memory that was asked to be kept to is; without a limit, speed comes first.
+        frugal = max_memory is not None and keep_no_freed_memory()
+        segmentation = Segmentation(
+            segmenter, device=device, precision=precision, overlap=overlap, mirror=mirror, max_memory=max_memory, frugal=frugal
+        )
+        work = _Work(segmentation, probabilities=probabilities, quicklook=quicklook, overwrite=overwrite)
+        rows = []
+        with progress_bar(progress, len(cases)) as bar:
+            for case, output in zip(cases, outputs, strict=True):
+                bar.start(case.name)
+                if output in done:
+                    logger.info("%s exists and is skipped: pass --overwrite to make it anew", output)
+                    rows.append(Row(case.name, output, "skipped"))
+                    continue
+                rows.append(work(case, output, bar, alone=alone))
     slider = segmentation.slider
     settings = {
         "geovit": __version__,
@@ -215,6 +212,27 @@ def segment_files(
     if report is not None:
         write_text_atomic(report, json.dumps(result.to_dict(), indent=2) + "\n", overwrite)
     return result
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[None]:
+    """Make the folder for results, and remove what was made of it if none came.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    made = [folder for folder in (() if out is None else (out, *out.parents)) if not folder.exists()]
+    try:
+        for folder in reversed(made):
+            folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +280,7 @@ class _Work:
             picture = output.with_name(f"{_stem(output)}.png")
             write_quicklook(picture, volume, found.labels, names=self._names, channel=self._plan.channels[0], overwrite=True)
             seconds["quicklook"] = time.perf_counter() - start
-        return Row(case.name, output, "written", "", _millilitres(found.labels, volume, self._plan.targets), seconds)
+        return Row(case.name, output, "written", "", _millilitres(found.labels, volume, self._plan), seconds)
 
 
 def _find(inputs: Sequence[str]) -> list[Path]:
@@ -336,10 +354,12 @@ def _beside(output: Path, ending: str) -> Path:
     return output.with_name(_stem(output).removesuffix(_LABELS) + ending + suffix)
 
 
-def _millilitres(labels: NDArray[np.integer], volume: Volume, targets: Sequence[Target]) -> dict[str, float]:
+def _millilitres(labels: NDArray[np.integer], volume: Volume, plan: Plan) -> dict[str, float]:
+    targets = plan.targets
     most = max(target.output for target in targets)
     counts = np.zeros(most + 1, np.int64)
     for plane in labels:  # of the whole it would take 8 bytes a voxel
         counts += np.bincount(plane.ravel(), minlength=most + 1)
     each = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
-    return {target.name: round(float(counts[target.output]) * each, 4) for target in targets}
+    values = {target.name: list(painted(target, targets)) if plan.regions else [target.output] for target in targets}
+    return {name: round(float(counts[those].sum()) * each, 4) for name, those in values.items()}

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 from scipy.spatial import KDTree
 
-from .plan import Target
+from .plan import Target, painted
 
 Empty = Literal["nan", "monai", "one", "brats"]
 Missing = Literal["both", "truth", "prediction"]
@@ -106,7 +106,7 @@ def measure(
     steps = [step for axis, step in enumerate(spacing) if axis not in single]
     scores = {}
     for target in targets:
-        values = _painted(target, targets) if regions else (target.output,), target.values
+        values = painted(target, targets) if regions else (target.output,), target.values
         box = _union([box for found, wanted in zip(boxes, values, strict=True) for box in _boxes(found, wanted)])
         predicted, truth = (
             np.isin(labels[box], wanted).squeeze(single)
@@ -139,11 +139,6 @@ def predicted_values(targets: Sequence[Target]) -> set[int]:
 def true_values(targets: Sequence[Target]) -> set[int]:
     """Return the values that a true label map may have."""
     return {0, *(value for target in targets for value in target.values)}
-
-
-def _painted(target: Target, targets: Sequence[Target]) -> tuple[int, ...]:
-    """Values of a predicted map that are in a region: its own, and those of the regions inside it."""
-    return tuple({target.output, *(other.output for other in targets if set(other.values) <= set(target.values))})
 
 
 def _boxes(found: list[tuple[slice, ...] | None], values: Sequence[int]) -> list[tuple[slice, ...]]:

@@ -4,7 +4,7 @@ A plan follows from the fingerprint of the training cases and is written into ev
 images as those that it was trained on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -50,6 +50,11 @@ class Target:
     values: tuple[int, ...]
     output: int
     weight: float = 1.0
+
+
+def painted(region: Target, targets: Sequence[Target]) -> tuple[int, ...]:
+    """Return the values of a written label map that are in a region: its own, and those of the regions inside it."""
+    return tuple({region.output, *(other.output for other in targets if set(other.values) <= set(region.values))})
 
 
 @dataclass(frozen=True, kw_only=True)

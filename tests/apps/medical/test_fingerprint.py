@@ -347,7 +347,7 @@ def test_findings_of_one_kind_are_told_together(cases):
         image[0, 0, 0] = 1e6
         cases.add(image)
     (line,) = told(check_cases(cases.set()))
-    assert line.startswith("warning, intensity outliers: c0: channel T1 has values of")
+    assert line.startswith("intensity outliers: c0: channel T1 has values of")
     assert line.endswith("; 7 more: c1, c2, c3, c4, c5, ...")
 
 
