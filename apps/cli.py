@@ -81,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         hint = " (geovit doctor shows which extra holds it)" if isinstance(error, ModuleNotFoundError) else ""
-        return _fail((str(error) or type(error).__name__) + hint)
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else _refused(str(error))
+        return _fail((message or type(error).__name__) + hint)
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
     except SystemExit as stop:
@@ -105,7 +106,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     function: Callable[..., Any] = getattr(import_module(module, __package__), attribute)
     _show_messages(debug)
     parameters = inspect.signature(function).parameters
-    text = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
+    text = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0].replace("``", "")
     parser = ArgumentParser(prog=f"geovit {name}", exit_on_error=False, description=text)
     configs = _configurations(COMMANDS[name].configs)
     also = f", or one that comes along: {', '.join(configs)}" if configs else ""
@@ -212,9 +213,17 @@ def _plain(message: str) -> str:
     """Say what jsonargparse says without words from Python."""
     message = re.sub(r'Parser key "([^"]+)"', r"--\1", " ".join(message.split()))
     message = re.sub(r"Literal\[('\w+'(?:, '\w+')*)\]", lambda found: found[1].replace("'", "").replace(", ", " or "), message)
+    message = _refused(message)
     either = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .* Given value: "
     message = re.sub(either, lambda found: f"expected {_alternatives(found[1])}. Got value: ", message)
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("Expected a ", "expected ")
+
+
+def _refused(message: str) -> str:
+    """Of a group of options with an unknown name or a value that its own check refused, say what that said."""
+    refused = r"Does not validate against any of the Union subtypes .* Errors: - ((?!Expected )(?:(?! - ).)*) - Expected a .*"
+    message = re.sub(refused, r"\1", " ".join(message.split()))
+    return re.sub(r"Problem with given class_path '[\w.]+': ", "", message)
 
 
 def _alternatives(types: str) -> str:

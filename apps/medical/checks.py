@@ -81,7 +81,7 @@ def raise_errors(findings: Sequence[Finding]) -> None:
     """
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        raise ValueError(errors[0].text + (f" (and {len(errors) - 1} more errors in the cases)" if len(errors) > 1 else ""))
+        raise ValueError(errors[0].text + (f" (and {len(errors) - 1} more in the cases)" if len(errors) > 1 else ""))
 
 
 def told(findings: Sequence[Finding]) -> list[str]:
@@ -90,10 +90,10 @@ def told(findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         groups[finding.severity, finding.kind].append(finding)
     lines = []
-    for (severity, kind), those in groups.items():
+    for (_, kind), those in groups.items():
         others = [finding.case or finding.text for finding in those[1:]]
         also = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
-        lines.append(f"{severity}, {kind}: {those[0].text}" + (f"; {len(others)} more: {also}" if others else ""))
+        lines.append(f"{kind}: {those[0].text}" + (f"; {len(others)} more: {also}" if others else ""))
     return lines
 
 

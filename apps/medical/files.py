@@ -3,7 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -181,31 +182,27 @@ def segment_files(
     endings = None if channels is None else [ending.strip().lstrip("_-.") for ending in channels.split(",")]
     cases = group_cases(paths, [channel.name for channel in segmenter.plan.channels], endings)
     outputs = _outputs(cases, out, format)
-    if out is not None and not out.exists():
-        try:
-            out.mkdir(parents=True)
-        except OSError as error:
-            raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
-    alone = len(cases) == 1
-    done = {path for path in outputs if path.exists() and not overwrite and not alone}
-    check_writable([path for path in outputs if path not in done], overwrite)
-    if report is not None:
-        check_writable([report], overwrite)
-    # Memory that was asked to be kept to is; without a limit, speed comes first.
-    frugal = max_memory is not None and keep_no_freed_memory()
-    segmentation = Segmentation(
-        segmenter, device=device, precision=precision, overlap=overlap, mirror=mirror, max_memory=max_memory, frugal=frugal
-    )
-    work = _Work(segmentation, probabilities=probabilities, quicklook=quicklook, overwrite=overwrite)
-    rows = []
-    with progress_bar(progress, len(cases)) as bar:
-        for case, output in zip(cases, outputs, strict=True):
-            bar.start(case.name)
-            if output in done:
-                logger.info("%s exists and is skipped: pass --overwrite to make it anew", output)
-                rows.append(Row(case.name, output, "skipped"))
-                continue
-            rows.append(work(case, output, bar, alone=alone))
+    with _folder(out):
+        alone = len(cases) == 1
+        done = {path for path in outputs if path.exists() and not overwrite and not alone}
+        check_writable([path for path in outputs if path not in done], overwrite)
+        if report is not None:
+            check_writable([report], overwrite)
+        # Memory that was asked to be kept to is; without a limit, speed comes first.
+        frugal = max_memory is not None and keep_no_freed_memory()
+        segmentation = Segmentation(
+            segmenter, device=device, precision=precision, overlap=overlap, mirror=mirror, max_memory=max_memory, frugal=frugal
+        )
+        work = _Work(segmentation, probabilities=probabilities, quicklook=quicklook, overwrite=overwrite)
+        rows = []
+        with progress_bar(progress, len(cases)) as bar:
+            for case, output in zip(cases, outputs, strict=True):
+                bar.start(case.name)
+                if output in done:
+                    logger.info("%s exists and is skipped: pass --overwrite to make it anew", output)
+                    rows.append(Row(case.name, output, "skipped"))
+                    continue
+                rows.append(work(case, output, bar, alone=alone))
     slider = segmentation.slider
     settings = {
         "geovit": __version__,
@@ -220,6 +217,27 @@ def segment_files(
     if report is not None:
         write_text_atomic(report, json.dumps(result.to_dict(), indent=2) + "\n", overwrite)
     return result
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[None]:
+    """Make the folder for results, and remove what was made of it if none came.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    made = [folder for folder in (() if out is None else (out, *out.parents)) if not folder.exists()]
+    try:
+        for folder in reversed(made):
+            folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,10 +131,10 @@ def _spacing(
     if wishes.spacing is not None:
         if len(wishes.spacing) != 3 or not all(0 <= length < math.inf for length in wishes.spacing):
             raise ValueError(f"spacing {_times(wishes.spacing)}: expected three lengths in mm")
-        chosen, why = list(wishes.spacing), f"as given (median {_times(median.round(3).tolist())})"
+        chosen, why = list(wishes.spacing), f"as given; the median is {_times(median.round(3).tolist())}"
     elif wishes.axes == 2:
         chosen[2], why = 0.0, why + "; slices stay as they are"
-    reasons.append(("spacing", _times(chosen) + " mm", why))
+    reasons.append(("spacing", _times([length for length in chosen if length] or chosen) + " mm", why))
     return (chosen[0], chosen[1], chosen[2]), order
 
 
@@ -153,7 +153,7 @@ def _roi(
     if wishes.roi is not None:
         if len(wishes.roi) != wishes.axes or any(size < 1 or size % step for size in wishes.roi):
             raise ValueError(f"ROI {_times(wishes.roi)}: expected {wishes.axes} multiples of {step}")
-        reasons.append(("roi", _times(wishes.roi), f"as given (median image {shown})"))
+        reasons.append(("roi", _times(wishes.roi), f"as given; the median image has {shown} voxels"))
         return wishes.roi
     roi = [max(step, math.ceil(size / step) * step) for size in median]
     roi = [size - step if size > step and size > _TOO_LARGE * real else size for size, real in zip(roi, median, strict=True)]

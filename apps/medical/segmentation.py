@@ -236,7 +236,7 @@ def _check_channels(volume: Volume, channels: Sequence[Any]) -> None:
         return
     name = volume.path or "the volume"
     if wanted == 1:
-        raise ValueError(f"{name} is 4-D, with {given} channels or times; the model takes 3-D images, of {channels[0].name}")
+        raise ValueError(f"{name} is 4-D, with {given} channels or times; the model takes 3-D images of one channel")
     told = ", ".join(channel.name for channel in channels)
     have = "a single channel" if given == 1 else f"{given} channels"
     raise ValueError(f"{name} has {have}, the model takes {wanted}: {told}")

@@ -164,7 +164,7 @@ class Slider:
                 return Choice(cut, roi, batch, int(used + cells + batch * one), int(limit))
         raise ValueError(
             f"{' x '.join(map(str, size))} voxels need {needed / 1e9:.2f} GB in windows of {' x '.join(map(str, roi))}, the "
-            f"smallest possible; allowed are {limit / 1e9:.2f} GB"
+            f"smallest possible; allowed are {limit / 1e9:.3g} GB"
         )
 
     def _rois(self) -> Iterator[tuple[int, ...]]:

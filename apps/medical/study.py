@@ -73,9 +73,12 @@ def open_study(data: Path, *, fold: int, folds: int, wishes: Wishes, progress: b
     with case_bar("examined", progress) as tick:
         examined = examine_cases(case_set.cases, progress=tick)
     findings = check_cases(case_set, examined=examined)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for line in told(errors) if len(errors) > 1 else ():
+        logger.error("%s", line)
+    raise_errors(errors)
     for line in told(findings):
         logger.warning("%s", line)
-    raise_errors(findings)
     fingerprint = fingerprint_of(train, examined=examined)
     choice = choose(fingerprint, case_set, wishes)
     for part, chosen, because in choice.reasons:

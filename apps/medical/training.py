@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,10 +64,11 @@ class Fit:
     minutes: float
 
     def __rich__(self) -> str:
-        """Say it in a line."""
-        if self.best is None:
-            return f"{self.file}: the last weights, as no case was there to validate ({self.minutes:.1f} min)"
-        return f"{self.file}: {_told(self.best, self.targets)} in the validation ({self.minutes:.1f} min)"
+        """Say it in a line, and how to go on."""
+        score = "the last weights, as no case was there to validate"
+        if self.best is not None:
+            score = f"{_told(self.best, self.targets)} in the validation"
+        return f"{self.file}: {score} ({self.minutes:.1f} min)\ngeovit segment IMAGES --model {shlex.quote(str(self.file))}"
 
 
 def fit(

@@ -1,6 +1,7 @@
 """A run that may be stopped at any moment and goes on as if it had not been."""
 
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +24,17 @@ def state_file(out: Path, *, resume: bool) -> Path:
     Raises:
         FileNotFoundError: if a run is to be resumed and has saved no state.
         ValueError: if a new one would go where another's state lies.
+        OSError: if the folder cannot be made or written to.
     """
     last = out / LAST
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{out} cannot be a folder for results: {there} is a file")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {out}: {error.strerror}") from error
     if resume and not last.is_file():
         raise FileNotFoundError(f"nothing to resume: no file {last}")
     if not resume and last.exists():

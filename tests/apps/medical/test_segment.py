@@ -41,6 +41,13 @@ class Thresholds(nn.Module):
         return torch.cat([torch.zeros_like(x), x, 2 * x - 0.25], 1)
 
 
+class Nested(Thresholds):
+    """Soft tissue with bone in it as a region, and bone."""
+
+    def forward(self, x):
+        return torch.cat([x[:, :1] - 0.5, x[:, :1] - 0.75], 1)
+
+
 @pytest.fixture(autouse=True)
 def allocator_as_before(monkeypatch):
     """With a limit the command takes over the allocator of its process."""
@@ -136,7 +143,7 @@ def test_wrong_arrays_are_told(thresholds):
         geovit.segment(body()[..., 0], model=thresholds, affine=LPS)
     with pytest.raises(ValueError, match="affine is for arrays"):
         geovit.segment("a.nii", model=thresholds, affine=LPS)
-    with pytest.raises(ValueError, match=r"is 4-D, with 2 channels or times; the model takes 3-D images, of CT"):
+    with pytest.raises(ValueError, match=r"is 4-D, with 2 channels or times; the model takes 3-D images of one channel"):
         geovit.segment(np.stack([body(), body()]), model=thresholds, affine=LPS)
     with pytest.raises(ValueError, match="max_memory is 0"):
         geovit.segment(body(), model=thresholds, affine=LPS, max_memory=0)
@@ -235,6 +242,21 @@ def test_values_and_volumes_are_told(run, thresholds, tmp_path, monkeypatch):
     assert not (tmp_path / "a_seg.png").exists()
 
 
+def test_the_volume_of_a_region_is_that_of_all_in_it(run, thresholds, tmp_path, monkeypatch):
+    targets = Target(name="whole", values=(1, 2), output=1), Target(name="core", values=(2,), output=2)
+    segmenter = replace(thresholds, network=Nested().eval(), plan=replace(PLAN, targets=targets, regions=True))
+    monkeypatch.setattr(files, "load_segmenter", lambda _: segmenter)
+    write(tmp_path / "a.nii.gz", body())
+    assert run(tmp_path / "a.nii.gz", "--model=m", "--report", tmp_path / "r.json", "--quicklook=false")[0] == 0
+    labels = np.asarray(nib.load(tmp_path / "a_seg.nii.gz").dataobj)
+    (case,) = json.loads((tmp_path / "r.json").read_text())["cases"]
+    each = 0.9 * 1.1 * 2.5 / 1000
+    assert (labels == 1).any()
+    assert (labels == 2).any()
+    expected = {"whole": (labels > 0).sum() * each, "core": (labels == 2).sum() * each}
+    assert case["millilitres"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_many_classes_are_lines(run, thresholds, tmp_path, monkeypatch):
     targets = (*PLAN.targets, *(Target(name=f"organ {n}", values=(n,), output=n) for n in range(10, 18)))
 
@@ -320,7 +342,7 @@ def test_a_bad_image_is_one_line_and_nothing_is_written(run, model, tmp_path, pr
     assert (code, printed) == (2, "")
     assert message in errors
     assert len(errors.splitlines()) == 1
-    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists(), "no empty folder either"
 
 
 @pytest.mark.parametrize(

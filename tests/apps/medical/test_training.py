@@ -283,7 +283,8 @@ def test_bfloat16_and_accumulation_train_too(cases, tmp_path):
         (["--network.name=monai_unett"], "unknown network 'monai_unett'"),
         (["--steps=0"], "steps 0: allowed are numbers from 1 on"),
         (["--start=nowhere.safetensors"], "no such file: nowhere.safetensors"),
-        (["--crops.batch=0"], "batch 0"),
+        (["--crops.batch=0"], "geovit: batch 0"),
+        (["--network={nam: swin_unetr}"], "Option 'nam' is not accepted"),
         (["--plan.roi=[15,15,15]", "--network.name=monai_unet"], "ROI 15 x 15 x 15"),
         (["--lora.rank=4"], "give a checkpoint to start from"),
     ],
@@ -293,7 +294,15 @@ def test_wrong_options_are_told_in_a_line_and_nothing_is_written(cases, tmp_path
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("geovit: ")]
     assert len(errors) == 1
     assert message in errors[0]
+    assert not {"Union", "class_path", "Namespace"} & set(errors[0].replace("'", " ").split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_cases_are_read(cases, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["fit", "medical", str(cases), "--out", str(tmp_path / "file" / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"cannot be a folder for results: {tmp_path / 'file'} is a file")
 
 
 def test_cases_that_cannot_be_learned_from_are_told_before_anything_is_written(tmp_path, capsys):
@@ -302,7 +311,8 @@ def test_cases_that_cannot_be_learned_from_are_told_before_anything_is_written(t
     broken = np.full((22, 24, 20), np.nan, dtype=np.float32)
     write_case(tmp_path / "data", 3, image=broken)
     assert main(["fit", "medical", str(tmp_path / "data"), "--folds=2", "--out", str(tmp_path / "out")]) == 2
-    assert "case3" in capsys.readouterr().err.splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "case3" in line
     assert not (tmp_path / "out").exists()
     assert main(["fit", "medical", str(Path("nowhere")), "--out", str(tmp_path / "out")]) == 2
     assert "nowhere" in capsys.readouterr().err
