@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,10 @@ import pytest
 
 # Threads of torch that wait for each other by spinning slow a busy machine down many times over; read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A shell that starts a program in the background has it ignore Ctrl-C, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

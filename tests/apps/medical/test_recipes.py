@@ -27,7 +27,7 @@ def test_recipes_are_understood_and_tell_command_and_what_to_expect(recipe):
     assert all(size % 32 == 0 for size in options.plan.roi or ())
     assert isinstance(options.augmentation or AugmentationConfig(), AugmentationConfig)
     head = recipe.read_text().partition("\nnetwork:")[0]
-    assert f"--config configs/medical/{recipe.name}" in head
+    assert f"--config medical/{recipe.name}" in head
     assert "Dice" in head or "Not trained here" in head
 
 

@@ -245,7 +245,8 @@ def test_values_and_volumes_are_told(run, thresholds, tmp_path, monkeypatch):
 def test_the_volume_of_a_region_is_that_of_all_in_it(run, thresholds, tmp_path, monkeypatch):
     targets = Target(name="whole", values=(1, 2), output=1), Target(name="core", values=(2,), output=2)
     segmenter = replace(thresholds, network=Nested().eval(), plan=replace(PLAN, targets=targets, regions=True))
-    monkeypatch.setattr(files, "load_segmenter", lambda _: segmenter)
+    monkeypatch.setattr(files, "open_segmenter", lambda *_: segmenter)
+    monkeypatch.setattr(files, "model_file", lambda path: path)
     write(tmp_path / "a.nii.gz", body())
     assert run(tmp_path / "a.nii.gz", "--model=m", "--report", tmp_path / "r.json", "--quicklook=false")[0] == 0
     labels = np.asarray(nib.load(tmp_path / "a_seg.nii.gz").dataobj)
@@ -487,12 +488,3 @@ def test_volumes_are_left_as_they_were(thresholds):
     volume = Volume(voxels=voxels.copy(), affine=LPS)
     geovit.segment(volume, model=thresholds, device="cpu")
     assert (volume.voxels == voxels).all()
-
-
-def test_the_volume_of_a_region_is_with_those_painted_over_it():
-    whole, core = Target(name="whole", values=(1, 2), output=1), Target(name="core", values=(2,), output=2)
-    plan = Plan(channels=(CT,), targets=(whole, core), regions=True)
-    labels = np.zeros((10, 10, 10), np.uint8)
-    labels[:4], labels[:1] = 1, 2
-    volume = Volume(voxels=labels[None], affine=np.diag([1.0, 2.0, 5.0, 1.0]))
-    assert files._millilitres(labels, volume, plan) == {"whole": 4.0, "core": 1.0}

@@ -231,7 +231,7 @@ def test_little_memory_gives_pieces_then_smaller_windows_then_an_error(monkeypat
     assert tight.roi == (32, 32, 32)
     assert not caplog.messages
     with pytest.raises(
-        ValueError, match=r"90 x 120 x 130 voxels need .* GB in windows of .*smallest possible; allowed are 0.00 GB"
+        ValueError, match=r"90 x 120 x 130 voxels need .* GB in windows of .*smallest possible; allowed are 0.001 GB"
     ):
         choose(1e-3)
 
