@@ -24,6 +24,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import page
 import roofline
 import torch
 from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
@@ -201,18 +202,6 @@ def parts(side: int, dtype: torch.dtype) -> list[str]:
     return [str(dtype).removeprefix("torch."), f"{1e3 * found.seconds.total():.0f}", told]
 
 
-def show(cells: list[str]) -> None:
-    """Print a row of a table at once: the whole takes minutes."""
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def heading(cells: list[str]) -> None:
-    """Print the head of a table."""
-    print()
-    show(cells)
-    show(["---"] * len(cells))
-
-
 def main() -> int:
     """Print the tables; return 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -239,29 +228,31 @@ def main() -> int:
     precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     for name, dtype in precisions.items():
         if name in args.only:
-            heading([name, *COMPARED, *(f"times {key}" for key in COMPARED[:-1]), *(f"error of {key}" for key in COMPARED[1:])])
+            page.heading(
+                [name, *COMPARED, *(f"times {key}" for key in COMPARED[:-1]), *(f"error of {key}" for key in COMPARED[1:])]
+            )
             for side in sides:
                 cells, good = inference(side, dtype, args)
-                show(cells)
+                page.show(cells)
                 met.append(good)
     if "training" in args.only:
-        heading(["training step", "MONAI", "geovit", "times faster", "error of a gradient"])
+        page.heading(["training step", "MONAI", "geovit", "times faster", "error of a gradient"])
         steps = [(24, 64), *((48, side) for side in sides)] if gpu else [(24, 64)]
         for feature, side in steps:
             for dtype in precisions.values():
                 cells, good = training(feature, side, dtype, args)
-                show(cells)
+                page.show(cells)
                 met.append(good or (dtype == torch.bfloat16 and not gpu))  # the bar is for float32
     if "memory" in args.only and not gpu:
-        heading(["peak memory, MiB", "MONAI", "MONAI flash", "geovit", "of MONAI's", "of flash's"])
+        page.heading(["peak memory, MiB", "MONAI", "MONAI flash", "geovit", "of MONAI's", "of flash's"])
         for dtype in precisions.values():
             cells, good = memory(sides[0], dtype, args.threads)
-            show(cells)
+            page.show(cells)
             met.append(good)
     if "parts" in args.only and not gpu:
-        heading(["geovit", "ms", "of which"])
+        page.heading(["geovit", "ms", "of which"])
         for dtype in precisions.values():
-            show(parts(sides[0], dtype))
+            page.show(parts(sides[0], dtype))
     print(
         f"\nBars: {BAR} times MONAI's, {BAR_FLASH} times its flash attention's, {BAR_BFLOAT16} times the latter in bfloat16, not"
     )

@@ -33,6 +33,18 @@ def versions(packages: Sequence[str]) -> str:
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version}" for name, version in found.items())])
 
 
+def show(cells: list[str]) -> None:
+    """Print a row of a table at once: the whole takes minutes."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def heading(cells: list[str]) -> None:
+    """Print the head of a table."""
+    print()
+    show(cells)
+    show(["---"] * len(cells))
+
+
 def parser(description: str | None, parts: Sequence[str], out: str) -> argparse.ArgumentParser:
     """Return a parser of the options that every page has."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

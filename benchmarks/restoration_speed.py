@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import page
 import roofline
 import torch
 from spandrel import architectures
@@ -223,18 +224,6 @@ def memory(threads: int) -> tuple[list[str], bool]:
     return ["HAT x4, 256 x 256", *(f"{bytes_ / 2**20:.0f}" for bytes_ in found), f"{ratio:.2f}"], ratio <= BAR_MEMORY
 
 
-def show(cells: list[str]) -> None:
-    """Print a row of a table at once: the whole takes minutes."""
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def heading(cells: list[str]) -> None:
-    """Print the head of a table."""
-    print()
-    show(cells)
-    show(["---"] * len(cells))
-
-
 def main() -> int:
     """Print the tables; return 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -254,24 +243,24 @@ def main() -> int:
     )
     met = []
     if "inference" in args.only:
-        heading(["float32", *COMPARED, "times spandrel's", "times OpenVINO's", "error of OpenVINO", "error of geovit"])
+        page.heading(["float32", *COMPARED, "times spandrel's", "times OpenVINO's", "error of OpenVINO", "error of geovit"])
         for name in args.networks:
             for size in SIZES:
                 cells, good = inference(name, size, args.runs, args.threads)
-                show(cells)
+                page.show(cells)
                 met.append(good)
     if "bfloat16" in args.only:
-        heading(["geovit", "float32", "bfloat16", "times faster", "error"])
+        page.heading(["geovit", "float32", "bfloat16", "times faster", "error"])
         for name in args.networks:
-            show(bfloat16(name, SIZES[0], args.runs))
+            page.show(bfloat16(name, SIZES[0], args.runs))
     for part, measure, columns in (
         ("training", lambda: training(args.runs), ["training step", "spandrel", "geovit", "times faster", "error of a gradient"]),
         ("memory", lambda: memory(args.threads), ["peak memory", "spandrel, MiB", "geovit, MiB", "ratio"]),
     ):
         if part in args.only:
-            heading(columns)
+            page.heading(columns)
             cells, good = measure()
-            show(cells)
+            page.show(cells)
             met.append(good)
     print(f"\nBars: {BAR} times spandrel's, not slower than OpenVINO, {BAR_TRAINING} in training, {BAR_MEMORY} of the memory.")
     return 0 if all(met) else 1

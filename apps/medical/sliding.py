@@ -305,61 +305,6 @@ class Slider:
         return painted
 
 
-def segment(
-    network: nn.Module,
-    voxels_CXYZ: Tensor,
-    plan: Plan,
-    *,
-    overlap: float = 0.5,
-    mirror: bool = False,
-    max_memory: float | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    probabilities: NDArray[np.floating] | None = None,
-    progress: Ticker | None = None,
-) -> NDArray[np.unsignedinteger]:
-    """Label a prepared volume (channels, x, y, z): (x, y, z) with the values of the plan's targets.
-
-    Args:
-        network: on ``device``; seen in evaluation mode, and in the mode that it was in afterwards.
-        voxels_CXYZ: as ``prepare`` makes them.
-        plan: of the network.
-        overlap, mirror, dtype: as of ``Slider``.
-        max_memory: gigabytes (10^9 bytes) that the process may take at the most, on the device.
-        device: where the network is.
-        probabilities: (``plan.outputs``, x, y, z), filled where it is given.
-        progress: told the windows done and in all.
-
-    Raises:
-        ValueError: as ``Slider.labels``.
-    """
-    limit = None if max_memory is None else max_memory * 1e9
-    slider = Slider(
-        network=network, plan=plan, device=torch.device(device), dtype=dtype, overlap=overlap, mirror=mirror, limit=limit
-    )
-    return slider.labels(voxels_CXYZ, probabilities_KXYZ=probabilities, tick=progress)
-
-
-def predict(
-    network: nn.Module,
-    voxels_CXYZ: Tensor,
-    plan: Plan,
-    *,
-    overlap: float = 0.5,
-    mirror: bool = False,
-    max_memory: float | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    progress: Ticker | None = None,
-) -> Tensor:
-    """Return the logits of a whole prepared volume, (``plan.outputs``, x, y, z) on the CPU; arguments as of ``segment``."""
-    limit = None if max_memory is None else max_memory * 1e9
-    slider = Slider(
-        network=network, plan=plan, device=torch.device(device), dtype=dtype, overlap=overlap, mirror=mirror, limit=limit
-    )
-    return slider.logits(voxels_CXYZ, tick=progress)
-
-
 def _window(voxels_CXYZ: Tensor, route: Route, step: Step) -> Tensor:
     part = voxels_CXYZ[(slice(None), *route.part(step.window))]
     padding = route.padding(step.window)

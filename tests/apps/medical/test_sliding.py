@@ -10,10 +10,24 @@ from torch import nn
 
 from geovit.apps.medical import sliding
 from geovit.apps.medical.plan import Channel, Plan, Target
-from geovit.apps.medical.sliding import Slider, predict, segment
+from geovit.apps.medical.sliding import Slider
 from geovit.apps.medical.windows import Axis, Route, importance, shortest_route
 
 CPU = torch.device("cpu")
+
+
+def slider(network, plan, *, max_memory=None, dtype=torch.float32, overlap=0.5, mirror=False):
+    limit = None if max_memory is None else max_memory * 1e9
+    cpu = torch.device("cpu")
+    return Slider(network=network, plan=plan, device=cpu, dtype=dtype, overlap=overlap, mirror=mirror, limit=limit)
+
+
+def segment(network, voxels, plan, *, probabilities=None, progress=None, **options):
+    return slider(network, plan, **options).labels(voxels, probabilities_KXYZ=probabilities, tick=progress)
+
+
+def predict(network, voxels, plan, **options):
+    return slider(network, plan, **options).logits(voxels, tick=None)
 
 
 def plan(classes=3, roi=(16, 16, 16), *, regions=False, channels=1):
