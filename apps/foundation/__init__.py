@@ -1,0 +1,1 @@
+"""Foundation models of many sensors: pretrain, embed, probe, adapt."""

@@ -1,0 +1,80 @@
+"""A pretrained encoder, saved as one safetensors file."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ... import __version__
+from ...core.backbones.token_encoder import Encoded, Encoder
+from ...core.weights import load_into, load_state, save_module
+from .batch import SensorBatch
+from .encoder import EncoderConfig, build_encoder
+from .normalization import Normalization
+
+_FORMAT = "geovit foundation encoder 1"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoundationModel:
+    """An encoder with what its input must be.
+
+    Args:
+        encoder: a module.
+        config: of the encoder.
+        normalization: of physical values.
+        facts: what else the file tells, such as sensors and training; as JSON.
+    """
+
+    encoder: Encoder
+    config: EncoderConfig
+    normalization: Normalization
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def encode(self, batch: SensorBatch) -> Encoded:
+        """Encode images in physical units."""
+        batch = self.normalization(batch)
+        return self.encoder(batch.values, batch.wavelengths, batch.gsd, batch.valid.flatten(2).any(2))
+
+
+def _module(model: FoundationModel) -> nn.Module:
+    assert isinstance(model.encoder, nn.Module)
+    return nn.ModuleDict({"encoder": model.encoder, "normalization": model.normalization})
+
+
+def save_model(path: str | os.PathLike[str], model: FoundationModel) -> None:
+    """Write an encoder to a file, whole or not at all."""
+    content = {
+        "encoder": model.config.to_dict(),
+        "knots": len(model.normalization.wavelengths),
+        "facts": dict(model.facts),
+    }
+    save_module(path, _module(model), {"format": _FORMAT, "geovit": __version__, "model": json.dumps(content)})
+
+
+def load_model(path: str | os.PathLike[str]) -> FoundationModel:
+    """Read what ``save_model`` wrote, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such model, or its weights do not fit.
+    """
+    state, metadata = load_state(Path(path))
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"{path} is no encoder of geovit pretrain: its format is {metadata.get('format')!r}")
+    try:
+        content = json.loads(metadata["model"])
+        config = EncoderConfig(**content["encoder"])
+        model = FoundationModel(
+            encoder=build_encoder(config), config=config, normalization=Normalization(content["knots"]), facts=content["facts"]
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: its description cannot be read ({error!r})") from error
+    module = _module(model)
+    load_into(module, state)
+    module.eval()
+    return model

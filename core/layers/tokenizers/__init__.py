@@ -1,0 +1,11 @@
+"""Sensor tokenisers: images of any set of bands to tokens, one signature for all.
+
+``tokenizer(x, wavelengths, gsd, band_mask=None) -> Tokens``. What a band is, is told by its wavelength in nm; radar has codes of
+its own.
+"""
+
+from .bands import RADAR, check_bands
+from .tokens import Tokenizer, Tokens
+from .wavelength import WavelengthEmbed
+
+__all__ = ["RADAR", "Tokenizer", "Tokens", "WavelengthEmbed", "check_bands"]
