@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from ... import __version__
-from ...core.backbones.token_encoder import Encoded, Encoder
-from ...core.weights import load_into, load_state, save_module
+from ..backbones.token_encoder import Encoded, Encoder
+from ..weights import load_into, load_state, save_module
 from .batch import SensorBatch
 from .encoder import EncoderConfig, build_encoder
 from .normalization import Normalization
