@@ -157,11 +157,11 @@ class SpectralRangeEmbed(nn.Module):
 
     def weights(self, wavelengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weight (bands, dim, patch, patch) and bias (bands, dim) of each band, ``scale`` included."""
-        weight = torch.stack([embed.weight for embed in self.embeds]).flatten(1)  # type: ignore[arg-type]
-        bias = torch.stack([embed.bias for embed in self.embeds])  # type: ignore[arg-type]
+        parts = [dict(embed.named_parameters()) for embed in self.embeds]
+        weight, bias = (torch.stack([part[name] for part in parts]) for name in ("weight", "bias"))
         routes = self.scale * self.routes(wavelengths.to(weight.device)).to(weight.dtype)
         with torch.autocast(weight.device.type, enabled=False):
-            return (routes @ weight).reshape(-1, self.dim, self.patch, self.patch), routes @ bias
+            return (routes @ weight.flatten(1)).reshape(-1, self.dim, self.patch, self.patch), routes @ bias
 
     def train(self, mode: bool = True) -> "SpectralRangeEmbed":
         self._cache.clear()
