@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.linear import Linear
 from ....core.layers.token_position import GridPosition, JoinedPosition, OrderPosition, TablePosition
-from ....core.layers.tokenizers import GroupEmbed
-from ....core.layers.tokenizers.tokens import Tokens
+from ....core.layers.tokenizers import GroupEmbed, Tokens
 from ..multiscale import MultiScaleHead, multiscale_error
 from ..patch_targets import group_error, normalize_patches
 from .decoder import LAYER_NORM, PixelHead, Prediction, TokenDecoder, transformer_blocks
 
-Groups = Sequence[Sequence[int]]
+Groups = Sequence[Sequence[float]]
 
 
 def group_encoder(
@@ -37,7 +36,7 @@ def group_encoder(
     """Return the encoder.
 
     Args:
-        groups: bands of each.
+        groups: bands of each: nm, or codes of radar. Bands in none of them are not looked at.
         dim: channels.
         patch: pixels on a side of a token.
         depth, heads, mlp_ratio, qkv_bias: of the blocks.
@@ -57,7 +56,7 @@ def group_encoder(
             _start(order, OrderPosition(group_dim))
             position = JoinedPosition([position, order])
     blocks = transformer_blocks(dim, depth, heads, mlp_ratio, qkv_bias)
-    encoder = TokenEncoder(GroupEmbed(groups, dim, patch=patch), position, blocks)
+    encoder = TokenEncoder(GroupEmbed(dim, patch=patch, groups=groups, others="drop"), position, blocks)
     if not norm:
         encoder.norm = nn.Identity()
     return encoder
@@ -75,7 +74,7 @@ class GroupAutoencoder(nn.Module):
 
     Args:
         encoder: of ``group_encoder``.
-        groups: bands of each; every band is in one of them.
+        bands: of the image, in their order: nm, or codes of radar; each is in one of the groups of the encoder.
         dim, depth, heads, mlp_ratio: of the decoder.
         group_dim: channels of the decoder's tokens that tell the group; 0: all tell the place.
         larger: at how many sizes beyond its own the image is predicted.
@@ -88,7 +87,7 @@ class GroupAutoencoder(nn.Module):
     def __init__(
         self,
         encoder: TokenEncoder,
-        groups: Groups,
+        bands: Sequence[float],
         dim: int,
         *,
         depth: int,
@@ -101,10 +100,14 @@ class GroupAutoencoder(nn.Module):
         heads_in_band_order: bool = False,
     ) -> None:
         super().__init__()
+        assert isinstance(encoder.tokenizer, GroupEmbed)
+        groups = encoder.tokenizer.groups
         order = [band for group in groups for band in group]
-        if sorted(order) != list(range(len(order))):
-            raise ValueError(f"GroupAutoencoder: groups are {groups}, expected each of the bands 0..{len(order) - 1} once")
-        self.groups, self.normalized, self.heads_in_band_order = [list(group) for group in groups], normalized, heads_in_band_order
+        if sorted(order) != sorted(bands):
+            told = ", ".join(f"{band:g}" for band in bands)
+            raise ValueError(f"GroupAutoencoder: bands are {told}, expected each of {', '.join(f'{band:g}' for band in order)} once")
+        self.bands, self.normalized, self.heads_in_band_order = tuple(bands), normalized, heads_in_band_order
+        self.groups = [[self.bands.index(band) for band in group] for group in groups]
         self.encoder = encoder
         position: nn.Module = GridPosition(dim - group_dim)
         position = JoinedPosition([position, OrderPosition(group_dim)]) if group_dim else position
@@ -113,18 +116,18 @@ class GroupAutoencoder(nn.Module):
         )
         self.head = PixelHead(dim, [len(group) for group in groups], patch=encoder.patch)
         self.larger = MultiScaleHead(len(order), len(order) * width, scales=larger) if larger else None
-        self._places = [order.index(band) for band in range(len(order))]
+        self._places = [order.index(band) for band in bands]
 
-    def forward(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor, hidden: Tensor, larger: Sequence[Tensor] = ()) -> Prediction:
+    def forward(self, x: Tensor, gsd: float | Tensor, hidden: Tensor, larger: Sequence[Tensor] = ()) -> Prediction:
         """Predict images from some of their tokens.
 
         Args:
-            x: (batch, bands, height, width), bands in the order of the groups' numbers, normalised.
-            wavelengths, gsd: see ``Tokenizer``.
+            x: (batch, bands, height, width), all of the model's bands in their order, normalised.
+            gsd: see ``Tokenizer``.
             hidden: bool (batch, groups, rows, columns), the same number True in each image.
             larger: the true images at the larger sizes.
         """
-        tokens = self.encoder.embed(x, wavelengths, gsd)
+        tokens = self.encoder.embed(x, torch.tensor(self.bands), gsd)
         y = self.head(self.decoder(self.encoder.encode(tokens, hidden), tokens, hidden))
         image = y if self.heads_in_band_order else y[:, self._places]
         target = normalize_patches(x, self.encoder.patch, [range(x.shape[1])]) if self.normalized else x

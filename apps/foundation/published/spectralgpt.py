@@ -49,7 +49,7 @@ def cube_encoder(
     """
     bands, patch = cube
     encoder = TokenEncoder(
-        CubeEmbed(dim, patch=patch, depth=bands),
+        CubeEmbed(dim, patch=patch, bands=bands),
         cube_position(dim, size, separate),
         transformer_blocks(dim, depth, heads, mlp_ratio, qkv_bias),
         prefix=int(prefix),
@@ -98,9 +98,15 @@ class CubeAutoencoder(nn.Module):
 
         Args:
             x: (batch, bands, height, width), normalised.
-            wavelengths, gsd: see ``Tokenizer``.
+            wavelengths: (bands,), rising.
+            gsd: see ``Tokenizer``.
             hidden: bool (batch, cubes, rows, columns), the same number True in each image.
+
+        Raises:
+            ValueError: bands in another order.
         """
+        if bool((wavelengths[1:] < wavelengths[:-1]).any()):
+            raise ValueError(f"CubeAutoencoder: wavelengths are {wavelengths.tolist()}, expected them to rise")
         tokens = self.encoder.embed(x, wavelengths, gsd)
         image = self.head(self.decoder(self.encoder.encode(tokens, hidden), tokens, hidden))
         target = x if image.shape[1] == x.shape[1] else x[:, torch.linspace(0, x.shape[1] - 1, image.shape[1]).long().tolist()]

@@ -33,7 +33,7 @@ _NAMES_OF_BOTH: tuple[tuple[str, str | None], ...] = (
     *BLOCK_NAMES,
     (r"^(blocks|norm)\.", r"encoder.\1."),
     (r"^patch_embed\.proj\.", "patch_embed.0.proj."),
-    (r"^patch_embed\.(\d+)\.proj\.", r"encoder.tokenizer.embeds.\1."),
+    (r"^patch_embed\.(\d+)\.proj\.", r"encoder.tokenizer.embeds.\1.proj."),
     (r"^cls_token$", "encoder.prefix"),
 )
 _AUTOENCODER_NAMES: tuple[tuple[str, str | None], ...] = (
@@ -113,9 +113,21 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return arguments
 
 
+def _is_sentinel2(args: Mapping[str, Any]) -> bool:
+    return tuple(tuple(group) for group in args.get("channel_groups", ())) == SENTINEL2_GROUPS
+
+
+def wavelengths_of(args: Mapping[str, Any]) -> tuple[float, ...]:
+    """Tell the wavelengths of the image's bands; of unknown ones only that they differ."""
+    if _is_sentinel2(args):
+        return _WAVELENGTHS
+    return tuple(1000.0 + 100.0 * band for band in range(args["in_chans"]))
+
+
 def _encoder(args: Mapping[str, Any], groups: Sequence[Sequence[int]], **options: Any) -> TokenEncoder:
+    bands = wavelengths_of(args)
     return group_encoder(
-        groups,
+        [[bands[band] for band in group] for group in groups],
         args["embed_dim"],
         patch=args["patch_size"],
         depth=args["depth"],
@@ -153,7 +165,7 @@ def build_autoencoder(arguments: Mapping[str, Any]) -> GroupAutoencoder:
     larger = 0 if args["proj_ratio"] is None else 2 if grouped else 1
     return GroupAutoencoder(
         _encoder(args, groups, group_dim=args["channel_embed"] if grouped else 0),
-        groups,
+        wavelengths_of(args),
         args["decoder_embed_dim"],
         depth=args["decoder_depth"],
         heads=heads_of(args["decoder_embed_dim"], args["decoder_num_heads"], "decoder_num_heads"),
@@ -265,7 +277,7 @@ def scale(arguments: Mapping[str, Any]) -> RangeScale:
     Raises:
         Unscaled: for other bands than those of all published files for Sentinel-2.
     """
-    if arguments.get("channel_groups") != SENTINEL2_GROUPS:
+    if not _is_sentinel2(arguments):
         what = "colour pictures of 8 bits" if "channel_groups" not in arguments else "other groups of bands"
         raise Unscaled(f"it was trained on {what}: which bands and scale it wants is not known, only on Sentinel-2's ten bands")
     low = [(m - 2 * d) / 1e4 for m, d in zip(_MEAN, _DEVIATION, strict=True)]

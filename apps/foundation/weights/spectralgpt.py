@@ -26,7 +26,7 @@ _RULES: tuple[tuple[str, str | None], ...] = (
     (r"^mask_token$", "decoder.mask_token"),
     (r"^decoder_pred\.", "head.layers.0."),
     (r"^blocks\.", "encoder.blocks."),
-    (r"^patch_embed\.proj\.", "encoder.tokenizer."),
+    (r"^patch_embed\.proj\.", "encoder.tokenizer.proj."),
 )
 
 
