@@ -5,6 +5,8 @@ its own.
 """
 
 from .bands import RADAR, check_bands
+from .cube import CubeEmbed
+from .group import GroupEmbed
 from .spectral_range import SMARTIES_RANGES, SpectralRange, SpectralRangeEmbed
 from .tokens import Tokenizer, Tokens
 from .wavelength import WavelengthEmbed
@@ -12,6 +14,8 @@ from .wavelength import WavelengthEmbed
 __all__ = [
     "RADAR",
     "SMARTIES_RANGES",
+    "CubeEmbed",
+    "GroupEmbed",
     "SpectralRange",
     "SpectralRangeEmbed",
     "Tokenizer",
