@@ -16,18 +16,20 @@ class Masking:
 
     Args:
         space: share of the places that is hidden.
-        bands: share of the bands that is hidden everywhere, too: of the spectral tokens, or, where a token joins all bands, of
+        bands: share of the bands that is hidden at all places, too: of the spectral tokens, or, where a token joins all bands, of
             the bands that it is made of.
         spectral: "joint" hides the same places of all spectral tokens, "independent" others of each (Cong et al. 2022, SatMAE,
             section 3.2).
+        shared: whether co-registered images have one mask of places, as in SMARTIES (Sumbul et al. 2025, section 3.3).
 
     Raises:
-        ValueError: a share that is not in 0..1 (1 excluded), or both 0.
+        ValueError: a share that is not in 0..1 (1 excluded), both 0, or options that exclude each other.
     """
 
     space: float = 0.75
     bands: float = 0.0
     spectral: Literal["joint", "independent"] = "joint"
+    shared: bool = True
 
     def __post_init__(self) -> None:
         for name, share in (("space", self.space), ("bands", self.bands)):
@@ -64,13 +66,13 @@ def hidden_count(count: int, share: float) -> int:
 def choose(noise: Tensor, there: Tensor, count: int) -> Tensor:
     """Choose ``count`` of each row by the least noise, in equal shares of those that are there and those that are not.
 
-    What is there is hidden to the share that was asked for, however much is missing; and each row has as many hidden ones, as
-    batches need.
+    So what is there is hidden to the share that was asked for, however much is missing, and yet each row has as many hidden ones,
+    as batches need.
 
     Args:
         noise: (batch, n).
         there: bool (batch, n), False where there is nothing to see.
-        count: how many.
+        count: how many, below n.
 
     Returns:
         bool (batch, n), ``count`` True in each row.
@@ -86,37 +88,51 @@ def choose(noise: Tensor, there: Tensor, count: int) -> Tensor:
     return torch.zeros_like(chosen).scatter(1, place, chosen)
 
 
-def hide(valid: Tensor, masking: Masking, generator: Generators) -> Tensor:
-    """Choose the tokens that are hidden.
+def hide(valid: Sequence[Tensor], masking: Masking, generator: Generators) -> list[Tensor]:
+    """Choose the tokens that are hidden, of images of one sensor or of several co-registered ones.
 
     Args:
-        valid: bool (batch, spectral, rows, columns), whether a token has a valid pixel.
+        valid: for each sensor, bool (batch, spectral, rows, columns), whether a token has a valid pixel.
         masking: how much.
         generator: of the choice, on the CPU.
 
     Returns:
-        bool, like ``valid``; as many are True in each image.
+        For each sensor, bool like ``valid``; as many are True in each image. Where a token joins all bands, the share of bands is
+        not seen here: ``hide_bands``.
 
     Raises:
-        ValueError: an image of one place.
+        ValueError: images of one place, or a shared mask of sensors whose tokens do not lie on each other.
     """
-    batch, spectral, rows, columns = valid.shape
-    if masking.space and rows * columns == 1:
-        raise ValueError("masking: an image is a single token, which cannot be hidden and seen: take larger images")
-    hidden = torch.zeros_like(valid)
+    hidden = [torch.zeros_like(v) for v in valid]
     if masking.space:
-        joint = masking.spectral == "joint"
-        there = (valid.any(1, keepdim=True) if joint else valid).flatten(1)
-        count = there.shape[1]
-        chosen = choose(noise(batch, count, generator, valid.device), there, hidden_count(count, masking.space))
-        hidden = chosen.unflatten(1, (-1, rows, columns)).expand_as(valid)
-    if masking.bands and spectral > 1:
-        hidden = hidden | hide_bands(valid.flatten(2).any(2), masking.bands, generator)[:, :, None, None]
+        hidden = _hide_places(valid, masking, generator)
+    if masking.bands:
+        for i, v in enumerate(valid):
+            if v.shape[1] > 1:
+                hidden[i] = hidden[i] | hide_bands(v.flatten(2).any(2), masking.bands, generator)[:, :, None, None]
     return hidden
 
 
+def _hide_places(valid: Sequence[Tensor], masking: Masking, generator: Generators) -> list[Tensor]:
+    joint = masking.spectral == "joint"
+    maps = [v.any(1, keepdim=True) if joint else v for v in valid]
+    if masking.shared and len(maps) > 1:
+        if len({m.shape for m in maps}) > 1:
+            sizes = " and ".join("x".join(map(str, m.shape[1:])) for m in maps)
+            raise ValueError(f"masking: sensors of {sizes} tokens cannot share a mask; set shared to false, or equal sizes")
+        maps = [torch.stack(maps).any(0)]
+    hidden = []
+    for there in maps:
+        count = there[0].numel()
+        if count == 1:
+            raise ValueError("masking: an image is a single token, which cannot be both hidden and seen: take larger images")
+        drawn = noise(len(there), count, generator, there.device)
+        hidden.append(choose(drawn, there.flatten(1), hidden_count(count, masking.space)).reshape(there.shape))
+    return [hidden[i % len(hidden)].expand_as(v) for i, v in enumerate(valid)]
+
+
 def hide_bands(present: Tensor, share: float, generator: Generators) -> Tensor:
-    """Choose bands that are hidden: bool (batch, bands), as many in each image.
+    """Choose bands that are hidden: bool (batch, bands), as many in each image; none of a single band.
 
     Args:
         present: bool (batch, bands), False for a band that an image lacks.
