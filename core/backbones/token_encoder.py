@@ -76,7 +76,7 @@ class TokenEncoder(nn.Module):
         self.tokenizer: Tokenizer = tokenizer
         self.position = position
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(self.dim, eps=1e-6)
+        self.norm: nn.Module = nn.LayerNorm(self.dim, eps=1e-6)
         self.prefix = nn.Parameter(torch.empty(prefix, self.dim))
         nn.init.normal_(self.prefix, std=0.02)
 
