@@ -40,8 +40,8 @@ def _rotation(angles: Tensor) -> Rotation:
 class GridRotation(nn.Module):
     """Angles by the place on the ground and by the wavelength, for attention on the two axes of a grid.
 
-    Source: Su et al. 2021 (RoFormer), section 3.2; over bands and places: LESS ViT (arXiv 2605.18541). A coordinate u turns a pair
-    of channels by 2 pi u / period, with periods base^(i / pairs). Of a place, half of the pairs turn by the row, half by the
+    Source: Su et al. 2021 (RoFormer), section 3.2; over bands and places: LESS ViT (arXiv 2605.18541). A coordinate u turns a
+    pair of channels by 2 pi u / period, with periods base^(i / pairs). Of a place, half of the pairs turn by the row, half by the
     column. A radar polarisation has a coordinate below that of any wavelength.
 
     Args:
