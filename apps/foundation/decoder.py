@@ -15,7 +15,6 @@ from ...core.layers.linear import Linear
 from ...core.layers.tokenizers import RADAR, Tokens
 from ...core.layers.tokenizers.wavelength import wavelength_features
 
-
 Prefix = Literal["encoded", "placed", "own"]
 
 

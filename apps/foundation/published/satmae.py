@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ....core.backbones.token_encoder import TokenEncoder
+from ....core.backbones.token_encoder import Encoded, TokenEncoder
 from ....core.layers.linear import Linear
 from ....core.layers.token_position import GridPosition, JoinedPosition, OrderPosition, TablePosition
 from ....core.layers.tokenizers import GroupEmbed, Tokens
+from ..decoder import Decoder
 from ..multiscale import MultiScaleHead, multiscale_error
 from ..patch_targets import group_error, normalize_patches
-from .decoder import LAYER_NORM, PixelHead, Prediction, TokenDecoder, transformer_blocks
+from .parts import LAYER_NORM, PixelHead, Prediction, transformer_blocks
 
 Groups = Sequence[Sequence[float]]
 
@@ -80,8 +81,8 @@ class GroupAutoencoder(nn.Module):
         larger: at how many sizes beyond its own the image is predicted.
         width: channels for each band between the upsampling blocks.
         normalized: whether the target's patches, of all bands together, are normalised.
-        heads_in_band_order: the published program lays what its heads predict side by side and takes it for the bands in the order
-            of the image, though it is in that of the groups. A head then learns other bands than those of its group.
+        heads_in_band_order: the published program lays what its heads predict side by side and takes it for the bands in the
+            order of the image, though it is in that of the groups. A head then learns other bands than those of its group.
     """
 
     def __init__(
@@ -105,14 +106,16 @@ class GroupAutoencoder(nn.Module):
         order = [band for group in groups for band in group]
         if sorted(order) != sorted(bands):
             told = ", ".join(f"{band:g}" for band in bands)
-            raise ValueError(f"GroupAutoencoder: bands are {told}, expected each of {', '.join(f'{band:g}' for band in order)} once")
+            raise ValueError(
+                f"GroupAutoencoder: bands are {told}, expected each of {', '.join(f'{band:g}' for band in order)} once"
+            )
         self.bands, self.normalized, self.heads_in_band_order = tuple(bands), normalized, heads_in_band_order
         self.groups = [[self.bands.index(band) for band in group] for group in groups]
         self.encoder = encoder
         position: nn.Module = GridPosition(dim - group_dim)
         position = JoinedPosition([position, OrderPosition(group_dim)]) if group_dim else position
-        self.decoder = TokenDecoder(
-            encoder.dim, position, transformer_blocks(dim, depth, heads, mlp_ratio), prefix="encoded"
+        self.decoder = Decoder(
+            encoder.dim, dim, depth=depth, heads=heads, position=position, mlp_ratio=mlp_ratio, prefix="placed"
         )
         self.head = PixelHead(dim, [len(group) for group in groups], patch=encoder.patch)
         self.larger = MultiScaleHead(len(order), len(order) * width, scales=larger) if larger else None
@@ -128,7 +131,7 @@ class GroupAutoencoder(nn.Module):
             larger: the true images at the larger sizes.
         """
         tokens = self.encoder.embed(x, torch.tensor(self.bands), gsd)
-        y = self.head(self.decoder(self.encoder.encode(tokens, hidden), tokens, hidden))
+        y = self.head(self.decoder(self.encoder.encode(tokens, hidden), hidden, tokens).tokens)
         image = y if self.heads_in_band_order else y[:, self._places]
         target = normalize_patches(x, self.encoder.patch, [range(x.shape[1])]) if self.normalized else x
         losses = {"pixels": group_error(image, target, hidden, self.groups)}
@@ -157,7 +160,7 @@ class GroupClassifier(nn.Module):
 
     def features(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor) -> Tensor:
         """Return (batch, dim)."""
-        encoded = self.encoder(x, wavelengths, gsd)
+        encoded: Encoded = self.encoder(x, wavelengths, gsd)
         if self.norm is None:
             return encoded.prefix[:, 0]
         y: Tensor = self.norm(encoded.tokens.mean((1, 2, 3)))

@@ -19,7 +19,7 @@ from ..decoder import Decoder, RangeHead
 from ..masking import Generators, Masking, hide
 from ..mixing import check_mixable, draw_swapped, exchange
 from ..targets import PatchScale, patches, squared_error
-from .decoder import LAYER_NORM, transformer_blocks
+from .parts import LAYER_NORM, transformer_blocks
 
 Pooling = Literal["class", "mean", "none"]
 

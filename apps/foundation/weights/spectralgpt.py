@@ -13,7 +13,7 @@ from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.spectralgpt import CubeAutoencoder, CubeClassifier, cube_encoder
 from .scales import StretchScale
-from .system import BLOCK_NAMES, System, Unscaled, depth_of, heads_of, join_qkv, load_renamed
+from .system import BLOCK_NAMES, System, UnscaledError, depth_of, heads_of, join_qkv, load_renamed
 
 # Sentinel-2 without B10, in the order of fMoW-Sentinel.
 _WAVELENGTHS = (443.0, 490.0, 560.0, 665.0, 705.0, 740.0, 783.0, 842.0, 865.0, 945.0, 1610.0, 2190.0)
@@ -155,7 +155,9 @@ def to_ours(state: Mapping[str, Tensor], size: tuple[int, int, int], *, classifi
     for front, where in (("", "encoder"), ("decoder_", "decoder")):
         token = left.pop(f"{front}cls_token", None)
         place = left.pop(f"{front}pos_embed_class", None)
-        whole, space, spectrum = (left.pop(f"{front}{name}", None) for name in ("pos_embed", "pos_embed_spatial", "pos_embed_temporal"))
+        whole, space, spectrum = (
+            left.pop(f"{front}{name}", None) for name in ("pos_embed", "pos_embed_spatial", "pos_embed_temporal")
+        )
         if whole is not None:
             place, table = (whole[:, :1], whole[:, 1:]) if token is not None else (None, whole)
             ours[f"{where}.position.table"] = _unflatten(table[0], size)
@@ -197,10 +199,11 @@ def scale(arguments: Mapping[str, Any]) -> StretchScale:
     """Return the official scale: each band of each image from its least to its greatest value is 0..1.
 
     Raises:
-        Unscaled: for another number of bands than the 12 of all published files.
+        UnscaledError: for another number of bands than the 12 of all published files.
     """
     if arguments["num_frames"] != len(_WAVELENGTHS):
-        raise Unscaled(f"it takes {arguments['num_frames']} bands, which are not known; those of published files are 12 of Sentinel-2")
+        given = arguments["num_frames"]
+        raise UnscaledError(f"it takes {given} bands, and it is not known which: published files take 12 of Sentinel-2")
     return StretchScale(_WAVELENGTHS, _NAMES)
 
 
