@@ -234,5 +234,5 @@ def _owner(tokens: Tokens, bands: int) -> Tensor:
     if tokens.owner is not None:
         return tokens.owner.to(device)
     if spectral not in (1, bands):
-        raise ValueError(f"{spectral} spectral tokens of {bands} bands: the tokeniser does not tell which has which, take another")
+        raise ValueError(f"{spectral} spectral tokens of {bands} bands: the tokeniser does not tell which has which")
     return torch.zeros(bands, dtype=torch.long, device=device) if spectral == 1 else torch.arange(bands, device=device)
