@@ -157,9 +157,11 @@ class SpectralRangeEmbed(nn.Module):
 
     def weights(self, wavelengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weight (bands, dim, patch, patch) and bias (bands, dim) of each band, ``scale`` included."""
+        # First what has no gradient, and depends on values: torch.compile leaves its graph there.
+        routes = self.scale * self.routes(wavelengths)
         parts = [dict(embed.named_parameters()) for embed in self.embeds]
         weight, bias = (torch.stack([part[name] for part in parts]) for name in ("weight", "bias"))
-        routes = self.scale * self.routes(wavelengths.to(weight.device)).to(weight.dtype)
+        routes = routes.to(weight)
         with torch.autocast(weight.device.type, enabled=False):
             return (routes @ weight.flatten(1)).reshape(-1, self.dim, self.patch, self.patch), routes @ bias
 
