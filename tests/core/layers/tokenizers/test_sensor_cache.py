@@ -133,7 +133,7 @@ def test_random_bands_without_end_are_not_kept_without_end(embed):
 
 
 def test_compiled_it_gives_the_same(embed):
-    compiled = torch.compile(embed, backend="aot_eager")
+    compiled = torch.compile(embed, backend="aot_eager", fullgraph=True)
     for mode in (False, True):
         embed.train(mode)
         for waves in (WAVES, WAVES + 30):
@@ -144,3 +144,5 @@ def test_compiled_it_gives_the_same(embed):
         compiled(X, WAVES, 10.0)
         next(iter(embed.parameters())).add_(0.5)
         torch.testing.assert_close(compiled(X, WAVES, 10.0).x, fresh(embed))
+        with pytest.raises(RuntimeError, match="not in nm"):
+            compiled(X, WAVES / 1000, 10.0)
