@@ -46,7 +46,7 @@ class MetrePosition(nn.Module):
         rows, columns = tokens.x.shape[2:4]
         dtype = torch.promote_types(tokens.x.dtype, torch.float32)
         pitch = tokens.pitch.to(tokens.x.device, dtype)
-        # Mostly all images of a batch have one pitch; then one table is computed, not one for each. A GPU would wait for the answer.
+        # Mostly all images of a batch have one pitch: one table then does. (A GPU would wait for the answer.)
         alike = pitch.device.type == "cpu" and bool((pitch == pitch[0]).all())
         pitch = pitch[:1] if alike else pitch
         steps = pitch[:, None] / self.unit
