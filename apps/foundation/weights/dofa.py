@@ -146,8 +146,8 @@ def load_second(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
 
 
 # Sentinel-2 as the authors give it: images of SatlasPretrain, 8 bits at the top of the atmosphere (B02, B03 and B04 those of the
-# colour picture, full at a reflectance of 0.3558; the others full at 0.816), and their mean and deviation. Radar of SatlasPretrain
-# is no calibrated quantity, and the statistics of other images of the pretraining are not published.
+# colour picture, full at a reflectance of 0.3558; the others full at 0.816), and their mean and deviation. Radar is no calibrated
+# quantity there, and the statistics of other images of the pretraining are not published.
 _BANDS = (490.0, 560.0, 665.0, 705.0, 740.0, 783.0, 842.0, 1610.0, 2190.0)
 _MEAN = (126.63977424, 114.81779093, 114.1099739, 84.33539309, 97.84789168, 103.94461911, 101.435633, 72.32804172, 56.66528851)
 _DEVIATION = (67.42465279, 69.96844919, 77.84352553, 64.57022983, 61.72545487, 61.34187099, 60.29744676, 47.88519516, 42.55886798)
