@@ -19,7 +19,7 @@ from ...core.tiles import Tile, cut
 from ...datasets import Grid
 from .features import LAST, parse_layers, place_features
 from .images import codes
-from .scenes import SensorScene, open_sensor_scene
+from .scenes import Pixels, open_sensor_scene
 
 Tick = Callable[[int, int], None]
 
@@ -52,7 +52,7 @@ class Embedding:
 
     Args:
         values: float32 (rows, columns, features); NaN where there is no data.
-        grid: of the tokens: the scene's, with pixels ``patch`` times as large. The last row and column may reach beyond the scene.
+        grid: of the tokens: the scene's, with pixels ``patch`` times as large; the last ones may reach beyond the scene.
         sensor: its name.
         bands: names, or wavelengths.
         patch: pixels of the scene on a side of a token.
@@ -89,7 +89,7 @@ def embed(
         scene: a raster, as for ``open_scene``.
         model: what `geovit pretrain` wrote, or its file.
         sensor: whose table tells bands and scale. Default: wavelengths of the file, and reflectance.
-        gsd: metres on the ground from a pixel to the next. Default: the sensor's, else the file's.
+        gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         layer: depth of the features: last, a number of blocks, or several joined by commas.
         tiling: how the scene is cut.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -104,11 +104,10 @@ def embed(
     """
     embedder = Embedder(model, layer=layer, tiling=tiling or Tiling(), device=device, precision=precision)
     opened = open_sensor_scene(scene, sensor, gsd=gsd)
-    grid = token_grid(opened.scene.grid, embedder.patch)
-    values = np.full((*grid.shape, embedder.features), np.nan, dtype=np.float32)
-    for row, column, part in embedder.parts(opened):
-        values[row : row + part.shape[0], column : column + part.shape[1]] = part
-    return Embedding(values, grid, opened.sensor, tuple(band.name for band in opened.bands), embedder.patch)
+    values = embedder.whole(opened)
+    return Embedding(
+        values, token_grid(opened.grid, embedder.patch), opened.sensor, tuple(band.name for band in opened.bands), embedder.patch
+    )
 
 
 class Embedder:
@@ -133,22 +132,22 @@ class Embedder:
         self.tile = max(tiling.tile // self.patch, 1) * self.patch
         self.halo = min(-(-tiling.halo // self.patch), (self.tile // self.patch - 1) // 2) * self.patch
 
-    def check(self, opened: SensorScene) -> None:
+    def check(self, opened: Pixels) -> None:
         """Raise a ValueError, in one line, if the model has no scale for a band of the scene."""
         try:
             self.model.normalization.at(codes(opened.bands))
         except ValueError as error:
-            raise ValueError(f"{opened.scene.path}: {error}") from error
+            raise ValueError(f"{opened.where}: {error}") from error
 
-    def tiles(self, opened: SensorScene) -> list[tuple[Tile, Tile]]:
+    def tiles(self, opened: Pixels) -> list[tuple[Tile, Tile]]:
         """Return the tiles of a scene, rows and columns, in pixels; the scene is filled up to whole tokens."""
         rows, columns = (
             cut(-(-side // self.patch) * self.patch, self.tile, overlap=2 * self.halo, multiple=self.patch)
-            for side in opened.scene.grid.shape
+            for side in opened.shape
         )
         return [(row, column) for row in rows for column in columns]
 
-    def parts(self, opened: SensorScene, tick: Tick | None = None) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    def parts(self, opened: Pixels, tick: Tick | None = None) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
         """Yield row and column of the first token, and features (rows, columns, features), NaN where there is no data."""
         self.check(opened)
         tiles = self.tiles(opened)
@@ -163,13 +162,21 @@ class Embedder:
                 if tick is not None:
                     tick(done, len(tiles))
 
+    def whole(self, opened: Pixels) -> NDArray[np.float32]:
+        """Return all features, (rows, columns, features)."""
+        rows, columns = (-(-side // self.patch) for side in opened.shape)
+        values = np.full((rows, columns, self.features), np.nan, dtype=np.float32)
+        for row, column, part in self.parts(opened):
+            values[row : row + part.shape[0], column : column + part.shape[1]] = part
+        return values
+
     @torch.inference_mode()
     def _tile(
-        self, values: NDArray[np.float32], opened: SensorScene, rows: Tile, columns: Tile, kept: tuple[slice, slice]
+        self, values: NDArray[np.float32], opened: Pixels, rows: Tile, columns: Tile, kept: tuple[slice, slice]
     ) -> NDArray[np.float32]:
         finite = np.isfinite(values)
         there = finite.all(axis=0)
-        height, width = opened.scene.grid.shape
+        height, width = opened.shape
         inside = (np.arange(rows.start, rows.stop) < height)[:, None] & (np.arange(columns.start, columns.stop) < width)
         share = _blocks(there, self.patch) / np.maximum(_blocks(inside, self.patch), 1)
         good = share >= self.valid

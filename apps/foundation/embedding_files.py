@@ -69,7 +69,7 @@ def embed_files(
         scenes: rasters; any number of them.
         model: what `geovit pretrain` wrote.
         sensor: of all the scenes; its table tells bands and scale. Default: wavelengths of the file, and reflectance.
-        gsd: metres on the ground from a pixel to the next. Default: the sensor's, else the file's.
+        gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         out: folder to write to, made if there is none. Default: beside each scene.
         layer: depth of the features: last, a number of blocks, or several joined by commas.
         dtype: float16 (as Float32 of 16 bits, which every GDAL reads), float32, or int8 with a scale for each band.
@@ -142,7 +142,7 @@ def _write(
     overwrite: bool,
     tick: Tick,
 ) -> None:
-    grid = token_grid(scene.scene.grid, embedder.patch)
+    grid = token_grid(scene.grid, embedder.patch)
     count = embedder.features
     # Tiles come in their own order, and int8 and colours need all of them: a file beside the result holds them meanwhile.
     with tempfile.TemporaryDirectory(prefix=".embedding.", dir=targets[0].parent) as folder:
@@ -152,7 +152,7 @@ def _write(
             kept[row : row + part.shape[0], column : column + part.shape[1]] = part
             moments.add(part[np.isfinite(part[..., 0])])
         if not moments.count:
-            raise ValueError(f"{scene.scene.path}: no token has enough pixels with data")
+            raise ValueError(f"{scene.layer.where}: no token has enough pixels with data")
         strip = max(1, _STRIP_VALUES // (grid.width * count))
         strips = [(row, kept[row : row + strip]) for row in range(0, grid.height, strip)]
         scales = np.maximum(moments.largest, 1e-12) / 127 if dtype == "int8" else None
@@ -194,7 +194,7 @@ def _quantized(values: NDArray[np.float32], scales: NDArray[np.float64]) -> NDAr
 
 
 def _colours(strips: Sequence[tuple[int, NDArray[np.float32]]], moments: "_Moments") -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The first three principal components, 1 to 255, and 0 where there is no data; the sign makes the largest weight positive."""
+    """The first three principal components, 1 to 255, and 0 where there is no data; of each the largest weight is positive."""
     spread, directions = np.linalg.eigh(moments.covariance)
     take = min(3, len(spread))
     directions = directions[:, ::-1][:, :take]

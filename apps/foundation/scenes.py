@@ -1,130 +1,163 @@
-"""Scenes of any size as images of a sensor: which bands they have, and their values in physical units."""
+"""Scenes of any size as images of a sensor, read window by window."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from ...datasets import Scene, open_scene
-from ...datasets.raster import data_file, open_raster
-from ...datasets.sensors import Band, Sensor, SensorImage, sensor
+from ...datasets import Grid, open_scene
+from ...datasets.collections.layer import Layer, ground_pitch
+from ...datasets.collections.rasters import open_layer
+from ...datasets.sensors import Band, Radiometry, Sensor, SensorImage, sensor
 
-_UNNAMED = "unnamed"
-_LARGEST = 2.0  # reflectance: bright clouds and snow on slopes
-_SAMPLE = 512  # pixels on a side of what is looked at for the radiometry
+logger = logging.getLogger(__name__)
+
+UNNAMED = "unnamed"
+
+
+class Pixels(Protocol):
+    """What can be read window by window: a file, or an image in memory."""
+
+    @property
+    def where(self) -> str:
+        """Its name, for messages."""
+        ...
+
+    @property
+    def sensor(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """What ``read`` delivers."""
+        ...
+
+    @property
+    def gsd(self) -> float:
+        """Metres on the ground from a pixel to the next."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        ...
+
+    def read(self, row: int, column: int, height: int, width: int) -> NDArray[np.float32]:
+        """Values (bands, height, width) in physical units; NaN where there is no data, and beyond the lower and right edges."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedImage:
+    """An image in memory."""
+
+    image: SensorImage
+
+    @property
+    def where(self) -> str:
+        return self.image.name
+
+    @property
+    def sensor(self) -> str:
+        return self.image.sensor
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        return self.image.bands
+
+    @property
+    def gsd(self) -> float:
+        return self.image.gsd
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.image.values.shape[1], self.image.values.shape[2]
+
+    def read(self, row: int, column: int, height: int, width: int) -> NDArray[np.float32]:
+        part = self.image.values[:, row : row + height, column : column + width]
+        beyond = (0, 0), (0, height - part.shape[1]), (0, width - part.shape[2])
+        return np.pad(part, beyond, constant_values=np.nan)
 
 
 @dataclass(frozen=True, eq=False)
 class SensorScene:
-    """A scene on disk whose bands are known; nothing is read before it is asked for.
+    """A scene on disk whose bands are known, and what its numbers mean.
 
     Args:
-        scene: the file.
-        bands: one for each band that ``scene.read`` delivers.
-        scale, offset: value = number * scale + offset.
+        layer: the file.
+        radiometry: numbers to physical units, the same for all windows.
         gsd: metres on the ground from a pixel to the next.
-        sensor: its name.
     """
 
-    scene: Scene
-    bands: tuple[Band, ...]
-    scale: float
-    offset: float
+    layer: Layer
+    radiometry: Radiometry
     gsd: float
-    sensor: str
+
+    @property
+    def where(self) -> str:
+        return self.layer.where
+
+    @property
+    def sensor(self) -> str:
+        return self.layer.sensor.name
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        return self.layer.bands
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.layer.grid.shape
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+        return self.layer.grid
 
     def read(self, row: int, column: int, height: int, width: int) -> NDArray[np.float32]:
-        """Values (bands, height, width) in physical units; NaN where there is no data, and beyond the edges."""
-        grid = self.scene.grid
-        top, left = max(row, 0), max(column, 0)
-        bottom, right = min(row + height, grid.height), min(column + width, grid.width)
+        bottom, right = min(row + height, self.grid.height), min(column + width, self.grid.width)
+        window = Window(column, row, right - column, bottom - row)
         values = np.full((len(self.bands), height, width), np.nan, dtype=np.float32)
-        if bottom > top and right > left:
-            found = self.scene.read(Window(left, top, right - left, bottom - top))
-            part = values[:, top - row : bottom - row, left - column : right - column]
-            np.multiply(found, np.float32(self.scale), out=part)
-            part += np.float32(self.offset)
+        values[:, : bottom - row, : right - column] = self.layer.values(self.radiometry, range(len(self.bands)), window)
         return values
-
-    def image(self) -> SensorImage:
-        """Read the whole scene."""
-        grid = self.scene.grid
-        return SensorImage(self.read(0, 0, *grid.shape), self.bands, self.gsd, self.sensor, Path(self.scene.path).stem, grid=grid)
 
 
 def open_sensor_scene(path: str | Path, name: str | None = None, *, gsd: float | None = None) -> SensorScene:
     """Open a scene of a sensor.
 
     Args:
-        path: as for ``open_scene``.
-        name: of the sensor, whose table tells the bands, scale and offset. Without it the file must tell wavelengths, and values
-            must be reflectance after the scale and offset that the file tells.
-        gsd: metres on the ground from a pixel to the next. Default: the sensor's, else that of a file in metres.
+        path: a raster.
+        name: of the sensor, whose table tells the bands and what numbers mean. Without it the file must tell the wavelengths,
+            and its numbers must be reflectance: as a fraction, in percent, or times 10000.
+        gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: bands that the sensor has not, bands without wavelengths, or values that are none of the sensor's.
+        ValueError: bands that are not the sensor's, bands without wavelengths, numbers that the sensor cannot have measured, or
+            a file that does not tell the size of its pixels.
     """
+    if gsd is not None and not gsd > 0:
+        raise ValueError(f"gsd is {gsd:g}, expected metres above 0")
+    layer = open_layer(path, _by_wavelengths(path, gsd) if name is None else sensor(name))
+    pitch = ground_pitch(layer.grid)
+    if gsd is not None and pitch is not None and not 0.9 < gsd / pitch < 1.1:
+        logger.warning("%s: its grid has pixels of %.3g m, taken as %.3g m as asked for", path, pitch, gsd)
+    radiometry = layer.decide()
+    logger.info("%s: %d bands of %s; %s", path, len(layer.bands), layer.sensor.name, radiometry.reason)
+    return SensorScene(layer, radiometry, gsd or layer.gsd)
+
+
+def _by_wavelengths(path: str | Path, gsd: float | None) -> Sensor:
+    """What stands in for the table of a sensor that is not named."""
     scene = open_scene(path)
-    if name is None:
-        opened = _by_wavelengths(scene, gsd)
-    else:
-        known = sensor(name)
-        opened = SensorScene(scene, _by_sensor(scene, known), known.scale, known.offset, gsd or known.gsd, known.name)
-    _check_radiometry(opened, None if name is None else sensor(name))
-    return opened
-
-
-def _by_sensor(scene: Scene, known: Sensor) -> tuple[Band, ...]:
-    """Bands by the file's descriptions where those are the sensor's names, else in the sensor's order."""
-    count = len(scene.bands) + len(scene.dropped)
-    names = {band.name.upper(): band for band in known.bands}
-    with open_raster(data_file(scene.path)) as src:
-        texts = [(text or "").strip().upper() for text in src.descriptions]
-    if all(texts) and all(text in names for text in texts):
-        return tuple(names[texts[band - 1]] for band in scene.bands)
-    if count != len(known.bands):
-        listed = ", ".join(band.name for band in known.bands[:13]) + (", ..." if len(known.bands) > 13 else "")
-        raise ValueError(
-            f"{scene.path}: {count} bands, but {known.name} has {len(known.bands)} ({listed}), and none are named so"
-        )
-    return tuple(known.bands[band - 1] for band in scene.bands)
-
-
-def _by_wavelengths(scene: Scene, gsd: float | None) -> SensorScene:
     if scene.wavelengths is None:
-        raise ValueError(f"{scene.path}: its bands have no wavelengths: name the sensor")
-    bands = tuple(Band(f"{nm:.0f} nm", float(nm)) for nm in scene.wavelengths)
-    with open_raster(data_file(scene.path)) as src:
-        scales = {(src.scales[band - 1], src.offsets[band - 1]) for band in scene.bands}
-    if len(scales) > 1:
-        raise ValueError(f"{scene.path}: its bands have different scales and offsets: name the sensor")
-    if gsd is None:
-        crs, t = scene.grid.crs, scene.grid.transform
-        if crs is None or not crs.is_projected:
-            raise ValueError(f"{scene.path}: no grid in metres tells the size of its pixels: name the sensor, or give the gsd")
-        gsd = float(np.sqrt(abs(t.a * t.e - t.b * t.d))) * float(crs.linear_units_factor[1])
-    ((scale, offset),) = scales
-    return SensorScene(scene, bands, scale, offset, gsd, _UNNAMED)
-
-
-def _check_radiometry(opened: SensorScene, known: Sensor | None) -> None:
-    """Compare a part of the scene with what the sensor measures; numbers of another scale end in nonsense without a word."""
-    height, width = (min(side, _SAMPLE) for side in opened.scene.grid.shape)
-    row, column = ((side - part) // 2 for side, part in zip(opened.scene.grid.shape, (height, width), strict=True))
-    values = opened.read(row, column, height, width)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return
-    low, high = (float(v) for v in np.percentile(values, (1, 99)))
-    least, most = (-0.2, _LARGEST) if known is None else known.expected
-    slack = (most - least) / 2
-    if low < least - slack or high > most + slack:
-        unit = "reflectance" if known is None else known.unit
-        owner = "a scene without a named sensor" if known is None else known.name
-        raise ValueError(
-            f"{opened.scene.path}: 98 % of the values lie in {low:.4g}..{high:.4g} {unit}, where {owner} has {least:g}..{most:g}:"
-            " is it another sensor, or another scale?"
-        )
+        raise ValueError(f"{path}: its bands have no wavelengths: name the sensor")
+    pitch = gsd or ground_pitch(scene.grid)
+    if pitch is None:
+        raise ValueError(f"{path}: no coordinate reference system tells the size of its pixels: name the sensor or give the gsd")
+    return replace(sensor("enmap"), name=UNNAMED, gsd=pitch, aliases=(), channels=None)
