@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.precision import Precision
-from ...core.sensors.encoder import build_encoder
 from ...core.sensors.model import FoundationModel
 from ...datasets.sensors import SensorImage
 from .embedding import Embedder, Tiling
@@ -78,7 +77,7 @@ class Extractor:
         for seed in range(self.seed, self.seed + self.options.seeds):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                fresh = build_encoder(self.model.config)
+                fresh = self.model.untrained()
             runs.append(self._encoded(replace(self.model, encoder=fresh), images))
         return runs
 

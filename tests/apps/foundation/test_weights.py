@@ -237,7 +237,7 @@ def test_an_image_without_one_of_the_bands_is_refused_by_its_name(name):
     scale = published_from(state, arguments=arguments).normalization()
     batch = sentinel2("B02", "B03", "B04", "B08", "B11", "B12")
     for ask in (lambda: scale(batch), lambda: scale.at(batch.wavelengths)):
-        with pytest.raises(ValueError, match=r"among 490 nm.* there is no .*B05 \(705 nm\), B06"):
+        with pytest.raises(ValueError, match=r"among 49\d.* there is no .*B05 \(705 nm\), B06"):
             ask()
 
 
