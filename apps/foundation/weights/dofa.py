@@ -122,7 +122,7 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     if module.norm is not None and (dropped or "fc_norm.weight" in state):
         dropped += tuple(name for name in state if name.startswith("norm."))
     ours = to_ours({name: tensor for name, tensor in state.items() if name not in dropped})
-    untouched = ()
+    untouched: tuple[str, ...] = ()
     if module.norm is not None and not any(name.startswith("norm.") for name in ours):
         untouched = tuple(f"norm.{name}" for name in module.norm.state_dict())
         ours |= {f"norm.{name}": tensor for name, tensor in module.norm.state_dict().items()}
