@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ... import __version__
 from ...core.training.runs import interruptible
 from ...datasets import Scene
+from .encoder_network import SceneEncoder, fingerprint
 from .model import Classifier, ModelInfo
 from .recipe import Recipe, TrainingConfig
 from .samples import UNLABELLED, Crops, LabelledScene, Mask, at_pixels, centre, require_trainable, validation_folds
@@ -61,22 +62,30 @@ def fit(
     device: torch.device,
     precision: torch.dtype = torch.float32,
     progress: bool = False,
+    encoder: SceneEncoder | None = None,
 ) -> Classifier:
     """Fit a classifier to the chosen labelled pixels; no other label is looked at.
 
     Each member holds out other blocks of them, for early stopping and for the temperature. The same seed gives the same
-    weights on a CPU.
+    weights on a CPU. A pretrained encoder is what each member starts from, if the recipe's network is an encoder; adapters are
+    left as they are, beside the layers that they adapt.
 
     Raises:
-        ValueError: fewer than two classes, or a class with fewer than two pixels.
+        ValueError: fewer than two classes, a class with fewer than two pixels, or an encoder is missing, given in vain, or does
+            not fit.
     """
     require_trainable(labelled.classes, labelled.targets[training])
     wavelengths = None if scene.wavelengths is None else scene.wavelengths.tolist()
-    info = ModelInfo(__version__, scene.num_bands, wavelengths, labelled.classes, recipe, {})
+    if encoder is None and recipe.network == "encoder":
+        raise ValueError("the recipe adapts a pretrained encoder: give one (--encoder)")
+    base = None if encoder is None else fingerprint(encoder.model)
+    info = ModelInfo(__version__, scene.num_bands, wavelengths, labelled.classes, recipe, {}, base)
     spectra = torch.from_numpy(labelled.spectra())
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = Classifier(info)
+        if encoder is not None:
+            model.adapt(encoder)
         outputs, truths, history = [], [], []
         for number, held_out in enumerate(validation_folds(labelled, training, recipe.training, seed)):
             logger.info("fitting member %d of %d", number + 1, len(model.members))
@@ -104,6 +113,7 @@ def fit(
         note="on blocks held out of the training labels; they also stopped the training, so this is optimistic",
         temperature=round(float(model.temperature), 4),
         members=history,
+        trained_parameters=sum(p.numel() for p in model.members[0].network.parameters() if p.requires_grad),
     )
     return model.eval().to(device)
 
