@@ -85,7 +85,8 @@ class EncoderNetwork(nn.Module):
         if self.config.adaptation in ("lora", "freeze"):
             self.encoder.requires_grad_(False)
         if self.config.adaptation == "lora":
-            add_lora(self.encoder, rank=self.config.rank, alpha=self.config.alpha)
+            # What reads the bands stays: it is shared by all sensors, and its layers make weights and no features.
+            add_lora(self.encoder.get_submodule("blocks"), rank=self.config.rank, alpha=self.config.alpha)
 
     def load_base(self, model: FoundationModel) -> None:
         """Take an encoder's weights.
@@ -145,7 +146,7 @@ def encoder_for(scene: Scene, model: FoundationModel) -> SceneEncoder:
     crs = scene.grid.crs
     if crs is None or not crs.is_projected:
         raise ValueError(
-            f"{scene.path}: its pixels have no size in metres ({crs.to_string() if crs else 'no CRS'}): an encoder asks for a scene"
+            f"{scene.path}: its pixels have no size in metres ({crs.to_string() if crs else 'no CRS'}): an encoder wants a scene"
             " in a projected CRS"
         )
     gsd = abs(scene.grid.transform.determinant) ** 0.5 * crs.linear_units_factor[1]

@@ -132,6 +132,7 @@ def _fit_member(
 ) -> list[float]:
     """Train in place, ending at the weights of the lowest validation loss; return that loss at each validation."""
     config = recipe.training
+    frozen = {name: p.detach().clone() for name, p in network.named_parameters() if not p.requires_grad}
     task = _Task(network, labelled, held_out, config)
     crops = Crops(labelled, training, config, side=recipe.crop, jitter=recipe.jitter, seed=seed)
     callbacks: list[Callback] = [EMAWeightAveraging(decay=0.98)]
@@ -159,6 +160,7 @@ def _fit_member(
         trainer.fit(task, DataLoader(crops, batch_size=None), DataLoader(TensorDataset(torch.zeros(1)), batch_size=None))
     if task.best is not None:
         network.load_state_dict(task.best)
+    network.load_state_dict(frozen, strict=False)  # to the bit: the average of equal weights is rounded
     network.eval().cpu()
     return task.curve
 
