@@ -11,7 +11,7 @@ from ...core.layers.global_attention import GlobalAttention
 from ...core.layers.linear import Linear
 from ...core.layers.metre_position import MetrePosition
 from ...core.layers.tokenizers import Tokens, WavelengthEmbed
-from .batch import SensorBatch
+from ...core.sensors.batch import SensorBatch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ... import __version__
-from ...core.backbones.token_encoder import Encoded, Encoder
-from ...core.weights import load_into, load_state, save_module
+from ..backbones.token_encoder import Encoded, Encoder
+from ..weights import load_into, load_state, save_module
 from .batch import SensorBatch
 from .encoder import EncoderConfig, build_encoder
 from .normalization import Normalization
@@ -53,7 +53,7 @@ def save_model(path: str | os.PathLike[str], model: FoundationModel) -> None:
         "knots": len(model.normalization.wavelengths),
         "facts": dict(model.facts),
     }
-    save_module(path, _module(model), {"format": _FORMAT, "geovit": __version__, "model": json.dumps(content)})
+    save_module(path, _module(model), {"format": _FORMAT, "geovit": version("geovit"), "model": json.dumps(content)})
 
 
 def load_model(path: str | os.PathLike[str]) -> FoundationModel:

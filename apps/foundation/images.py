@@ -1,38 +1,14 @@
-"""Images of one sensor, as networks take them."""
+"""Images of one sensor to what networks take."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.layers.tokenizers import RADAR
+from ...core.sensors.batch import SensorBatch
 from ...datasets.sensors import Band, SensorImage
-
-
-@dataclass(frozen=True, eq=False)
-class SensorBatch:
-    """Images of one sensor and size.
-
-    Args:
-        values: (batch, bands, height, width), float32; 0 where ``valid`` is False.
-        valid: bool, like ``values``.
-        wavelengths: (bands,), nm or a code of ``RADAR``.
-        gsd: (batch,), metres.
-        sensor: its name.
-    """
-
-    values: Tensor
-    valid: Tensor
-    wavelengths: Tensor
-    gsd: Tensor
-    sensor: str
-
-    def to(self, device: torch.device) -> "SensorBatch":
-        """Return the batch on a device."""
-        parts = {name: getattr(self, name).to(device) for name in ("values", "valid", "wavelengths", "gsd")}
-        return replace(self, **parts)
 
 
 def codes(bands: Sequence[Band]) -> Tensor:

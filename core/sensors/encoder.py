@@ -3,11 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ...core.backbones.token_encoder import Encoder, TokenEncoder
-from ...core.blocks.metaformer import mlp_block
-from ...core.layers.global_attention import GlobalAttention
-from ...core.layers.metre_position import MetrePosition
-from ...core.layers.tokenizers import WavelengthEmbed
+from ..backbones.token_encoder import Encoder, TokenEncoder
+from ..blocks.metaformer import mlp_block
+from ..layers.global_attention import GlobalAttention
+from ..layers.metre_position import MetrePosition
+from ..layers.tokenizers import WavelengthEmbed
 
 
 @dataclass(frozen=True, kw_only=True)
