@@ -1,9 +1,9 @@
-"""Where a token stands on the ground."""
+"""Where a token stands on the ground and in the spectrum, in metres and nanometres: sines and cosines, alike for every sensor."""
 
 import torch
 from torch import Tensor, nn
 
-from .tokenizers import Tokens
+from .tokenizers import RADAR, Tokens
 
 
 def sincos(positions: Tensor, dim: int) -> Tensor:
@@ -14,6 +14,15 @@ def sincos(positions: Tensor, dim: int) -> Tensor:
     rates = 10_000.0 ** -(torch.arange(dim // 2, device=positions.device, dtype=positions.dtype) / (dim / 2))
     angles = positions[..., None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def plane(columns: Tensor, rows: Tensor, dim: int) -> Tensor:
+    """Return sines and cosines on a grid: (batch, columns) and (batch, rows) to (batch, rows, columns, dim).
+
+    The first half of the channels is for columns, the second for rows, as in the code of He et al. 2022 (MAE).
+    """
+    across, down = sincos(columns, dim // 2)[:, None], sincos(rows, dim // 2)[:, :, None]
+    return torch.cat([across.expand(-1, rows.shape[1], -1, -1), down.expand(-1, -1, columns.shape[1], -1)], dim=-1)
 
 
 class MetrePosition(nn.Module):
@@ -33,11 +42,43 @@ class MetrePosition(nn.Module):
         self.dim, self.unit = dim, unit
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Return (batch, 1, rows, columns, dim)."""
+        """Return (batch, 1, rows, columns, dim), or with a batch of 1 if all have one pitch."""
         rows, columns = tokens.x.shape[2:4]
-        steps = tokens.pitch.to(tokens.x.device, torch.float32)[:, None] / self.unit
-        across, down = (
-            sincos(steps * torch.arange(n, device=steps.device, dtype=steps.dtype), self.dim // 2) for n in (columns, rows)
-        )
-        grid = torch.cat([across[:, None].expand(-1, rows, -1, -1), down[:, :, None].expand(-1, -1, columns, -1)], dim=-1)
-        return grid[:, None].to(tokens.x.dtype)
+        dtype = torch.promote_types(tokens.x.dtype, torch.float32)
+        pitch = tokens.pitch.to(tokens.x.device, dtype)
+        # Mostly all images of a batch have one pitch; then one table is computed, not one for each. A GPU would wait for the answer.
+        alike = pitch.device.type == "cpu" and bool((pitch == pitch[0]).all())
+        pitch = pitch[:1] if alike else pitch
+        steps = pitch[:, None] / self.unit
+        column, row = (steps * torch.arange(n, device=steps.device, dtype=dtype) for n in (columns, rows))
+        return plane(column, row, self.dim)[:, None].to(tokens.x.dtype)
+
+
+class SpectralPosition(nn.Module):
+    """Sines and cosines of a spectral token's wavelength; a learned vector for each radar polarisation.
+
+    Source: LESS ViT (arXiv 2605.18541), the channel part of its continuous positional-channel embedding, where a step is 1 nm.
+
+    Args:
+        dim: channels, even.
+        unit: nanometres that count as a step.
+    """
+
+    def __init__(self, dim: int, *, unit: float = 1.0) -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"SpectralPosition: dim is {dim}, expected an even number")
+        self.dim, self.unit = dim, unit
+        self.radar = nn.Parameter(torch.empty(len(RADAR), dim))
+        nn.init.normal_(self.radar, std=0.02)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Return (1, spectral, 1, 1, dim), zero for tokens that join bands of any kind."""
+        dtype = torch.promote_types(tokens.x.dtype, torch.float32)
+        if tokens.wavelengths is None:
+            return tokens.x.new_zeros(1, 1, 1, 1, self.dim)
+        waves = tokens.wavelengths.to(tokens.x.device, dtype)
+        optical = sincos(waves / self.unit, self.dim)
+        which = waves[:, None] == waves.new_tensor(list(RADAR.values()))
+        table = torch.where((waves > 0)[:, None], optical, which.to(dtype) @ self.radar.to(dtype))
+        return table[None, :, None, None].to(tokens.x.dtype)
