@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...core.sensors.batch import SensorBatch
 
@@ -46,33 +45,20 @@ def augmented(
     common: np.random.Generator,
     each: Sequence[np.random.Generator],
 ) -> tuple[SensorBatch, ...]:
-    """Alter the normalised crops of some places.
+    """Alter the normalised crops of some places, but for turns, which crops are drawn with.
 
     Args:
-        batches: a sensor each, of the same places; crops are square if they are turned.
+        batches: a sensor each, of the same places.
         config: how.
         common: draws what is alike for all places, which bands are left out.
         each: draws what a place has for itself; one for each.
     """
-    if config.turn:
-        batches = _turned(batches, each)
     altered = []
     for batch in batches:
         fewer = _fewer_bands(batch, config.least, common) if common.random() < config.bands else batch
         jitter = config.gain or config.band_gain or config.offset
         altered.append(_jittered(fewer, config, each) if jitter else fewer)
     return tuple(altered)
-
-
-def _turned(batches: tuple[SensorBatch, ...], each: Sequence[np.random.Generator]) -> tuple[SensorBatch, ...]:
-    """Turn each place by a random one of the eight ways that a square lies on itself."""
-    ways = [int(rng.integers(8)) for rng in each]
-
-    def turn(x: Tensor) -> Tensor:
-        parts = [part.rot90(way % 4, (1, 2)) for part, way in zip(x, ways, strict=True)]
-        return torch.stack([part.flip(2) if way >= 4 else part for part, way in zip(parts, ways, strict=True)])
-
-    return tuple(replace(batch, values=turn(batch.values), valid=turn(batch.valid)) for batch in batches)
 
 
 def _fewer_bands(batch: SensorBatch, least: int, rng: np.random.Generator) -> SensorBatch:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ...core.backbones.token_encoder import Encoder
 from ...core.layers.linear import Linear
 from ...core.sensors.batch import SensorBatch
+from .masking import Generators, noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Distillation(nn.Module):
         self.teacher.requires_grad_(requires_grad=False)
         self.register_buffer("centre", torch.zeros(config.prototypes))
 
-    def forward(self, encoder: Encoder, batches: tuple[SensorBatch, ...], generator: torch.Generator) -> Tensor:
+    def forward(self, encoder: Encoder, batches: tuple[SensorBatch, ...], generator: Generators) -> Tensor:
         """Return the loss, the mean cross-entropy over images and pairs of views; in training the centre moves on.
 
         Args:
@@ -97,13 +98,13 @@ class Distillation(nn.Module):
             self._move_centre(torch.cat(told).mean(0))
         return loss
 
-    def _hidden(self, encoder: Encoder, batch: SensorBatch, generator: torch.Generator) -> Tensor | None:
+    def _hidden(self, encoder: Encoder, batch: SensorBatch, generator: Generators) -> Tensor | None:
         rows, columns = (size // encoder.patch for size in batch.values.shape[2:])
         count = round(self.config.hidden * rows * columns)
         if not count:
             return None
-        rank = torch.rand(len(batch.values), rows * columns, generator=generator).argsort(1).argsort(1)
-        return (rank < count).reshape(-1, 1, rows, columns).to(batch.values.device)
+        rank = noise(len(batch.values), rows * columns, generator, batch.values.device).argsort(1).argsort(1)
+        return (rank < count).reshape(-1, 1, rows, columns)
 
     def _move_centre(self, mean: Tensor) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -1,28 +1,24 @@
 """How a pretraining is fed: crops of places, others in every pass, each pass of one combination of sensors."""
 
-import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
 import lightning as L
 import numpy as np
-from rasterio.windows import Window
 from torch.utils.data import DataLoader, Dataset
 
 from ...core.sensors.batch import SensorBatch
 from ...core.sensors.normalization import Normalization
 from ...datasets.collections import Collection
-from ...datasets.sensors import SensorImage
 from .augmentation import AugmentationConfig, augmented
+from .crops import Crops
 from .images import collate
 from .task import Pass
 
-logger = logging.getLogger(__name__)
-
-_TRIES = 50  # for a crop with enough data; then a place, or all of them, has none
-_TRAINING, _VALIDATION = 0, 1  # set draws apart
+_ENDLESS = 2**60  # crops: which of them are drawn, passes tell
+_FIXED = 2**31  # seed of the validation
 _MEASURED = 200  # places whose values are measured at most
 
 
@@ -63,89 +59,33 @@ class CropsConfig:
             raise ValueError(f"valid is {self.valid}: allowed is a share above 0, 1 at most")
 
 
-class Crops:
-    """Draws crops of a collection.
-
-    Args:
-        collection: of places.
-        config: of what is drawn.
-        patch: of the encoder; sides are multiples of it.
+def _crops(collection: Collection, group: tuple[str, ...], config: CropsConfig, *, patch: int, seed: int, turn: bool) -> Crops:
+    """Draw crops that an encoder can take.
 
     Raises:
-        ValueError: if no place is large enough, or pixels of two sensors do not go together.
+        ValueError: if sizes do not fit.
     """
-
-    def __init__(self, collection: Collection, config: CropsConfig, patch: int) -> None:
-        self.collection, self.config = collection, config
-        self._failed: set[str] = set()
-        self.groups = _groups(collection, config.together)
-        self.sides = {group: self._sides(group, patch) for group in self.groups}
-
-    def _sides(self, group: tuple[str, ...], patch: int) -> dict[str, int]:
-        """Check that crops of all places fit, and return pixels on a side by place, of the group's first sensor."""
-        size = self.config.size
-        sides, small = {}, []
-        for place in self.collection.with_sensors(group):
-            shapes = [self.collection.sizes[place][name] for name in group]
-            for name, shape in zip(group, shapes, strict=True):
-                side = size * shape[0] / shapes[0][0]
-                if side % patch:
-                    raise ValueError(
-                        f"crops of {size} pixels of {group[0]} are {side:g} of {name} in {place}: the encoder wants multiples of "
-                        f"its patch, {patch}"
-                    )
-            if min(shapes[0]) >= size:
-                sides[place] = size
-            else:
-                small.append(f"{place} {shapes[0][0]} x {shapes[0][1]}")
-        if not sides:
-            raise ValueError(f"no place is as large as a crop of {size} pixels: {', '.join(small[:5])}")
-        if small:
-            logger.warning("%d places are smaller than a crop of %d pixels and left out: %s", len(small), size, ", ".join(small[:5]))
-        return sides
-
-    def draw(self, group: tuple[str, ...], rng: np.random.Generator) -> dict[str, SensorImage]:
-        """Draw a crop of a place that all sensors of a group have seen, by sensor.
-
-        Raises:
-            ValueError, OSError: a file that cannot be read, unless such places are to be left out; or no crop has enough data.
-        """
-        places = list(self.sides[group])
-        for _ in range(_TRIES):
-            place = places[int(rng.integers(len(places)))]
-            window = self._window(place, group, rng)
-            if place in self._failed:
-                continue
-            try:
-                images = self.collection.read(place, group, window)
-            except (ValueError, OSError) as error:
-                if self.config.on_error == "raise":
-                    raise
-                self._failed.add(place)
-                logger.warning("%s is left out from here on: %s", place, error)
-                continue
-            if all(np.isfinite(image.values).mean() >= self.config.valid for image in images.values()):
-                return images
-        failed = f", of {len(self._failed)} places files cannot be read" if self._failed else ""
-        raise ValueError(
-            f"{self.collection.source}: none of {_TRIES} crops has data in {self.config.valid:.0%} of {' and '.join(group)}{failed}"
-        )
-
-    def _window(self, place: str, group: tuple[str, ...], rng: np.random.Generator) -> Window:
-        step, side = self.collection.step(place, group), self.sides[group][place]
-        height, width = self.collection.sizes[place][group[0]]
-        row, column = (step * int(rng.integers((size - side) // step + 1)) for size in (height, width))
-        return Window(column, row, side, side)
+    for place in collection.with_sensors(group):
+        first, *others = (collection.sizes[place][name] for name in group)
+        for name, shape in zip(group, (first, *others), strict=True):
+            side = config.size * shape[0] / first[0]
+            if side % patch:
+                raise ValueError(
+                    f"crops of {config.size} pixels of {group[0]} are {side:g} of {name} in {place}: the encoder wants multiples "
+                    f"of its patch, {patch}"
+                )
+    return Crops(
+        collection, sensors=group, size=config.size, per_epoch=_ENDLESS, seed=seed, valid=config.valid, flips=turn,
+        on_error=config.on_error,
+    )  # fmt: skip
 
 
 def _groups(collection: Collection, together: int) -> tuple[tuple[str, ...], ...]:
     """Return the combinations of sensors that some place has, as many at once as may be, finest pixels first."""
-    seen = {
-        tuple(name for name in collection.sensors if name in collection.sizes[place]): place for place in reversed(collection.places)
-    }
     found: dict[tuple[str, ...], None] = {}
-    for sensors, place in reversed(seen.items()):
-        ordered = sorted(sensors, key=lambda name: collection.gsd(place, name))  # noqa: B023
+    for place, sizes in collection.sizes.items():
+        gsd = {name: collection.gsd(place, name) for name in collection.sensors if name in sizes}
+        ordered = sorted(gsd, key=lambda name: gsd[name])
         found |= dict.fromkeys(combinations(ordered, min(together, len(ordered))))
     return tuple(found)
 
@@ -180,12 +120,11 @@ class Feeding(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.config, self.steps, self.check_every = config, steps, check_every
-        draw = _Draw(Crops(train, config, patch), normalization, augmentation, seed=(seed, _TRAINING), batch=config.batch)
-        self._train, self._validation = draw, None
+        self._train = _Draw(train, normalization, config, augmentation, patch=patch, seed=seed)
+        self._validation = None
         if validation is not None:
             still = AugmentationConfig(turn=False)
-            crops = Crops(validation, config, patch)
-            self._validation = _Draw(crops, normalization, still, seed=(0, _VALIDATION), batch=config.batch)
+            self._validation = _Draw(validation, normalization, replace(config, order="turns"), still, patch=patch, seed=_FIXED)
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
@@ -199,7 +138,7 @@ class Feeding(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         if self._validation is None:
             return DataLoader(_Nothing(), batch_size=None)
-        groups = len(self._validation.crops.groups)
+        groups = len(self._validation.groups)
         count = groups * max(self.config.checked // self.config.batch, 1)
         return DataLoader(_Passes(self._validation, range(count), 0, 1), batch_size=None)
 
@@ -208,22 +147,29 @@ class _Draw:
     """Makes the passes of a training or of a validation."""
 
     def __init__(
-        self, crops: Crops, normalization: Normalization, augmentation: AugmentationConfig, *, seed: tuple[int, int], batch: int
+        self,
+        collection: Collection,
+        normalization: Normalization,
+        config: CropsConfig,
+        augmentation: AugmentationConfig,
+        *,
+        patch: int,
+        seed: int,
     ) -> None:
-        self.crops, self.normalization, self.augmentation = crops, normalization, augmentation
-        self.seed, self.batch = seed, batch
+        self.groups = _groups(collection, config.together)
+        self._crops = [_crops(collection, group, config, patch=patch, seed=seed, turn=augmentation.turn) for group in self.groups]
+        self._normalization, self._config, self._augmentation, self._seed = normalization, config, augmentation, seed
 
     def __call__(self, number: int, rank: int, devices: int) -> Pass:
         """Return a device's part of a pass, whose number is counted over the training."""
-        common = np.random.default_rng((*self.seed, number))
-        groups = self.crops.groups
-        draws = self.crops.config.order == "random" and self.seed[1] == _TRAINING
-        group = groups[int(common.integers(len(groups))) if draws else number % len(groups)]
-        crops = range(rank * self.batch, (rank + 1) * self.batch)
-        each = [np.random.default_rng((*self.seed, number, crop)) for crop in crops]
-        images = [self.crops.draw(group, rng) for rng in each]
-        streams = tuple(self.normalization(collate([image[name] for image in images])) for name in group)
-        return Pass(augmented(streams, self.augmentation, common, each), number, tuple(crops))
+        common = np.random.default_rng((self._seed, number))
+        turn = int(common.integers(len(self.groups))) if self._config.order == "random" else number % len(self.groups)
+        batch = self._config.batch
+        crops = range((number * devices + rank) * batch, (number * devices + rank + 1) * batch)
+        images = [self._crops[turn][crop] for crop in crops]
+        streams = tuple(self._normalization(collate([image[name] for image in images])) for name in self.groups[turn])
+        each = [np.random.default_rng((self._seed, number, crop)) for crop in crops]
+        return Pass(augmented(streams, self._augmentation, common, each), number, tuple(crops))
 
 
 class _Passes(Dataset[Pass]):

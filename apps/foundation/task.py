@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -17,8 +17,6 @@ from ...core.training.runs import seed_of
 from .autoencoder import MaskedAutoencoder
 from .distillation import Distillation
 from .panel import panel
-
-_VALIDATION = 1  # sets the seeds of the masks of a validation apart from those of the training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +37,17 @@ class Pass:
 
     Args:
         streams: normalised images, of one sensor, or of several of the same places.
-        number: counted over the whole training and all devices; what is drawn, such as masks, follows from it.
+        number: of the pass, the same on all devices.
+        crops: numbers of the images, each counted over the whole training; what is drawn for an image follows from its own.
     """
 
     streams: tuple[SensorBatch, ...]
     number: int
+    crops: tuple[int, ...]
 
     def to(self, device: torch.device) -> "Pass":
         """Return the same on a device."""
-        return Pass(tuple(stream.to(device) for stream in self.streams), self.number)
+        return replace(self, streams=tuple(stream.to(device) for stream in self.streams))
 
 
 class PretrainingTask(L.LightningModule):
@@ -100,7 +100,7 @@ class PretrainingTask(L.LightningModule):
         fully_shard(self.autoencoder, mesh=mesh)
 
     def training_step(self, batch: Pass) -> Tensor:
-        generator = torch.Generator().manual_seed(seed_of(self._seed, batch.number))
+        generator = self._generators(batch)
         found = self.autoencoder(batch.streams, generator)
         loss: Tensor = found.loss
         parts = dict(found.parts)
@@ -113,6 +113,11 @@ class PretrainingTask(L.LightningModule):
         self._tokens += sum(hidden.numel() for hidden in found.hidden)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.streams[0].values))
         return loss
+
+    def _generators(self, batch: Pass, *, fixed: bool = False) -> list[torch.Generator]:
+        """One for each image: masks are the same however many devices there are, and after a training was resumed."""
+        seeds = (seed_of(0, crop, 1) if fixed else seed_of(self._seed, crop) for crop in batch.crops)
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def on_train_batch_end(self, outputs: Any, batch: Pass, batch_idx: int) -> None:
         if self.distillation is not None and self.global_step > self._updated:
@@ -127,13 +132,12 @@ class PretrainingTask(L.LightningModule):
     def validation_step(self, batch: Pass | Mapping[str, Any], batch_idx: int) -> None:
         if not isinstance(batch, Pass):  # where no place validates
             return
-        generator = torch.Generator().manual_seed(seed_of(self._seed, batch.number, _VALIDATION))
-        found = self.autoencoder(batch.streams, generator)
+        found = self.autoencoder(batch.streams, self._generators(batch, fixed=True))
         sensors = "+".join(stream.sensor for stream in batch.streams)
         self._validation.setdefault(sensors, []).append(found.loss.detach())
         writer: Any = getattr(self.logger, "experiment", None)
         if len(self._validation[sensors]) == 1 and hasattr(writer, "add_image"):
-            for stream, image, hidden in zip(batch.streams, found.images, found.hidden, strict=True):
+            for stream, image, hidden in zip(found.inputs, found.images, found.hidden, strict=True):
                 picture = panel(stream, image, hidden)
                 writer.add_image(f"{sensors}/{stream.sensor}", picture, self.global_step, dataformats="HWC")
 
@@ -143,8 +147,9 @@ class PretrainingTask(L.LightningModule):
         sensors = {name: float(torch.stack(losses).mean()) for name, losses in self._validation.items()}
         row: dict[str, Any] = {"step": self.global_step, "loss": None, "parts": {}}
         if self._losses:
-            names = {name for losses in self._losses for name in losses}
-            means = {name: torch.stack([l[name] for l in self._losses if name in l]).float().mean() for name in sorted(names)}
+            means = {}
+            for name in sorted({name for losses in self._losses for name in losses}):
+                means[name] = torch.stack([losses[name] for losses in self._losses if name in losses]).float().mean()
             parts = {name: float(self.trainer.strategy.reduce(mean, reduce_op="mean")) for name, mean in means.items()}
             row |= {"loss": parts.pop("loss"), "parts": parts}
         return {
