@@ -137,7 +137,8 @@ class Crops(Dataset[Crop]):
                 return self._turned(rng, images)
         windows = self._windows(number)
         if not windows:
-X
+            names = ", ".join(self.sensors)
+            raise ValueError(f"no crop of {self.size} x {self.size} pixels with {self.valid:.0%} of its values valid ({names})")
         row, column = windows[int(rng.integers(len(windows)))]
         return self._turned(rng, self.collection.read(place, self.sensors, Window(column, row, self.size, self.size)))
 

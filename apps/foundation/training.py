@@ -69,9 +69,9 @@ class Pretraining:
     Args:
         file: of the weights at the end, for ``geovit embed``, ``probe`` and ``classify``.
         best: of the weights with the lowest loss on places held out; None where no place validates.
-        history: of every validation: "step", "loss" (mean since the last one) and its "parts", "validation" (the loss on places held
-            out, mean over combinations of sensors, which are in "sensors"), "samples_per_second", "tokens_per_second" (of whole
-            images, hidden ones too), "minutes".
+        history: of every validation: "step", "loss" (mean since the last one) and its "parts", "validation" (the loss on places
+            held out, mean over combinations of sensors, which are in "sensors"), "samples_per_second", "tokens_per_second" (of
+            whole images, hidden ones too), "minutes".
         minutes: that it took, with those before it was resumed.
     """
 
@@ -112,10 +112,10 @@ def pretrain(
 ) -> Pretraining:
     """Pretrain an encoder on unlabelled images of any sensors: parts of images are hidden, and predicted from the rest.
 
-    OUT gets ``last.safetensors`` (averaged weights, for ``geovit embed``, ``probe`` and ``classify``), ``best.safetensors`` (those with
-    the lowest loss on places held out), ``metrics.jsonl`` with a line for each validation, and ``last.ckpt``, from which ``resume``
-    goes on as if nothing had happened, with the same options. The same seed gives the same weights on a CPU, unless a limit of
-    minutes ends the training.
+    OUT gets ``last.safetensors`` (averaged weights, for ``geovit embed``, ``probe`` and ``classify``), ``best.safetensors``
+    (those with the lowest loss on places held out), ``metrics.jsonl`` with a line for each validation, and ``last.ckpt``, from
+    which ``resume`` goes on as if nothing had happened, with the same options. The same seed gives the same weights on a CPU,
+    unless a limit of minutes ends the training.
 
     Args:
         data: a folder of co-registered rasters, SENSOR/PLACE.tif, or a scene.
@@ -174,8 +174,8 @@ def pretrain(
         facts = {"sensors": list(train.sensors), "places": list(train.places), "training": options}
         model = replace(model, facts=facts)
         feeding = Feeding(
-            train, validation, model.normalization, patch=model.encoder.patch, config=crops, augmentation=augmentation, steps=steps,
-            check_every=check_every, seed=seed,
+            train, validation, model.normalization, patch=model.encoder.patch, config=crops, augmentation=augmentation,
+            steps=steps, check_every=check_every, seed=seed,
         )  # fmt: skip
         task = PretrainingTask(
             MaskedAutoencoder(model.encoder, autoencoder),
