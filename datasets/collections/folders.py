@@ -65,15 +65,6 @@ def places_of_folder(folder: Path, sensors: Sequence[str] | Mapping[str, str] | 
     if reading.paired:
         _check_pairs(folder, files, names)
     labels, masks, classes = _beside(folder, named)
-<<<<<<< HEAD
-    places, failed = {}, {}
-    for name in names:
-        found = _attempt(name, files, labels.get(name), masks.get(name), classes, reading)
-        if isinstance(found, Place):
-            places[name] = found
-        else:
-            failed[name] = found
-=======
     places: dict[str, Place] = {}
     failed: dict[str, str] = {}
     for name in names:
@@ -82,7 +73,6 @@ def places_of_folder(folder: Path, sensors: Sequence[str] | Mapping[str, str] | 
             places[name] = place
         else:
             failed[name] = place
->>>>>>> data
     if failed and not places:
         raise ValueError(f"{folder}: no place can be used: {next(iter(failed.values()))}")
     if failed:

@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from ..grid import Grid
-<<<<<<< HEAD
-from ..sensors import Band, Radiometry, Sensor, decide_radiometry
-from ..sensors.radiometry import Sample
-=======
 from ..sensors import Band, Radiometry, Sample, Sensor, decide_radiometry
->>>>>>> data
 
 _SAMPLE_SIDE, _SAMPLE_WINDOWS = 64, 4  # of the sample that radiometry is decided by: 4 x 4 windows of 64 x 64 pixels
 _METRES_PER_DEGREE = 111_320.0  # of latitude, on a sphere of the WGS 84 mean radius
@@ -54,11 +49,7 @@ class Layer:
         tags: what file and catalogue tell, keys in lower case.
         scaling: (scale, offset) that the file tells.
         mask: of clouds.
-<<<<<<< HEAD
-        sampled: what radiometry is decided by; None for the layer itself.
-=======
         sampled: what radiometry is decided by, such as the whole scene, or images of the same array; none for the layer itself.
->>>>>>> data
         told: radiometry that the user tells.
     """
 
@@ -74,11 +65,7 @@ class Layer:
     tags: Mapping[str, str] = field(default_factory=dict)
     scaling: tuple[float, float] | None = None
     mask: Mask | None = None
-<<<<<<< HEAD
-    sampled: "Layer | None" = None
-=======
     sampled: tuple["Layer", ...] = ()
->>>>>>> data
     told: Radiometry | None = None
 
     @property
@@ -89,11 +76,7 @@ class Layer:
     @property
     def key(self) -> tuple[str, str]:
         """What shares a radiometry."""
-<<<<<<< HEAD
-        return (self.sampled or self).where, self.sensor.name
-=======
         return (self.sampled[0] if self.sampled else self).where, self.sensor.name
->>>>>>> data
 
     def numbers(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Return the numbers of bands (positions, from 0) as the file holds them, NaN where there is no data."""
@@ -118,14 +101,6 @@ class Layer:
         """
         if self.told is not None:
             return self.told
-<<<<<<< HEAD
-        if self.sampled is not None:
-            return self.sampled.decide()
-        every = range(len(self.bands))
-        parts = [self.numbers(every, window).reshape(len(self.bands), -1) for window in sample_windows(self.grid.shape)]
-        sample = Sample(np.concatenate(parts, 1), self.bands, self.whole, self.bits, self.where, self.tags, self.scaling)
-        return decide_radiometry(self.sensor, sample)
-=======
         return decide_radiometry(self.sensor, [layer.sample() for layer in self.sampled or (self,)])
 
     def sample(self) -> Sample:
@@ -133,7 +108,6 @@ class Layer:
         every = range(len(self.bands))
         parts = [self.numbers(every, window).reshape(len(self.bands), -1) for window in sample_windows(self.grid.shape)]
         return Sample(np.concatenate(parts, 1), self.bands, self.whole, self.bits, self.where, self.tags, self.scaling)
->>>>>>> data
 
     def part(self, column: int, row: int, width: int, height: int) -> "Layer":
         """Return a window of it as a layer of its own."""
@@ -142,11 +116,7 @@ class Layer:
             grid=self.grid.part(column, row, width, height),
             source=_Part(self.source, column, row, width, height),
             mask=None if self.mask is None else _MaskPart(self.mask, column, row, self.grid.shape),
-<<<<<<< HEAD
-            sampled=self.sampled or self,
-=======
             sampled=self.sampled or (self,),
->>>>>>> data
         )
 
 

@@ -2,11 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-<<<<<<< HEAD
-from dataclasses import dataclass, field
-=======
 from dataclasses import dataclass, field, replace
->>>>>>> data
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,22 +69,12 @@ class Sample:
     scaling: tuple[float, float] | None = None
 
 
-<<<<<<< HEAD
-def decide_radiometry(sensor: Sensor, sample: Sample) -> Radiometry:
-    """Find out what a file's numbers mean. Once for each file, never for each tile, so that tiles of a scene agree.
-=======
 def decide_radiometry(sensor: Sensor, samples: Sequence[Sample]) -> Radiometry:
     """Find out what the numbers of a file mean. Once for each file, never for each tile, so that tiles of a scene agree.
->>>>>>> data
 
     What the file's tags tell comes first, then the sensor's table; where the numbers fit neither, the usual other scales are
     tried: reflectance as a fraction, in percent, or times 10000; radar as linear power.
 
-<<<<<<< HEAD
-    Raises:
-        ValueError: the numbers fit none, or more than one, or contradict the tags.
-    """
-=======
     Args:
         sensor: of the file.
         samples: of the file, or of several images in it, which must agree.
@@ -100,20 +86,15 @@ def decide_radiometry(sensor: Sensor, samples: Sequence[Sample]) -> Radiometry:
     sample = samples[0]
     if len(samples) > 1:
         sample = replace(sample, numbers=np.concatenate([each.numbers for each in samples], 1))
->>>>>>> data
     if not np.isfinite(sample.numbers).any():
         raise ValueError(f"{sample.where}: no valid pixel in the sample that tells its radiometry")
     low, high = _extent(sample.numbers)
     if sensor.unit == "dB":
         return _radar(sensor, sample, low, high)
     if sensor.name.startswith("sentinel-2") and high > 255 and (sample.scaling is None or sample.scaling[0] == sensor.scale):
-<<<<<<< HEAD
-        return _within(sensor, sample, _sentinel2(sensor, sample, low), low, high)
-=======
         found = _sentinel2(sensor, sample, low)
         _check_agreement(found, samples)
         return _within(sensor, sample, found, low, high)
->>>>>>> data
     if sample.scaling is not None:
         scale, offset = sample.scaling
         told = Radiometry(scale, offset, sensor.unit, f"scale {scale:g} and offset {offset:g} as the file tells")
@@ -123,8 +104,6 @@ def decide_radiometry(sensor: Sensor, samples: Sequence[Sample]) -> Radiometry:
     return _reflectance(sensor, sample, low, high)
 
 
-<<<<<<< HEAD
-=======
 def _check_agreement(found: Radiometry, samples: Sequence[Sample]) -> None:
     """Images of one array may be of products before and after baseline 04.00."""
     if found.offset or len(samples) == 1 or _s2_tags(samples[0])[0] is not None:
@@ -138,7 +117,6 @@ def _check_agreement(found: Radiometry, samples: Sequence[Sample]) -> None:
             )
 
 
->>>>>>> data
 def _extent(numbers: NDArray[np.float32]) -> tuple[float, float]:
     """Of the darkest band its darkest pixels, of the brightest band its brightest ones."""
     kept = [band[np.isfinite(band)] for band in numbers]
