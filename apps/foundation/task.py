@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from ...core.sensors.batch import SensorBatch
@@ -82,22 +81,6 @@ class PretrainingTask(L.LightningModule):
         self._validation: dict[str, list[Tensor]] = {}
         self._samples = self._tokens = 0
         self._begun = time.monotonic()
-
-    def configure_model(self) -> None:
-        """Split the weights over the devices, block by block, where that is the strategy."""
-        if not isinstance(self.trainer.strategy, ModelParallelStrategy):
-            return
-        from torch.distributed.fsdp import fully_shard
-
-        if self.distillation is not None:
-            raise ValueError("distillation keeps a second encoder, which cannot be split over devices: use the strategy ddp")
-        mesh = self.trainer.strategy.device_mesh["data_parallel"]
-        for part in self.autoencoder.modules():
-            if isinstance(part, nn.ModuleList) and part is not self.autoencoder:
-                for block in part:
-                    if any(True for _ in block.parameters()) and not isinstance(block, nn.ModuleList):
-                        fully_shard(block, mesh=mesh)
-        fully_shard(self.autoencoder, mesh=mesh)
 
     def training_step(self, batch: Pass) -> Tensor:
         generator = self._generators(batch)
@@ -174,7 +157,7 @@ class PretrainingTask(L.LightningModule):
         figures |= {
             name: row[name] for name in ("validation", "samples_per_second", "tokens_per_second") if row[name] is not None
         }
-        self.log_dict(figures, batch_size=1)
+        self.log_dict(figures, batch_size=1, rank_zero_only=True)
 
     def on_validation_end(self) -> None:
         self._samples = self._tokens = 0
@@ -193,3 +176,19 @@ class PretrainingTask(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history, self._updated = list(checkpoint["history"]), int(checkpoint["updated"])
+
+
+class ShardedPretrainingTask(PretrainingTask):
+    """The same with the weights split over the devices, block by block, for Lightning's ``ModelParallelStrategy``."""
+
+    def configure_model(self) -> None:
+        """Split each block, then what is left; called again by a trainer, it does nothing."""
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
+        if isinstance(self.autoencoder, FSDPModule):
+            return
+        mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
+        for blocks in (part for part in self.autoencoder.modules() if isinstance(part, nn.ModuleList)):
+            for block in blocks:
+                fully_shard(block, mesh=mesh)
+        fully_shard(self.autoencoder, mesh=mesh)

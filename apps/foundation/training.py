@@ -25,7 +25,7 @@ from .augmentation import AugmentationConfig
 from .autoencoder import AutoencoderConfig, MaskedAutoencoder
 from .distillation import Distillation, DistillationConfig
 from .feeding import CropsConfig, Feeding, measured
-from .task import PretrainingOptimizer, PretrainingTask
+from .task import PretrainingOptimizer, PretrainingTask, ShardedPretrainingTask
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,8 @@ def pretrain(
             train, validation, model.normalization, patch=model.encoder.patch, config=crops, augmentation=augmentation,
             steps=steps, check_every=check_every, seed=seed,
         )  # fmt: skip
-        task = PretrainingTask(
+        kind = ShardedPretrainingTask if hardware.strategy == "fsdp" else PretrainingTask
+        task = kind(
             MaskedAutoencoder(model.encoder, autoencoder),
             distillation=Distillation(model.encoder, distillation) if distillation.weight else None,
             optimizer=optimizer,
@@ -203,6 +204,7 @@ def pretrain(
             gradient_clip_val=optimizer.clip or None,
             callbacks=[*callbacks, SaveState(last)],
             logger=events(out) if tensorboard else False,
+            log_every_n_steps=min(check_every, 50),
             enable_progress_bar=progress,
             enable_model_summary=False,
         )
