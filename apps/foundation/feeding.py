@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...core.sensors.batch import SensorBatch
 from ...core.sensors.normalization import Normalization
-from ...datasets.collections import Collection
+from ...datasets.collections import Collection, OnError
 from .augmentation import AugmentationConfig, augmented
 from .crops import Crops
 from .images import collate
@@ -33,7 +33,7 @@ class CropsConfig:
         together: sensors of a place in a pass, at most; 1 shows sensors one at a time.
         order: whether combinations of sensors take turns or are drawn.
         valid: share of the pixels that must have data, in each of the sensors.
-        checked: crops of each combination that validate.
+        checked: crops of each combination that validate, in passes of ``batch``.
         on_error: whether a file that cannot be read in the middle of a training ends it, or its place is left out from then on.
         workers: processes that cut crops; 0 cuts in the main process.
     """
@@ -45,7 +45,7 @@ class CropsConfig:
     order: Literal["turns", "random"] = "turns"
     valid: float = 0.5
     checked: int = 32
-    on_error: Literal["raise", "skip"] = "raise"
+    on_error: OnError = "raise"
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -163,9 +163,12 @@ class _Draw:
     def __call__(self, number: int, rank: int, devices: int) -> Pass:
         """Return a device's part of a pass, whose number is counted over the training."""
         common = np.random.default_rng((self._seed, number))
-        turn = int(common.integers(len(self.groups))) if self._config.order == "random" else number % len(self.groups)
+        counted, turn = divmod(number, len(self.groups))
+        if self._config.order == "random":
+            counted, turn = number, int(common.integers(len(self.groups)))
         batch = self._config.batch
-        crops = range((number * devices + rank) * batch, (number * devices + rank + 1) * batch)
+        first = (counted * devices + rank) * batch
+        crops = range(first, first + batch)
         images = [self._crops[turn][crop] for crop in crops]
         streams = tuple(self._normalization(collate([image[name] for image in images])) for name in self.groups[turn])
         each = [np.random.default_rng((self._seed, number, crop)) for crop in crops]
@@ -195,9 +198,20 @@ class _Nothing(Dataset[dict[str, Any]]):
         return {}
 
 
-def measured(collection: Collection) -> Iterator[SensorBatch]:
-    """Yield the images of a collection for a normalisation, of at most 200 places, evenly chosen."""
+def measured(collection: Collection, on_error: OnError) -> Iterator[SensorBatch]:
+    """Yield the images of a collection for a normalisation, of at most 200 places, evenly chosen.
+
+    Args:
+        collection: of places.
+        on_error: whether a file that cannot be read ends it, or its place is passed over: training will say so.
+    """
     places: Sequence[str] = collection.places
     for at in np.unique(np.linspace(0, len(places) - 1, min(len(places), _MEASURED)).astype(int)).tolist():
-        for image in collection.read(places[at]).values():
+        try:
+            images = collection.read(places[at])
+        except (ValueError, OSError):
+            if on_error == "raise":
+                raise
+            continue
+        for image in images.values():
             yield collate([image])
