@@ -61,16 +61,16 @@ def from_torchgeo(
     first = _image(dataset, queries[0], source)
     found = _bands(source, dataset, known, bands, len(first))
     finite = first[np.isfinite(first)]
-    whole = (
-        bool((finite == np.round(finite)).all()) and finite.max(initial=0) > 1
-    )  # torchgeo gives floats, whatever the file holds
+    # torchgeo gives floats, whatever the file holds.
+    whole = bool((finite == np.round(finite)).all()) and float(finite.max(initial=0)) > 1
+    height, width = first.shape[1:]
     layers = [
         Layer(
             where=source,
             sensor=known,
             bands=found,
             indices=tuple(range(1, len(found) + 1)),
-            grid=_grid(dataset, query, first.shape[1:]) if placed else Grid(*first.shape[1:], None, Affine.identity()),
+            grid=_grid(dataset, query, height, width) if placed else Grid(height, width, None, Affine.identity()),
             source=_Samples(dataset, query, source, first.shape),
             whole=whole,
             told=radiometry,
@@ -144,13 +144,12 @@ def _bands(where: str, dataset: Any, known: Sensor, bands: Sequence[str] | None,
     raise ValueError(f"{where}: {count} bands without names, expected the {len(known.bands)} of {known.name}; or name them")
 
 
-def _grid(dataset: Any, query: Any, shape: tuple[int, ...]) -> Grid:
+def _grid(dataset: Any, query: Any, height: int, width: int) -> Grid:
     """Where a query lies: slices of x, y and time, or in old versions a box."""
     if hasattr(query, "minx"):
         left, right, bottom, top = query.minx, query.maxx, query.miny, query.maxy
     else:
         x, y, *_ = query
         left, right, bottom, top = x.start, x.stop, y.start, y.stop
-    height, width = shape
     across, down = (right - left) / width, (top - bottom) / height
     return Grid(height, width, CRS.from_wkt(dataset.crs.to_wkt()), Affine(across, 0.0, left, 0.0, -down, top))

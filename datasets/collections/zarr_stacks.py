@@ -55,9 +55,8 @@ class _Source:
 
 def is_zarr(path: Path) -> bool:
     """Whether a path is a Zarr store, version 2 or 3: a folder, or a zip archive named so."""
-    return path.name.endswith(".zarr.zip") or any(
-        (path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
-    )
+    names = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+    return path.name.endswith(".zarr.zip") or any((path / name).is_file() for name in names)
 
 
 def _open(store: str) -> Any:
@@ -74,9 +73,9 @@ def _open(store: str) -> Any:
 def places_of_zarr(store: Path, sensors: Sequence[str] | Mapping[str, str] | None, reading: Reading) -> dict[str, Place]:
     """List the images of a Zarr store: one for each step of the axes before band, y and x, such as sample or time.
 
-    Axes are told by ``_ARRAY_DIMENSIONS`` (version 2) or ``dimension_names`` (version 3), else are the last three. Bands are told by
-    the coordinate ``band`` or ``wavelength``, or by attributes ``band``, ``bands``, ``wavelength`` or ``wavelengths`` of the array;
-    else they are the sensor's in its order.
+    Axes are told by ``_ARRAY_DIMENSIONS`` (version 2) or ``dimension_names`` (version 3), else bands, y and x are the last three.
+    Bands are told by the coordinate ``band`` or ``wavelength``, or by attributes of the array of such names; else they are the
+    sensor's in its order.
 
     Args:
         store: folder or zip of the store.
@@ -94,7 +93,8 @@ def places_of_zarr(store: Path, sensors: Sequence[str] | Mapping[str, str] | Non
     every = set().union(*found.values()) if found else set()
     if reading.paired and (alone := [place for place, held in found.items() if set(held) != every]):
         raise ValueError(
-            f"{store}: {len(alone)} of {len(found)} places are not in all arrays: {alone[0]}; allowed only if they need not be paired"
+            f"{store}: {len(alone)} of {len(found)} places are not in all arrays: {alone[0]}; "
+            "allowed only if they need not be paired"
         )
     return {place: Place(held) for place, held in found.items()}
 
