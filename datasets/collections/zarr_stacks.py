@@ -1,10 +1,12 @@
 """Zarr stores: arrays (sample, band, y, x), or as xarray writes them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from affine import Affine
@@ -37,14 +39,14 @@ class _Source:
     fill: float | None
 
     def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
-        array = _open(self.store)
-        array = array[self.path] if self.path else array
         (top, bottom), (left, right) = ((None, None), (None, None)) if window is None else window.toranges()
         parts: dict[int, Any] = dict(zip(self.order, (slice(None), slice(top, bottom), slice(left, right)), strict=True))
-        try:
-            cube = np.asarray(array[(*self.at, *(parts[i] for i in range(3)))])
-        except (RuntimeError, OSError, KeyError) as error:
-            raise ValueError(f"{self.store}/{self.path}: cannot be read ({error})") from error
+        with _opened(self.store) as root:
+            array = root[self.path] if self.path else root
+            try:
+                cube = np.asarray(array[(*self.at, *(parts[i] for i in range(3)))])
+            except (RuntimeError, OSError, KeyError) as error:
+                raise ValueError(f"{self.store}/{self.path}: cannot be read ({error})") from error
         cube = cube.transpose(self.order)[[band - 1 for band in bands]]
         values: NDArray[np.float32] = cube.astype(np.float32)
         if self.fill is not None:
@@ -59,15 +61,25 @@ def is_zarr(path: Path) -> bool:
     return path.name.endswith(".zarr.zip") or any((path / name).is_file() for name in names)
 
 
-def _open(store: str) -> Any:
+@contextmanager
+def _opened(store: str) -> Iterator[Any]:
+    """The root of a store: a group or an array."""
     try:
         import zarr
     except ImportError as error:
         raise ValueError("Zarr stores are read by zarr: pip install 'geovit[foundation]'") from error
+    if not Path(store).exists():
+        raise FileNotFoundError(f"{store}: no such file")
     try:
-        return zarr.open(store, mode="r")
-    except (ValueError, KeyError, OSError) as error:
+        archive = zarr.storage.ZipStore(store, mode="r") if store.endswith(".zip") else None
+        root = zarr.open(archive or store, mode="r")
+    except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise ValueError(f"{store}: no Zarr store that can be read ({error})") from error
+    try:
+        yield root
+    finally:
+        if archive is not None:
+            archive.close()
 
 
 def places_of_zarr(store: Path, sensors: Sequence[str] | Mapping[str, str] | None, reading: Reading) -> dict[str, Place]:
@@ -85,11 +97,11 @@ def places_of_zarr(store: Path, sensors: Sequence[str] | Mapping[str, str] | Non
     Raises:
         ValueError: no such array, axes or bands that cannot be told, or arrays of different places.
     """
-    root = _open(str(store))
     found: dict[str, dict[str, Layer]] = {}
-    for path, known in _arrays(str(store), root, sensors).items():
-        for place, layer in _layers(str(store), root, path, known, reading).items():
-            found.setdefault(place, {})[known.name] = reading.told(layer)
+    with _opened(str(store)) as root:
+        for path, known in _arrays(str(store), root, sensors).items():
+            for place, layer in _layers(str(store), root, path, known, reading).items():
+                found.setdefault(place, {})[known.name] = reading.told(layer)
     every = set().union(*found.values()) if found else set()
     if reading.paired and (alone := [place for place, held in found.items() if set(held) != every]):
         raise ValueError(
