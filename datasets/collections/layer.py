@@ -13,6 +13,7 @@ from ..grid import Grid
 from ..sensors import Band, Radiometry, Sample, Sensor, decide_radiometry
 
 _SAMPLE_SIDE, _SAMPLE_WINDOWS = 64, 4  # of the sample that radiometry is decided by: 4 x 4 windows of 64 x 64 pixels
+_IMAGES, _IMAGE_SIDE = 8, 128  # of images in one array: parts of some of them
 _METRES_PER_DEGREE = 111_320.0  # of latitude, on a sphere of the WGS 84 mean radius
 _TOLERANCE_PX = 0.05  # products of one place differ by rounding of the origin; a real shift is a large part of a pixel
 
@@ -147,6 +148,17 @@ class _MaskPart:
 
 def _moved(window: Window, column: int, row: int) -> Window:
     return Window(window.col_off + column, window.row_off + row, window.width, window.height)
+
+
+def together(layers: Sequence[Layer]) -> list[Layer]:
+    """Return layers of one array or data set, whose radiometry is decided by some of them for all."""
+    picked = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, _IMAGES).astype(int))]
+    samples = []
+    for layer in picked:
+        height, width = (min(size, _IMAGE_SIDE) for size in layer.grid.shape)
+        top, left = (layer.grid.height - height) // 2, (layer.grid.width - width) // 2
+        samples.append(layer.part(left, top, width, height))
+    return [replace(layer, sampled=tuple(replace(sample, sampled=()) for sample in samples)) for layer in layers]
 
 
 def sample_windows(shape: tuple[int, int]) -> list[Window]:

@@ -112,7 +112,7 @@ def _check_agreement(found: Radiometry, samples: Sequence[Sample]) -> None:
         seen, evidence = _s2_numbers(sample, _extent(sample.numbers)[0], None)
         if seen:
             raise ValueError(
-                f"{sample.where}: some of its images are without + 1000 ({found.reason}), others seem to be with it ({evidence}); "
+                f"{sample.where}: some images are without + 1000 ({found.reason}), others seem to be with it ({evidence}); "
                 "tell its radiometry"
             )
 
@@ -163,7 +163,7 @@ def _reflectance(sensor: Sensor, sample: Sample, low: float, high: float) -> Rad
         return _within(sensor, sample, found, low, high)
     if sample.bits == 8 or (sample.whole and high <= 255):
         raise ValueError(
-            f"{sample.where}: numbers {low:g}..{high:g} are an 8-bit picture, of which reflectance cannot be made; "
+            f"{sample.where}: numbers {low:.0f}..{high:.0f} are an 8-bit picture, of which reflectance cannot be made; "
             f"expected {sensor.name} as reflectance, or tell its radiometry"
         )
     if high <= 160 and not sample.whole:
