@@ -51,6 +51,8 @@ class EncoderNetwork(nn.Module):
 
     wavelengths: Tensor
     gsd: Tensor
+    feature_mean: Tensor
+    feature_std: Tensor
 
     def __init__(self, bands: int, classes: int, *, config: EncoderNetworkConfig) -> None:
         super().__init__()
@@ -60,6 +62,8 @@ class EncoderNetwork(nn.Module):
         self.head = nn.Linear(self.dense.dim, classes)
         self.register_buffer("wavelengths", torch.zeros(bands))
         self.register_buffer("gsd", torch.ones(()))
+        self.register_buffer("feature_mean", torch.zeros(self.dense.dim))
+        self.register_buffer("feature_std", torch.ones(self.dense.dim))
         self.window, self.receptive_field = self.dense.window, self.dense.receptive_field
 
     @property
@@ -69,8 +73,23 @@ class EncoderNetwork(nn.Module):
         return self.dense.encoder
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.dropout(self.dense(x, self.wavelengths, self.gsd)))
+        logits: Tensor = self.head(self.dropout(self.features(x).permute(0, 2, 3, 1)))
         return logits.permute(0, 3, 1, 2)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the classifier sees: (batch, dim, height, width)."""
+        tokens: Tensor = (self.dense(x, self.wavelengths, self.gsd) - self.feature_mean) / self.feature_std
+        return tokens.permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def standardize(self, features_ND: Tensor) -> None:
+        """Give features zero mean and unit deviation, as they are at the training pixels before training.
+
+        Pretrained features differ little between pixels beside what all pixels share: on them as they are, a linear classifier
+        learns slowly (He et al. 2022, MAE, appendix A.1, has a batch norm in its place).
+        """
+        self.feature_mean.copy_(features_ND.mean(0))
+        self.feature_std.copy_(features_ND.std(0, correction=0).clamp_min(1e-3))
 
     def adapt(self, source: "SceneEncoder") -> None:
         """Take the weights of a pretrained encoder, and leave trainable what the settings say.

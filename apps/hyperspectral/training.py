@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ... import __version__
 from ...core.training.runs import interruptible
 from ...datasets import Scene
-from .encoder_network import SceneEncoder, fingerprint
+from .encoder_network import EncoderNetwork, SceneEncoder, fingerprint
 from .model import Classifier, ModelInfo
 from .recipe import Recipe, TrainingConfig
 from .samples import UNLABELLED, Crops, LabelledScene, Mask, at_pixels, centre, require_trainable, validation_folds
@@ -93,6 +94,9 @@ def fit(
             member = model.members[number]
             member.transform.fit(spectra[training & ~held_out])
             seen = labelled.transformed(member.transform)
+            if isinstance(member.network, EncoderNetwork):
+                member.network.eval().standardize(_outputs(member.network.features, member.network, seen, training & ~held_out))
+                member.network.train()
             curve = _fit_member(
                 member.network, seen, training & ~held_out, held_out, recipe, seed=seed + 1000 * number, device=device,
                 precision=precision, progress=progress,
@@ -200,8 +204,14 @@ class _Task(L.LightningModule):
 
 @torch.inference_mode()
 def _logits(network: nn.Module, labelled: LabelledScene, chosen: Mask, device: torch.device) -> Tensor:
+    return _outputs(lambda z: network(z.to(device)).float(), network, labelled, chosen)
+
+
+@torch.inference_mode()
+def _outputs(call: Callable[[Tensor], Tensor], network: nn.Module, labelled: LabelledScene, chosen: Mask) -> Tensor:
+    """Apply a part of a network, which looks as far as that, at some labelled pixels."""
     reach, window = int(network.receptive_field), int(network.window)  # type: ignore[arg-type]
-    return at_pixels(lambda z: network(z.to(device)).float(), labelled, chosen, reach=reach, window=window)
+    return at_pixels(call, labelled, chosen, reach=reach, window=window)
 
 
 def _temperature(logits: Tensor, targets: Tensor) -> Tensor:

@@ -167,7 +167,9 @@ def test_bands_that_the_encoder_knows_nothing_about_are_named(scene):
 
 
 def test_other_units_are_refused(scene, labels, quick):
-    recipe = dataclasses.replace(quick, encoder=dataclasses.replace(quick.encoder, scale=1.0, architecture=encoder_of(scene).config))
+    recipe = dataclasses.replace(
+        quick, encoder=dataclasses.replace(quick.encoder, scale=1.0, architecture=encoder_of(scene).config)
+    )
     tiles = tiling(recipe)
     labelled = LabelledScene(scene, labels, margin=tiles.margin, core=tiles.core)
     everything = np.ones(len(labelled), dtype=np.bool_)
@@ -223,7 +225,9 @@ def test_classify_with_an_encoder_and_map_again_without_it(files, encoder, quick
 
 
 def test_fit_writes_the_model_and_its_adapters(files, encoder, quick, tmp_path):
-    done = fit_model(str(files.scene), str(files.labels), encoder=encoder, adapters=True, recipe=quick, out=tmp_path, device="cpu")
+    done = fit_model(
+        str(files.scene), str(files.labels), encoder=encoder, adapters=True, recipe=quick, out=tmp_path, device="cpu"
+    )
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in done.files.values()}
     assert load_classifier(done.files["model"]).info.recipe.network == "encoder"
 
