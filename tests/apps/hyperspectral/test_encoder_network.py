@@ -239,9 +239,10 @@ def test_adaptations_are_measured_on_the_same_splits(files, encoder, monkeypatch
     for module in ("adaptation", "evaluation"):
         monkeypatch.setattr(f"geovit.apps.hyperspectral.{module}.named_recipe", recipe)
     names = ["svm", "encoder", "encoder_freeze", "encoder_full", "encoder_scratch"]
+    paths = str(files.scene), str(files.labels)
     done = evaluate(
-        str(files.scene), str(files.labels), models=names, protocol="blocks", per_class=10, block=12, buffer=3, seeds=1, encoder=encoder,
-        lora_rank=1, device="cpu",
+        *paths, models=names, protocol="blocks", per_class=10, block=12, buffer=3, seeds=1, encoder=encoder, lora_rank=1,
+        device="cpu",
     )  # fmt: skip
     rows = done.report["models"]
     assert list(rows) == names
