@@ -18,9 +18,6 @@ from ...core.layers.tokenizers.wavelength import wavelength_features
 Prefix = Literal["encoded", "placed", "own"]
 
 
-Prefix = Literal["encoded", "placed", "own"]
-
-
 class Decoder(nn.Module):
     """A learned token in the place of each hidden one, positions, blocks over all tokens, norm (He et al. 2022, section 3).
 

@@ -289,15 +289,17 @@ def _learned_size(arguments: Mapping[str, Any]) -> int:
     return int(arguments["img_size"])
 
 
-def _autoencoder(name: str, licence: str, multiscale: bool) -> System:
+def _autoencoder(name: str, licence: str, *, multiscale: bool, grouped: bool = True) -> System:
     def infer(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
-        return infer_autoencoder(state) if ("proj_up_conv.weight" in state) == multiscale else None
+        own = ("proj_up_conv.weight" in state) == multiscale and ("patch_embed.0.proj.weight" in state) == grouped
+        return infer_autoencoder(state) if own else None
 
     return System(name, licence, infer, build_autoencoder, load_autoencoder, _part, scale, _learned_size)
 
 
 SYSTEMS = (
     _autoencoder("SatMAE++", "Apache-2.0", multiscale=True),
+    _autoencoder("SatMAE++ (RGB)", "Apache-2.0", multiscale=True, grouped=False),
     _autoencoder("SatMAE", "CC-BY-NC-4.0", multiscale=False),
     System(
         "SatMAE or SatMAE++ (classifier)",
