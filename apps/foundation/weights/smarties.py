@@ -2,19 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ....core.backbones.token_encoder import Encoder, TokenEncoder
+from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.tokenizers import RADAR, SMARTIES_RANGES, SpectralRange
-from ....core.sensors.batch import SensorBatch
-from ....core.sensors.normalization import Normalization, between
+from ....core.sensors.normalization import Normalization
 from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.smarties import Pooling, SmartiesAutoencoder, SmartiesClassifier, range_encoder
+from .smarties_scale import smarties_scale
 from .system import BLOCK_NAMES, System, UnscaledError, depth_of, heads_of, load_renamed
 
 _EMBEDS = "spectrum_projection.spectrum_embeds"
@@ -185,86 +184,7 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     return load_renamed(module, state, to_ours(state))
 
 
-# Of the pretraining's images, config/pretraining_sensors.yaml: percentiles 1 and 99, reflectance in 1e-4 and dB; mean and
-# deviation of what these bring to 0..1. Bands B01..B08, B8A, B09, B11, B12, then VV, VH.
-_BANDS = (443.0, 490.0, 560.0, 665.0, 705.0, 740.0, 783.0, 842.0, 865.0, 945.0, 1610.0, 2190.0)
-_L2A = (
-    (1.0, 27.02, 45.06, 12.50, 5.99, 1.0, 1.08, 1.0, 1.0, 1.0, 2.32, 4.28),
-    (2811.45, 2604.77, 2580.36, 2829.49, 3138.51, 4338.89, 5182.99, 5529.26, 5433.89, 5170.23, 4418.15, 3387.44),
-    (0.11504940, 0.14820598, 0.21661478, 0.19834635, 0.29584539, 0.41010851, 0.39859083, 0.39942175, 0.41560057, 0.43314508,
-     0.35970271, 0.29588255),
-    (0.14282256, 0.14939885, 0.16681823, 0.19246325, 0.19392383, 0.23844217, 0.23693138, 0.24099796, 0.24249801, 0.24532427,
-     0.24024677, 0.23555098),
-)  # fmt: skip
-_L1C = (
-    (37.65, 29.19, 24.27, 17.25, 19.14, 22.09, 22.87, 19.21, 20.56, 6.03, 9.02, 5.46),
-    (3080.51, 3203.94, 3293.08, 3989.23, 4040.77, 4304.14, 4666.18, 4529.41, 4884.79, 1864.98, 4843.25, 4007.81),
-    (0.48595265, 0.40518817, 0.37699366, 0.31775635, 0.34872592, 0.42993817, 0.44645432, 0.43980509, 0.45632181, 0.34116733,
-     0.39822152, 0.34670174),
-    (0.12758659, 0.14896001, 0.17880382, 0.21890225, 0.21259637, 0.22458562, 0.23589327, 0.23984773, 0.24604143, 0.22196376,
-     0.25178209, 0.25317791),
-)  # fmt: skip
-_RADAR_BANDS = (RADAR["VV"], RADAR["VH"])
-_RADAR_SCALE = (
-    (-29.519697, -33.421481),
-    (-3.456900, -9.905399),
-    (0.64934552, 0.60353202),
-    (0.19030459, 0.22883052),
-)
-_LONGEST = 2600.0  # nm
-
-
-class SmartiesScale(Normalization):
-    """Values to 0..1 between two percentiles of the pretraining's images, the rest cut off; then (value - mean) / deviation.
-
-    Reflectance at the top of the atmosphere (sensors whose name ends in "-l1c" or "-toa") is scaled as that of Sentinel-2, every
-    other one as that of the surface; bands between those of Sentinel-2 by interpolation over wavelength. Radar is in dB.
-    """
-
-    def at(self, wavelengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation, of surface reflectance and radar; see ``forward``."""
-        low, high, mean, deviation = _scale(wavelengths, _L2A)
-        return low + mean * (high - low), deviation * (high - low)
-
-    def forward(self, batch: SensorBatch) -> SensorBatch:
-        """Scale images.
-
-        Raises:
-            ValueError: a band of another polarisation, or in the thermal infrared: there were none in the pretraining.
-        """
-        top = batch.sensor.endswith(("-l1c", "-toa"))
-        numbers = _scale(batch.wavelengths, _L1C if top else _L2A).to(batch.values)
-        low, high, mean, deviation = numbers[..., None, None]
-        values = (((batch.values - low) / (high - low)).clamp(0, 1) - mean) / deviation
-        return replace(batch, values=values.where(batch.valid, 0.0))
-
-
-def _scale(wavelengths: Tensor, optical: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Return (4, bands): low, high, mean, deviation."""
-    given = wavelengths.double().cpu()
-    known = torch.isin(given, given.new_tensor(_RADAR_BANDS)) | ((given > 0) & (given <= _LONGEST))
-    if not bool(known.all()):
-        odd = float(given[~known][0])
-        name = {code: name for name, code in RADAR.items()}.get(odd, f"{odd:g} nm")
-        raise ValueError(f"SMARTIES has no scale for {name}: it was trained on reflectance up to {_LONGEST:g} nm, VV and VH")
-    numbers = given.new_tensor(optical)
-    numbers[:2] *= 1e-4
-    radar = (given[:, None] == given.new_tensor(_RADAR_BANDS)).to(given) @ given.new_tensor(_RADAR_SCALE).T
-    return torch.where(given > 0, (between(given, given.new_tensor(_BANDS)) @ numbers.T).T, radar.T)
-
-
-def scale(arguments: Mapping[str, Any]) -> Normalization:
-    """Return the official scale.
-
-    Raises:
-        UnscaledError: for other spectral ranges than those of the published files.
-    """
-    if arguments.get("spectrum_specs") is not None:
-        raise UnscaledError("the scale is known of the published spectral ranges only")
-    return SmartiesScale()
-
-
-def _part(module: nn.Module) -> Encoder:
+def _part(module: nn.Module) -> TokenEncoder:
     assert isinstance(module, SmartiesAutoencoder | SmartiesClassifier)
     return module.encoder
 
@@ -273,7 +193,13 @@ def _size(arguments: Mapping[str, Any]) -> int:
     return int(arguments["img_size"])
 
 
+def _scale(arguments: Mapping[str, Any]) -> Normalization:
+    if arguments.get("spectrum_specs") is not None:
+        raise UnscaledError("it has spectral ranges of its own, and how their images were scaled is not known")
+    return smarties_scale()
+
+
 SYSTEMS = (
-    System("SMARTIES", "Apache-2.0", infer_autoencoder, build_autoencoder, load, _part, scale, _size),
-    System("SMARTIES (classifier)", "Apache-2.0", infer_classifier, build_classifier, load, _part, scale, _size),
+    System("SMARTIES", "Apache-2.0", infer_autoencoder, build_autoencoder, load, _part, _scale, _size),
+    System("SMARTIES (classifier)", "Apache-2.0", infer_classifier, build_classifier, load, _part, _scale, _size),
 )
