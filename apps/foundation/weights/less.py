@@ -69,6 +69,7 @@ def _configs(arguments: Mapping[str, Any], predecessor: bool) -> tuple[LessConfi
         band_width=args["decoder_channel_embed_dims_per_head"],
         # The predecessor's decoder adds positions, whatever the encoder does.
         rotary=None if predecessor else encoder.rotary,
+        scaled=predecessor and encoder.rotary is not None,
     )
     return encoder, decoder, args["norm_pix_loss"]
 
