@@ -28,7 +28,8 @@ class TokenClassifier(nn.Module):
         """Return (batch, dim): see ``Tokenizer`` for the arguments."""
         encoded: Encoded = self.encoder(x, wavelengths, gsd, band_mask)
         if self.norm is None:
-            return encoded.prefix[:, 0]
+            first: Tensor = encoded.prefix[:, 0]
+            return first
         y: Tensor = self.norm(encoded.places().mean((1, 2)))
         return y
 

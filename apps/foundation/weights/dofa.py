@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ....core.backbones.token_encoder import TokenEncoder
 from ....core.weights.arguments import read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.classifier import TokenClassifier
@@ -93,7 +94,7 @@ def build_second(arguments: Mapping[str, Any]) -> TokenClassifier:
     return TokenClassifier(_encoder(args | {"dynamic_embed_dim": args["wv_planes"]}, layer_scale=1e-5), 0)
 
 
-def _encoder(args: Mapping[str, Any], layer_scale: float | None = None) -> Any:
+def _encoder(args: Mapping[str, Any], layer_scale: float | None = None) -> TokenEncoder:
     return dofa_encoder(
         args["embed_dim"],
         patch=args["patch_size"],
