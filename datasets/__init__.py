@@ -7,9 +7,10 @@ from .labels import Labels, read_labels
 from .scene import Scene, open_scene
 from .synthetic import SyntheticScene, synthesize_scene
 from .volumes import Volume, find_volumes, open_volume, write_labels, write_volume
-from .writing import atomic, check_writable, write_bands, write_class_map, write_text_atomic
+from .writing import BandWriter, atomic, check_writable, stream_bands, write_bands, write_class_map, write_text_atomic
 
 __all__ = [
+    "BandWriter",
     "ClassInfo",
     "Grid",
     "Image",
@@ -26,6 +27,7 @@ __all__ = [
     "open_scene",
     "open_volume",
     "read_labels",
+    "stream_bands",
     "synthesize_scene",
     "write_bands",
     "write_class_map",

@@ -29,8 +29,8 @@ ON_A_KINK: dict[str, float | None] = {
     "monai_swinunetr/v2_3d": 5e-3,
 }
 
-# A gradient below this share of the largest one of its case is zero in exact numbers, and in float32 what rounding left of it: such
-# as that of a bias which all keys share, and a softmax does not see.
+# A gradient below this share of the largest one of its case is zero in exact numbers, and in float32 what rounding left of it:
+# such as that of a bias which all keys share, and a softmax does not see.
 ROUNDING = 1e-7
 
 Adapter = Callable[[SimpleNamespace], dict[str, Tensor]]

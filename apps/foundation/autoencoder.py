@@ -105,11 +105,12 @@ class _Stream:
         spectral = self.tokens.x.shape[1]
         if spectral == 1:
             return there.any(1, keepdim=True)
-        return torch.stack([there[:, self.owner == s].any(1) for s in range(spectral)], dim=1)
+        own = self.owner == torch.arange(spectral, device=there.device)[:, None]
+        return torch.einsum("bcrk,sc->bsrk", there.to(torch.float32), own.to(torch.float32)) > 0
 
     def counts(self, hidden: Tensor) -> Tensor:
         """Which pixels are to be predicted, (B, C, H, W)."""
-        bands = hidden[:, self.owner] | self.left_out[:, :, None, None]
+        bands = hidden[:, self.owner.clamp_min(0)] | self.left_out[:, :, None, None]
         valid = patches(self.batch.valid, self.batch.valid.shape[2] // hidden.shape[2])
         return (valid & bands[:, :, :, None, :, None]).reshape(self.batch.valid.shape)
 
@@ -164,8 +165,8 @@ class MaskedAutoencoder(nn.Module):
                 totals.setdefault(name, []).append(part)
         parts = {name: torch.stack(values).mean() for name, values in totals.items()}
         loss = torch.stack(list(parts.values())).sum()
-        told = {name: part.detach() for name, part in parts.items()}
-        return Reconstruction(loss, told, tuple(images), tuple(hidden), tuple(counts), inputs)
+        parts = {name: part.detach() for name, part in parts.items()}
+        return Reconstruction(loss, parts, tuple(images), tuple(hidden), tuple(counts), inputs)
 
     def _stream(self, batch: SensorBatch, generator: Generators) -> _Stream:
         present = batch.valid.flatten(2).any(2)
@@ -175,7 +176,8 @@ class MaskedAutoencoder(nn.Module):
             # A token that joins all bands cannot hide one: it is made without.
             left_out = hide_bands(present, self.config.bands, generator)
             tokens = self.encoder.embed(batch.values, batch.wavelengths, batch.gsd, present & ~left_out)
-        return _Stream(batch, tokens, _owner(tokens, batch.wavelengths), left_out)
+        owner = _owner(tokens, present.shape[1])
+        return _Stream(batch, tokens, owner, left_out | (owner < 0))
 
     def _decode(self, streams: list[_Stream], hidden: list[Tensor], generator: Generators) -> list[tuple[Tensor, Tensor]]:
         """Return for each sensor features (B, R, K, dim) of places, and which tokens were hidden where they come from."""
@@ -222,12 +224,15 @@ class MaskedAutoencoder(nn.Module):
         return plain.detach(), parts
 
 
-def _owner(tokens: Tokens, wavelengths: Tensor) -> Tensor:
-    """Return the index of the spectral token that each band is in, (C,): the nearest in wavelength, a polarisation's own."""
-    if tokens.x.shape[1] == 1:
-        return torch.zeros(len(wavelengths), dtype=torch.long, device=tokens.x.device)
-    if tokens.wavelengths is None:
-        raise ValueError(f"{tokens.x.shape[1]} spectral tokens without wavelengths: which bands are in them is not known")
-    bands, own = (w.to(tokens.x.device).double() for w in (wavelengths, tokens.wavelengths))
-    distance = (bands[:, None] - own).abs() + 1e6 * ((bands[:, None] < 0) != (own < 0))
-    return distance.argmin(1)
+def _owner(tokens: Tokens, bands: int) -> Tensor:
+    """Return the index of the spectral token that each band is in, (C,), -1 for none.
+
+    Raises:
+        ValueError: if the tokeniser does not tell.
+    """
+    spectral, device = tokens.x.shape[1], tokens.x.device
+    if tokens.owner is not None:
+        return tokens.owner.to(device)
+    if spectral not in (1, bands):
+        raise ValueError(f"{spectral} spectral tokens of {bands} bands: the tokeniser does not tell which has which")
+    return torch.zeros(bands, dtype=torch.long, device=device) if spectral == 1 else torch.arange(bands, device=device)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from ...core.layers.linear import Linear
 from ...core.layers.tokenizers import RADAR, Tokens
 from ...core.layers.tokenizers.wavelength import wavelength_features
 
+Prefix = Literal["encoded", "placed", "own"]
+
 
 class Decoder(nn.Module):
     """A learned token in the place of each hidden one, positions, blocks over all tokens, norm (He et al. 2022, section 3).
@@ -25,19 +28,36 @@ class Decoder(nn.Module):
         heads: of attention.
         position: called with ``Tokens``; what it returns is added, as in an encoder.
         mlp_ratio: hidden channels of the MLP for each channel.
+        qkv_bias: whether the projections to query, key and value have a bias.
+        prefix: what goes in front: "encoded": the encoder's prefix, projected; "placed": the same plus a learned vector; "own":
+            that vector alone.
     """
 
     def __init__(
-        self, encoder_dim: int, dim: int, *, depth: int, heads: int, position: nn.Module, mlp_ratio: float = 4.0
+        self,
+        encoder_dim: int,
+        dim: int,
+        *,
+        depth: int,
+        heads: int,
+        position: nn.Module,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        prefix: Prefix = "encoded",
     ) -> None:
         super().__init__()
+        if prefix not in get_args(Prefix):
+            raise ValueError(f"Decoder: prefix is {prefix!r}, allowed are {', '.join(map(repr, get_args(Prefix)))}")
+        self.encoded_prefix = prefix != "own"
+        self.prefix = None if prefix == "encoded" else nn.Parameter(torch.zeros(dim))
         self.project = Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
         nn.init.normal_(self.mask_token, std=0.02)
         self.position = position
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.ModuleList(
-            mlp_block(dim, GlobalAttention(dim, heads=heads), mlp_ratio=mlp_ratio, norm=norm) for _ in range(depth)
+            mlp_block(dim, GlobalAttention(dim, heads=heads, qkv_bias=qkv_bias), mlp_ratio=mlp_ratio, norm=norm)
+            for _ in range(depth)
         )
         self.norm = norm(dim)
         self.apply(_initialize)
@@ -56,10 +76,11 @@ class Decoder(nn.Module):
         x = self.project(encoded.tokens)
         x = torch.where(hidden[..., None], self.mask_token.to(x.dtype), x)
         x = x + self.position(replace(tokens, x=x))
-        shape, prefix = x.shape[1:4], encoded.prefix.shape[1]
-        x = x.flatten(1, 3)
-        if prefix:
-            x = torch.cat([self.project(encoded.prefix).to(x.dtype), x], dim=1)
+        shape, x = x.shape[1:4], x.flatten(1, 3)
+        front = self.project(encoded.prefix).to(x.dtype) if self.encoded_prefix else x.new_zeros(len(x), 1, x.shape[2])
+        front = front if self.prefix is None else front + self.prefix.to(x.dtype)
+        prefix = front.shape[1]
+        x = torch.cat([front, x], dim=1) if prefix else x
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
@@ -126,7 +147,8 @@ class RangeHead(nn.Module):
         parts = [dict(head.named_parameters()) for head in self.heads]
         weight, bias = (torch.stack([part[name] for part in parts]) for name in ("weight", "bias"))
         routes = routes.to(weight)
-        return predict(x, (routes @ weight.flatten(1)).unflatten(1, weight.shape[1:]), routes @ bias)
+        mixed = (routes @ weight.flatten(1)).reshape(len(routes), *weight.shape[1:])
+        return predict(x, mixed, routes @ bias)
 
 
 def predict(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -143,8 +165,8 @@ def predict(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     bands, pixels = bias.shape
     patch = int(pixels**0.5)
     y = F.linear(x, weight.flatten(0, 1).to(x.dtype), bias.flatten().to(x.dtype))
-    y = y.unflatten(-1, (bands, patch, patch)).permute(0, 3, 1, 4, 2, 5)
-    return y.reshape(len(x), bands, x.shape[1] * patch, x.shape[2] * patch)
+    cut: Tensor = y.reshape(*x.shape[:3], bands, patch, patch).permute(0, 3, 1, 4, 2, 5)
+    return cut.reshape(len(x), bands, x.shape[1] * patch, x.shape[2] * patch)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -81,7 +81,7 @@ def choose(noise: Tensor, there: Tensor, count: int) -> Tensor:
     valid = there.sum(1)
     own = (valid * count + length // 2) // length  # of those that are there, rounded; one at least stays
     own = own.minimum((valid - 1).clamp_min(0)).maximum(count - (length - valid))[:, None]
-    place = noise.argsort(1, stable=True)
+    place = noise.argsort(dim=1, stable=True)
     there = there.gather(1, place)
     rank = torch.where(there, there.cumsum(1), (~there).cumsum(1))  # from 1, among its kind
     chosen = rank <= torch.where(there, own, count - own)

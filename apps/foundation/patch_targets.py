@@ -35,7 +35,8 @@ def group_error(image: Tensor, target: Tensor, hidden: Tensor, groups: Groups) -
     error = (image - target).square()
     patch = image.shape[2] // hidden.shape[2]
     means = torch.stack([_patches(error[:, list(group)], patch).mean((1, 3, 5)) for group in groups], dim=1)
-    return (means * hidden).sum() / hidden.sum()
+    total: Tensor = (means * hidden).sum() / hidden.sum()
+    return total
 
 
 def spectral_sum_error(image: Tensor, target: Tensor, depth: int) -> Tensor:
@@ -50,8 +51,8 @@ def spectral_sum_error(image: Tensor, target: Tensor, depth: int) -> Tensor:
     """
     if image.shape[1] % depth:
         raise ValueError(f"spectral_sum_error: {image.shape[1]} bands are no multiple of {depth}")
-    sums = [x.unflatten(1, (-1, depth)).sum(1) for x in (image, target)]  # type: ignore[no-untyped-call]
-    return (sums[0] - sums[1]).square().mean()
+    error = torch.unflatten(image - target, 1, (-1, depth)).sum(1)
+    return error.square().mean()
 
 
 def _patches(x: Tensor, patch: int) -> Tensor:

@@ -28,6 +28,8 @@ class LessEncoder(nn.Module):
         scale: of their sum.
         rotation: what turns queries and keys; None: nothing does.
         radius: metres within which places see each other; None: all do.
+        replace_hidden: whether there is a token for what is hidden otherwise than by whole bands and places. The published models
+            have none.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class LessEncoder(nn.Module):
         scale: float = 0.5,
         rotation: GridRotation | None = None,
         radius: float | None = None,
+        replace_hidden: bool = True,
     ) -> None:
         super().__init__()
         assert isinstance(tokenizer, nn.Module)
@@ -51,11 +54,11 @@ class LessEncoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm: nn.Module = nn.LayerNorm(self.dim, eps=1e-6)
         # Of the image, of each band, and of each place.
-        self.class_token, self.band_token, self.place_token, self.mask_token = (
-            nn.Parameter(torch.empty(self.dim)) for _ in range(4)
-        )
+        self.class_token, self.band_token, self.place_token = (nn.Parameter(torch.empty(self.dim)) for _ in range(3))
+        self.mask_token = nn.Parameter(torch.empty(self.dim)) if replace_hidden else None
         for token in (self.class_token, self.band_token, self.place_token, self.mask_token):
-            nn.init.normal_(token, std=0.02)
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
 
     def embed(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor, band_mask: Tensor | None = None) -> Tokens:
         tokens = self.tokenizer(x, wavelengths, gsd, band_mask)
@@ -70,6 +73,8 @@ class LessEncoder(nn.Module):
             raise ValueError(f"hidden is {tuple(hidden.shape)}, expected {tuple(tokens.x.shape[:4])} like the tokens")
         kept = None if hidden is None else product(~hidden.flatten(2))
         if hidden is not None and kept is None:
+            if self.mask_token is None:
+                raise ValueError("LessEncoder: this one hides whole bands and places only, as many in each image")
             where = [position for position in self._positions(tokens) if position is not None]
             mask = sum(where, start=self.mask_token)
             tokens = replace(tokens, x=torch.where(hidden[..., None], mask.to(tokens.x.dtype), tokens.x))
@@ -114,21 +119,33 @@ class LessEncoder(nn.Module):
 
     def context(self, tokens: Tokens, kept: tuple[Tensor, Tensor] | None = None) -> GridContext:
         """Return what the blocks are told beside the tokens; ``kept`` as in ``grid``."""
-        places = bands = near = present = None
+        places = bands = present = None
         if self.rotation is not None:
             places, bands = self.rotation(tokens)
             if kept is not None:
                 places, bands = places.at(kept[1]), bands.at(kept[0])
-        if self.radius is not None:
-            near = perception_field(*tokens.x.shape[2:4], tokens.pitch.to(tokens.x.device), self.radius)
-            if kept is not None:
-                near = near.gather(1, kept[1][..., None].expand(-1, -1, near.shape[2]))
-                near = near.gather(2, kept[1][:, None].expand(-1, near.shape[1], -1))
-            near = F.pad(near, (1, 0, 1, 0), value=True)
+        near = self.field(tokens, self.radius, None if kept is None else kept[1])
         if tokens.present is not None and not bool(tokens.present.all()):
             present = tokens.present if kept is None else tokens.present.gather(1, kept[0])
             present = F.pad(present, (1, 0), value=True)
         return GridContext(places, bands, near, present)
+
+    @staticmethod
+    def field(tokens: Tokens, radius: float | None, kept: Tensor | None = None) -> Tensor | None:
+        """Return which places see which, behind a class token that sees and is seen by all: bool (batch, 1 + places, 1 + places).
+
+        Args:
+            tokens: whose places they are.
+            radius: in metres; None: all see all, and None is returned.
+            kept: indices (batch, count) of the places that there are; None: all.
+        """
+        if radius is None:
+            return None
+        near = perception_field(*tokens.x.shape[2:4], tokens.pitch.to(tokens.x.device), radius)
+        if kept is not None:
+            near = near.gather(1, kept[..., None].expand(-1, -1, near.shape[2]))
+            near = near.gather(2, kept[:, None].expand(-1, near.shape[1], -1))
+        return F.pad(near, (1, 0, 1, 0), value=True)
 
     def _positions(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
         place, band = (None if part is None else part(tokens) * self.scale for part in (self.place, self.band))

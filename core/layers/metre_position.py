@@ -1,5 +1,8 @@
 """Where a token stands on the ground and in the spectrum, in metres and nanometres: sines and cosines, alike for every sensor."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -11,8 +14,9 @@ def sincos(positions: Tensor, dim: int) -> Tensor:
 
     Source: Vaswani et al. 2017, section 3.5. ``dim`` is even.
     """
-    rates = 10_000.0 ** -(torch.arange(dim // 2, device=positions.device, dtype=positions.dtype) / (dim / 2))
-    angles = positions[..., None] * rates
+    # One over a power, not a negative power: rounded as in the tables of published models, which matters for large positions.
+    periods = 10_000.0 ** (torch.arange(dim // 2, device=positions.device, dtype=positions.dtype) / (dim / 2))
+    angles = positions[..., None] * (1 / periods)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
@@ -55,30 +59,45 @@ class MetrePosition(nn.Module):
 
 
 class SpectralPosition(nn.Module):
-    """Sines and cosines of a spectral token's wavelength; a learned vector for each radar polarisation.
+    """Sines and cosines of a spectral token's wavelength, in float32; a vector for each radar polarisation.
 
     Source: LESS ViT (arXiv 2605.18541), the channel part of its continuous positional-channel embedding, where a step is 1 nm.
 
     Args:
         dim: channels, even.
         unit: nanometres that count as a step.
+        origin: the wavelength in nm at which steps start.
+        radar: "learned" vectors, or the wavelengths in nm that stand for the polarisations, in the order of ``RADAR``.
     """
 
-    def __init__(self, dim: int, *, unit: float = 1.0) -> None:
+    def __init__(
+        self, dim: int, *, unit: float = 1.0, origin: float = 0.0, radar: Literal["learned"] | Sequence[float] = "learned"
+    ) -> None:
         super().__init__()
         if dim % 2:
             raise ValueError(f"SpectralPosition: dim is {dim}, expected an even number")
-        self.dim, self.unit = dim, unit
-        self.radar = nn.Parameter(torch.empty(len(RADAR), dim))
-        nn.init.normal_(self.radar, std=0.02)
+        if radar != "learned" and len(radar) != len(RADAR):
+            raise ValueError(
+                f"SpectralPosition: got {len(radar)} wavelengths of radar, expected one for each of {', '.join(RADAR)}"
+            )
+        self.dim, self.unit, self.origin = dim, unit, origin
+        self.radar: nn.Parameter | tuple[float, ...]
+        if radar == "learned":
+            self.radar = nn.Parameter(torch.empty(len(RADAR), dim))
+            nn.init.normal_(self.radar, std=0.02)
+        else:
+            self.radar = tuple(float(nm) for nm in radar)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Return (1, spectral, 1, 1, dim), zero for tokens that join bands of any kind."""
-        dtype = torch.promote_types(tokens.x.dtype, torch.float32)
         if tokens.wavelengths is None:
             return tokens.x.new_zeros(1, 1, 1, 1, self.dim)
-        waves = tokens.wavelengths.to(tokens.x.device, dtype)
-        optical = sincos(waves / self.unit, self.dim)
-        which = waves[:, None] == waves.new_tensor(list(RADAR.values()))
-        table = torch.where((waves > 0)[:, None], optical, which.to(dtype) @ self.radar.to(dtype))
+        waves = tokens.wavelengths.to(tokens.x.device, torch.float32)
+        which = (waves[:, None] == waves.new_tensor(list(RADAR.values()))).float()
+        if isinstance(self.radar, tuple):
+            waves = torch.where(waves > 0, waves, which @ waves.new_tensor(self.radar))
+            table = sincos((waves - self.origin) / self.unit, self.dim)
+        else:
+            table = sincos((waves - self.origin) / self.unit, self.dim)
+            table = torch.where((waves > 0)[:, None], table.to(self.radar.dtype), which.to(self.radar.dtype) @ self.radar)
         return table[None, :, None, None].to(tokens.x.dtype)

@@ -80,20 +80,18 @@ class GridRotation(nn.Module):
         """
         if tokens.wavelengths is None:
             raise ValueError("GridRotation: the tokens have no wavelengths, expected one for each spectral token")
-        device, dtype = tokens.x.device, torch.promote_types(tokens.x.dtype, torch.float32)
+        # In float32, and in this order, whatever the tokens are: as the published model turns them.
+        device, dtype = tokens.x.device, torch.float32
         rows, columns = tokens.x.shape[2:4]
         if self.field is None:
-            down, across = ((2 * torch.arange(0.5, n, device=device, dtype=dtype) / n - 1)[None] for n in (rows, columns))
+            down, across = ((2 * (torch.arange(0.5, n, device=device, dtype=dtype) / n) - 1)[None] for n in (rows, columns))
         else:
             step = tokens.pitch.to(device, dtype)[:, None] / self.field
             down, across = (step * torch.arange(n, device=device, dtype=dtype) for n in (rows, columns))
-        where = torch.stack([down[:, :, None].expand(-1, -1, columns), across[:, None].expand(-1, rows, -1)], dim=-1).flatten(
-            1, 2
-        )
-        turns = 2 * math.pi / self.place_periods.to(dtype)
-        places = _rotation((where[..., None] * turns).flatten(2))
+        where = torch.stack([down[:, :, None].expand(-1, -1, columns), across[:, None].expand(-1, rows, -1)], dim=-1)
+        places = _rotation((2 * math.pi * where.flatten(1, 2)[..., None] / self.place_periods.to(dtype)).flatten(2))
         waves = tokens.wavelengths.to(device, dtype)
         low, high = self.spectrum
-        which = torch.where(waves < 0, waves - 1, 2 * (waves - low) / (high - low) - 1)
-        bands = _rotation((which[:, None] * (2 * math.pi / self.band_periods.to(dtype)))[None])
+        which = torch.where(waves < 0, waves - 1, 2 * ((waves - low) / (high - low)) - 1)
+        bands = _rotation((2 * math.pi * which[:, None] / self.band_periods.to(dtype))[None])
         return places, bands

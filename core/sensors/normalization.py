@@ -61,7 +61,7 @@ class Normalization(nn.Module):
             if not len(knots):
                 known = "optical" if radar else "radar"
                 raise ValueError(f"the model was trained on {known} bands only: there is no scale for {asked[which][0]:g}")
-            weights = _polarizations(asked[which], knots) if radar else _between(asked[which], knots)
+            weights = polarizations(asked[which], knots) if radar else between(asked[which], knots)
             means[which], deviations[which] = weights @ self.mean[kind], weights @ self.deviation[kind]
         return means, deviations
 
@@ -75,7 +75,7 @@ class Normalization(nn.Module):
         return replace(batch, values=((batch.values - mean) / deviation).where(batch.valid, 0.0))
 
 
-def _between(asked: Tensor, knots: Tensor) -> Tensor:
+def between(asked: Tensor, knots: Tensor) -> Tensor:
     """Return the weights of linear interpolation between ascending knots, (asked, knots)."""
     right = torch.searchsorted(knots, asked).clamp(0, len(knots) - 1)
     left = (right - 1).clamp_min(0)
@@ -85,7 +85,7 @@ def _between(asked: Tensor, knots: Tensor) -> Tensor:
     return (1 - share) * each[left] + share * each[right]
 
 
-def _polarizations(asked: Tensor, knots: Tensor) -> Tensor:
+def polarizations(asked: Tensor, knots: Tensor) -> Tensor:
     """Return one for the polarisation that was asked for, equal weights of all for one that is not there."""
     same = (asked[:, None] == knots).to(knots.dtype)
     return torch.where(same.any(1, keepdim=True), same, 1 / len(knots))

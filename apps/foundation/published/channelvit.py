@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.token_position import TablePosition
 from ....core.layers.tokenizers import ChannelEmbed, Tokens
-from .decoder import transformer_blocks
+from .parts import transformer_blocks
 
 
 class StretchedPosition(TablePosition):

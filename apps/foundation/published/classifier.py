@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.linear import Linear
-from .decoder import LAYER_NORM
+from .parts import LAYER_NORM
 
 
 class TokenClassifier(nn.Module):

@@ -6,7 +6,7 @@ Source: Xiong et al. 2024 (arXiv 2403.15356), section 3. Version 2 has patches o
 from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.token_position import TablePosition
 from ....core.layers.tokenizers import HypernetworkEmbed
-from .decoder import transformer_blocks
+from .parts import transformer_blocks
 
 
 def dofa_encoder(

@@ -1,7 +1,7 @@
 """SatMAE and SatMAE++: a token for each group of bands and place.
 
 Source: Cong et al. 2022 (SatMAE), section 3.3; Noman et al. 2024 (SatMAE++), section 3. With one group of three bands, as for
-RGB, they are MAE (He et al. 2022).
+RGB, they are MAE (He et al. 2022). Their classifier is a ``TokenClassifier``.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ....core.backbones.token_encoder import TokenEncoder
-from ....core.layers.linear import Linear
 from ....core.layers.token_position import GridPosition, JoinedPosition, OrderPosition, TablePosition
 from ....core.layers.tokenizers import GroupEmbed, Tokens
+from ..decoder import Decoder
 from ..multiscale import MultiScaleHead, multiscale_error
 from ..patch_targets import group_error, normalize_patches
-from .decoder import LAYER_NORM, PixelHead, Prediction, TokenDecoder, transformer_blocks
+from .parts import PixelHead, Prediction, transformer_blocks
 
 Groups = Sequence[Sequence[float]]
 
@@ -31,7 +31,6 @@ def group_encoder(
     qkv_bias: bool = True,
     group_dim: int = 256,
     size: int | None = None,
-    norm: bool = True,
 ) -> TokenEncoder:
     """Return the encoder.
 
@@ -42,7 +41,6 @@ def group_encoder(
         depth, heads, mlp_ratio, qkv_bias: of the blocks.
         group_dim: channels that tell the group, the others the place; 0: all tell the place.
         size: tokens on a side for which positions are learned; None: they are fixed waves, for any size.
-        norm: whether a norm ends it.
     """
     position: nn.Module
     if size is None:
@@ -56,10 +54,7 @@ def group_encoder(
             _start(order, OrderPosition(group_dim))
             position = JoinedPosition([position, order])
     blocks = transformer_blocks(dim, depth, heads, mlp_ratio, qkv_bias)
-    encoder = TokenEncoder(GroupEmbed(dim, patch=patch, groups=groups, others="drop"), position, blocks)
-    if not norm:
-        encoder.norm = nn.Identity()
-    return encoder
+    return TokenEncoder(GroupEmbed(dim, patch=patch, groups=groups, others="drop"), position, blocks)
 
 
 @torch.no_grad()
@@ -80,8 +75,8 @@ class GroupAutoencoder(nn.Module):
         larger: at how many sizes beyond its own the image is predicted.
         width: channels for each band between the upsampling blocks.
         normalized: whether the target's patches, of all bands together, are normalised.
-        heads_in_band_order: the published program lays what its heads predict side by side and takes it for the bands in the order
-            of the image, though it is in that of the groups. A head then learns other bands than those of its group.
+        heads_in_band_order: the published program lays what its heads predict side by side and takes it for the bands in the
+            order of the image, though it is in that of the groups. A head then learns other bands than those of its group.
     """
 
     def __init__(
@@ -105,14 +100,16 @@ class GroupAutoencoder(nn.Module):
         order = [band for group in groups for band in group]
         if sorted(order) != sorted(bands):
             told = ", ".join(f"{band:g}" for band in bands)
-            raise ValueError(f"GroupAutoencoder: bands are {told}, expected each of {', '.join(f'{band:g}' for band in order)} once")
+            raise ValueError(
+                f"GroupAutoencoder: bands are {told}, expected each of {', '.join(f'{band:g}' for band in order)} once"
+            )
         self.bands, self.normalized, self.heads_in_band_order = tuple(bands), normalized, heads_in_band_order
         self.groups = [[self.bands.index(band) for band in group] for group in groups]
         self.encoder = encoder
         position: nn.Module = GridPosition(dim - group_dim)
         position = JoinedPosition([position, OrderPosition(group_dim)]) if group_dim else position
-        self.decoder = TokenDecoder(
-            encoder.dim, position, transformer_blocks(dim, depth, heads, mlp_ratio), prefix="encoded"
+        self.decoder = Decoder(
+            encoder.dim, dim, depth=depth, heads=heads, position=position, mlp_ratio=mlp_ratio, prefix="placed"
         )
         self.head = PixelHead(dim, [len(group) for group in groups], patch=encoder.patch)
         self.larger = MultiScaleHead(len(order), len(order) * width, scales=larger) if larger else None
@@ -128,7 +125,7 @@ class GroupAutoencoder(nn.Module):
             larger: the true images at the larger sizes.
         """
         tokens = self.encoder.embed(x, torch.tensor(self.bands), gsd)
-        y = self.head(self.decoder(self.encoder.encode(tokens, hidden), tokens, hidden))
+        y = self.head(self.decoder(self.encoder.encode(tokens, hidden), hidden, tokens).tokens)
         image = y if self.heads_in_band_order else y[:, self._places]
         target = normalize_patches(x, self.encoder.patch, [range(x.shape[1])]) if self.normalized else x
         losses = {"pixels": group_error(image, target, hidden, self.groups)}
@@ -138,32 +135,3 @@ class GroupAutoencoder(nn.Module):
         if larger:
             losses["larger"] = multiscale_error(images, larger)
         return Prediction(image, images, losses)
-
-
-class GroupClassifier(nn.Module):
-    """The classifier of SatMAE and SatMAE++.
-
-    Args:
-        encoder: of ``group_encoder``, without a norm if ``pooled``.
-        classes: outputs; 0: none.
-        pooled: whether it sees the norm of the mean of all tokens, and not the class token.
-    """
-
-    def __init__(self, encoder: TokenEncoder, classes: int, *, pooled: bool = False) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.norm = LAYER_NORM(encoder.dim) if pooled else None
-        self.head = Linear(encoder.dim, classes) if classes else nn.Identity()
-
-    def features(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor) -> Tensor:
-        """Return (batch, dim)."""
-        encoded = self.encoder(x, wavelengths, gsd)
-        if self.norm is None:
-            return encoded.prefix[:, 0]
-        y: Tensor = self.norm(encoded.tokens.mean((1, 2, 3)))
-        return y
-
-    def forward(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor) -> Tensor:
-        """Return logits, (batch, classes)."""
-        y: Tensor = self.head(self.features(x, wavelengths, gsd))
-        return y

@@ -6,7 +6,7 @@ Source: Braham et al. 2024 (arXiv 2408.08447), section IV.
 from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.token_position import TablePosition
 from ....core.layers.tokenizers import SpectralAdapterEmbed
-from .decoder import transformer_blocks
+from .parts import transformer_blocks
 
 
 def spectral_encoder(

@@ -3,8 +3,6 @@
 Source: Hong et al. 2024 (SpectralGPT), section III.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +10,9 @@ from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.linear import Linear
 from ....core.layers.token_position import SumPosition, TablePosition
 from ....core.layers.tokenizers import CubeEmbed
+from ..decoder import Decoder
 from ..patch_targets import group_error, normalize_patches, spectral_sum_error
-from .decoder import LAYER_NORM, PixelHead, Prediction, TokenDecoder, transformer_blocks
+from .parts import LAYER_NORM, PixelHead, Prediction, transformer_blocks
 
 
 def cube_position(dim: int, size: tuple[int, int, int], separate: bool) -> nn.Module:
@@ -88,9 +87,16 @@ class CubeAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.bands, self.normalized = encoder, bands, normalized
-        blocks = transformer_blocks(dim, depth, heads, mlp_ratio, qkv_bias)
-        own: Literal["own"] | None = "own" if prefix else None
-        self.decoder = TokenDecoder(encoder.dim, cube_position(dim, size, separate), blocks, prefix=own)
+        self.decoder = Decoder(
+            encoder.dim,
+            dim,
+            depth=depth,
+            heads=heads,
+            position=cube_position(dim, size, separate),
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            prefix="own" if prefix else "encoded",
+        )
         self.head = PixelHead(dim, [bands] * size[0], patch=encoder.patch, shared=True)
 
     def forward(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor, hidden: Tensor) -> Prediction:
@@ -108,7 +114,7 @@ class CubeAutoencoder(nn.Module):
         if bool((wavelengths[1:] < wavelengths[:-1]).any()):
             raise ValueError(f"CubeAutoencoder: wavelengths are {wavelengths.tolist()}, expected them to rise")
         tokens = self.encoder.embed(x, wavelengths, gsd)
-        image = self.head(self.decoder(self.encoder.encode(tokens, hidden), tokens, hidden))
+        image = self.head(self.decoder(self.encoder.encode(tokens, hidden), hidden, tokens).tokens)
         target = x if image.shape[1] == x.shape[1] else x[:, torch.linspace(0, x.shape[1] - 1, image.shape[1]).long().tolist()]
         cubes = [range(i, i + self.bands) for i in range(0, image.shape[1], self.bands)]
         normal = normalize_patches(target, self.encoder.patch, cubes) if self.normalized else target

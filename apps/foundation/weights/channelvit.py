@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ....core.sensors.normalization import Normalization
 from ....core.weights.arguments import read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.channelvit import channel_encoder
 from ..published.classifier import TokenClassifier
-from .system import BLOCK_NAMES, System, Unscaled, heads_of, load_renamed
+from .system import BLOCK_NAMES, System, UnscaledError, heads_of, load_renamed
 from .vit import classifier_encoder, split_positions, vit_arguments
 
 _NAMES: tuple[tuple[str, str | None], ...] = (
@@ -90,18 +91,18 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     return load_renamed(module, state, to_ours(state))
 
 
-def scale(arguments: Mapping[str, Any]) -> nn.Module:
+def scale(arguments: Mapping[str, Any]) -> Normalization:
     """Say that it cannot be known.
 
     Raises:
-        Unscaled: always.
+        UnscaledError: always.
     """
-    raise Unscaled("files of ChannelViT do not tell which bands they are for")
+    raise UnscaledError("files of ChannelViT do not tell which bands they are for")
 
 
 SYSTEMS = (
     System(
-        "ChannelViT", "Apache-2.0 (the code; the weights name none)", infer, build, load, classifier_encoder, scale,
+        "ChannelViT", "CC-BY-NC-4.0", infer, build, load, classifier_encoder, scale,
         lambda arguments: int(arguments["img_size"][0]),
     ),
 )  # fmt: skip

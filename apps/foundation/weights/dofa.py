@@ -12,7 +12,8 @@ from ....core.weights.arguments import read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.classifier import TokenClassifier
 from ..published.dofa import dofa_encoder
-from .system import BLOCK_NAMES, System, Unscaled, heads_of, load_renamed
+from .sensor_scales import RangeTable, SensorScale
+from .system import BLOCK_NAMES, System, heads_of, load_renamed
 from .vit import classifier_encoder, split_positions, vit_arguments
 
 _NAMES: tuple[tuple[str, str | None], ...] = (
@@ -147,13 +148,24 @@ def load_second(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     return replace(load_renamed(module, state, to_ours(inner)), dropped=dropped)
 
 
-def scale(arguments: Mapping[str, Any]) -> nn.Module:
-    """Say that it cannot be known.
+# Sentinel-2 as the authors give it: images of SatlasPretrain, 8 bits at the top of the atmosphere (B02, B03 and B04 those of the
+# colour picture, full at a reflectance of 0.3558; the others full at 0.816), and their mean and deviation. Radar is no calibrated
+# quantity there, and the statistics of other images of the pretraining are not published.
+_BANDS = (490.0, 560.0, 665.0, 705.0, 740.0, 783.0, 842.0, 1610.0, 2190.0)
+_MEAN = (126.63977424, 114.81779093, 114.1099739, 84.33539309, 97.84789168, 103.94461911, 101.435633, 72.32804172, 56.66528851)
+_DEVIATION = (67.42465279, 69.96844919, 77.84352553, 64.57022983, 61.72545487, 61.34187099, 60.29744676, 47.88519516, 42.55886798)
+_SENTINEL2 = RangeTable(
+    _BANDS,
+    (0.0,) * len(_BANDS),
+    (0.3558,) * 3 + (0.816,) * 6,
+    tuple(m / 255 for m in _MEAN),
+    tuple(d / 255 for d in _DEVIATION),
+)
 
-    Raises:
-        Unscaled: always.
-    """
-    raise Unscaled("DOFA was trained on images of 8 bits, each sensor and product with statistics of its own")
+
+def scale(arguments: Mapping[str, Any]) -> SensorScale:
+    """Return that of Sentinel-2; other optical bands take what lies between its own. Radar is refused when it comes."""
+    return SensorScale({"sentinel-2": _SENTINEL2}, "sentinel-2")
 
 
 def _size(arguments: Mapping[str, Any]) -> int:

@@ -15,9 +15,10 @@ from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.metre_position import plane, sincos
 from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.load import Coverage, rename
-from ..published.satmae import GroupAutoencoder, GroupClassifier, group_encoder
+from ..published.classifier import TokenClassifier
+from ..published.satmae import GroupAutoencoder, group_encoder
 from .scales import RangeScale
-from .system import BLOCK_NAMES, System, Unscaled, depth_of, heads_of, load_renamed
+from .system import BLOCK_NAMES, System, UnscaledError, depth_of, heads_of, load_renamed
 
 SENTINEL2_GROUPS = ((0, 1, 2, 6), (3, 4, 5, 7), (8, 9))
 
@@ -93,7 +94,7 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     embeds = embeds or [state["patch_embed.proj.weight"]]
     patch, dim = embeds[0].shape[-1], len(embeds[0])
     side = math.isqrt(state["pos_embed"].shape[1] - 1)
-    arguments = {
+    arguments: dict[str, Any] = {
         "img_size": side * patch,
         "patch_size": patch,
         "in_chans": sum(embed.shape[1] for embed in embeds),
@@ -178,7 +179,7 @@ def build_autoencoder(arguments: Mapping[str, Any]) -> GroupAutoencoder:
     )
 
 
-def build_classifier(arguments: Mapping[str, Any]) -> GroupClassifier:
+def build_classifier(arguments: Mapping[str, Any]) -> TokenClassifier:
     """Make a classifier of arguments of the official GroupChannelsVisionTransformer; errors as ``build_autoencoder``."""
     own = {"num_classes": 1000, "global_pool": False, "channel_groups": SENTINEL2_GROUPS, "channel_embed": 256, "qkv_bias": True}
     args = read_arguments(
@@ -193,9 +194,8 @@ def build_classifier(arguments: Mapping[str, Any]) -> GroupClassifier:
         group_dim=args["channel_embed"],
         qkv_bias=args["qkv_bias"],
         size=args["img_size"] // args["patch_size"],
-        norm=not args["global_pool"],
     )
-    return GroupClassifier(encoder, args["num_classes"], pooled=args["global_pool"])
+    return TokenClassifier(encoder, args["num_classes"], pooled=args["global_pool"])
 
 
 def autoencoder_state(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -209,9 +209,7 @@ def autoencoder_state(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[d
     tables = {name: left.pop(name) for name in _TABLES if name in left}
     verified = tuple(tables)
     for name, table in tables.items():
-        if name == "channel_embed":
-            waves, table = sincos(torch.arange(float(table.shape[1])), table.shape[2]), table[0]
-        elif name == "decoder_channel_embed":
+        if name.endswith("channel_embed"):
             waves, table = sincos(torch.arange(float(table.shape[1])), table.shape[2]), table[0]
         else:
             count = torch.arange(float(math.isqrt(table.shape[1] - 1)))[None]
@@ -267,7 +265,7 @@ def load_classifier(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
 
 
 def _part(module: nn.Module) -> TokenEncoder:
-    assert isinstance(module, GroupAutoencoder | GroupClassifier)
+    assert isinstance(module, GroupAutoencoder | TokenClassifier)
     return module.encoder
 
 
@@ -275,11 +273,13 @@ def scale(arguments: Mapping[str, Any]) -> RangeScale:
     """Return the official scale: two deviations around the mean are 0..1, the rest is cut off.
 
     Raises:
-        Unscaled: for other bands than those of all published files for Sentinel-2.
+        UnscaledError: for other bands than those of all published files for Sentinel-2.
     """
     if not _is_sentinel2(arguments):
         what = "colour pictures of 8 bits" if "channel_groups" not in arguments else "other groups of bands"
-        raise Unscaled(f"it was trained on {what}: which bands and scale it wants is not known, only on Sentinel-2's ten bands")
+        raise UnscaledError(
+            f"it was trained on {what}: which bands and scale it wants is not known, only on Sentinel-2's ten bands"
+        )
     low = [(m - 2 * d) / 1e4 for m, d in zip(_MEAN, _DEVIATION, strict=True)]
     high = [(m + 2 * d) / 1e4 for m, d in zip(_MEAN, _DEVIATION, strict=True)]
     return RangeScale(_WAVELENGTHS, _NAMES, low, high)
@@ -289,15 +289,17 @@ def _learned_size(arguments: Mapping[str, Any]) -> int:
     return int(arguments["img_size"])
 
 
-def _autoencoder(name: str, licence: str, multiscale: bool) -> System:
+def _autoencoder(name: str, licence: str, *, multiscale: bool, grouped: bool = True) -> System:
     def infer(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
-        return infer_autoencoder(state) if ("proj_up_conv.weight" in state) == multiscale else None
+        own = ("proj_up_conv.weight" in state) == multiscale and ("patch_embed.0.proj.weight" in state) == grouped
+        return infer_autoencoder(state) if own else None
 
     return System(name, licence, infer, build_autoencoder, load_autoencoder, _part, scale, _learned_size)
 
 
 SYSTEMS = (
     _autoencoder("SatMAE++", "Apache-2.0", multiscale=True),
+    _autoencoder("SatMAE++ (RGB)", "Apache-2.0", multiscale=True, grouped=False),
     _autoencoder("SatMAE", "CC-BY-NC-4.0", multiscale=False),
     System(
         "SatMAE or SatMAE++ (classifier)",

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ....core.sensors.normalization import Normalization
 from ....core.weights.arguments import read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.classifier import TokenClassifier
 from ..published.spectralearth import spectral_encoder
-from .system import BLOCK_NAMES, System, Unscaled, heads_of, load_renamed
+from .system import BLOCK_NAMES, System, UnscaledError, heads_of, load_renamed
 from .vit import classifier_encoder, split_positions, vit_arguments
 
 _ADAPTER = "encoder.tokenizer.adapter."
@@ -91,18 +92,18 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     return load_renamed(module, state, to_ours(state))
 
 
-def scale(arguments: Mapping[str, Any]) -> nn.Module:
+def scale(arguments: Mapping[str, Any]) -> Normalization:
     """Say that it cannot be known.
 
     Raises:
-        Unscaled: always.
+        UnscaledError: always.
     """
-    raise Unscaled("SpectralEarth scales each band of EnMAP by statistics that are not published with its weights")
+    raise UnscaledError("it was trained on EnMAP less the mean and deviation of each band, which lie with its data set alone")
 
 
 SYSTEMS = (
     System(
-        "SpectralEarth SpecViT", "CC-BY-4.0 as its data; no file of a licence", infer, build, load, classifier_encoder, scale,
+        "SpectralEarth SpecViT", "none stated", infer, build, load, classifier_encoder, scale,
         lambda arguments: int(arguments["patch_size"]),
     ),
 )  # fmt: skip

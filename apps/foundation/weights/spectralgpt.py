@@ -13,7 +13,7 @@ from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.spectralgpt import CubeAutoencoder, CubeClassifier, cube_encoder
 from .scales import StretchScale
-from .system import BLOCK_NAMES, System, Unscaled, depth_of, heads_of, join_qkv, load_renamed
+from .system import BLOCK_NAMES, System, UnscaledError, depth_of, heads_of, join_qkv, load_renamed
 
 # Sentinel-2 without B10, in the order of fMoW-Sentinel.
 _WAVELENGTHS = (443.0, 490.0, 560.0, 665.0, 705.0, 740.0, 783.0, 842.0, 865.0, 945.0, 1610.0, 2190.0)
@@ -33,7 +33,7 @@ _RULES: tuple[tuple[str, str | None], ...] = (
 def infer(state: Mapping[str, Tensor], *, classifier: bool) -> dict[str, Any] | None:
     """Tell the arguments of the official constructor from a state dict; None if it is another network's.
 
-    Without separate positions the number of bands does not show: it is taken to be 12, if that gives a square.
+    Without separate positions the number of bands does not show: it is taken to be 12, if that gives a square, else left open.
     """
     embed = state.get("patch_embed.proj.weight")
     if embed is None or embed.ndim != 5 or "blocks.0.attn.q.weight" not in state:
@@ -43,21 +43,20 @@ def infer(state: Mapping[str, Tensor], *, classifier: bool) -> dict[str, Any] | 
     dim, channels, t_patch, patch = embed.shape[:4]
     prefix = "cls_token" in state
     separate = "pos_embed_spatial" in state
+    groups, places = 12 // t_patch, 0  # as in all published files, if it does not show
     if separate:
         groups, places = state["pos_embed_temporal"].shape[1], state["pos_embed_spatial"].shape[1]
-    else:
-        groups = max(12 // t_patch, 1)
-        places, rest = divmod(state["pos_embed"].shape[1] - prefix, groups)
-        if rest or math.isqrt(places) ** 2 != places:
-            raise ValueError("tensors do not tell the number of bands: give num_frames and img_size")
+    elif groups and not (state["pos_embed"].shape[1] - prefix) % groups:
+        places = (state["pos_embed"].shape[1] - prefix) // groups
+    known = places > 0 and math.isqrt(places) ** 2 == places
     arguments = {
-        "img_size": math.isqrt(places) * patch,
+        "img_size": math.isqrt(places) * patch if known else None,
         "patch_size": patch,
         "in_chans": channels,
         "embed_dim": dim,
         "depth": depth_of(state, "blocks"),
         "mlp_ratio": ratio(len(state["blocks.0.mlp.fc1.weight"]), dim),
-        "num_frames": groups * t_patch,
+        "num_frames": groups * t_patch if known else None,
         "t_patch_size": t_patch,
         "no_qkv_bias": "blocks.0.attn.q.bias" not in state,
         "sep_pos_embed": separate,
@@ -68,7 +67,7 @@ def infer(state: Mapping[str, Tensor], *, classifier: bool) -> dict[str, Any] | 
     return arguments | {
         "decoder_embed_dim": len(state["decoder_embed.weight"]),
         "decoder_depth": depth_of(state, "decoder_blocks"),
-        "pred_t_dim": groups * (len(state["decoder_pred.weight"]) // patch**2),
+        "pred_t_dim": groups * (len(state["decoder_pred.weight"]) // patch**2) if known else None,
     }
 
 
@@ -80,6 +79,8 @@ _COMMON = {
 
 def _read(arguments: Mapping[str, Any], of: str, own: Mapping[str, Any], **options: Any) -> dict[str, Any]:
     args = read_arguments(arguments, of=of, defaults=_COMMON | dict(own), **options)
+    if args["num_frames"] is None or args["img_size"] is None:
+        raise ValueError("tensors do not tell the number of bands: give num_frames and img_size")
     if args["in_chans"] != 1:
         raise ValueError(f"{of}: in_chans is {args['in_chans']}, but images are one volume of bands: expected 1")
     for whole, part in (("img_size", "patch_size"), ("num_frames", "t_patch_size")):
@@ -123,7 +124,7 @@ def build_autoencoder(arguments: Mapping[str, Any]) -> CubeAutoencoder:
         _encoder(args, norm=True),
         args["decoder_embed_dim"],
         size=_size(args),
-        bands=args["t_patch_size"] * args["pred_t_dim"] // args["num_frames"],
+        bands=args["t_patch_size"] * (args["pred_t_dim"] or args["num_frames"]) // args["num_frames"],
         depth=args["decoder_depth"],
         heads=heads_of(args["decoder_embed_dim"], args["decoder_num_heads"], "decoder_num_heads"),
         mlp_ratio=args["mlp_ratio"],
@@ -155,7 +156,9 @@ def to_ours(state: Mapping[str, Tensor], size: tuple[int, int, int], *, classifi
     for front, where in (("", "encoder"), ("decoder_", "decoder")):
         token = left.pop(f"{front}cls_token", None)
         place = left.pop(f"{front}pos_embed_class", None)
-        whole, space, spectrum = (left.pop(f"{front}{name}", None) for name in ("pos_embed", "pos_embed_spatial", "pos_embed_temporal"))
+        whole, space, spectrum = (
+            left.pop(f"{front}{name}", None) for name in ("pos_embed", "pos_embed_spatial", "pos_embed_temporal")
+        )
         if whole is not None:
             place, table = (whole[:, :1], whole[:, 1:]) if token is not None else (None, whole)
             ours[f"{where}.position.table"] = _unflatten(table[0], size)
@@ -197,10 +200,11 @@ def scale(arguments: Mapping[str, Any]) -> StretchScale:
     """Return the official scale: each band of each image from its least to its greatest value is 0..1.
 
     Raises:
-        Unscaled: for another number of bands than the 12 of all published files.
+        UnscaledError: for another number of bands than the 12 of all published files.
     """
     if arguments["num_frames"] != len(_WAVELENGTHS):
-        raise Unscaled(f"it takes {arguments['num_frames']} bands, which are not known; those of published files are 12 of Sentinel-2")
+        given = arguments["num_frames"]
+        raise UnscaledError(f"it takes {given} bands, and it is not known which: published files take 12 of Sentinel-2")
     return StretchScale(_WAVELENGTHS, _NAMES)
 
 

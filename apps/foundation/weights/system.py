@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.backbones.token_encoder import Encoder
+from ....core.sensors.normalization import Normalization
 from ....core.weights.load import Coverage, load_into
 
 # Heads do not show in shapes: those of the published sizes of vision transformers.
@@ -19,7 +20,7 @@ _DECODER_HEADS = {512: 16}
 BLOCK_NAMES: tuple[tuple[str, str | None], ...] = ((r"\.attn\.", ".mixer."), (r"\.mlp\.", ".channel_mixer."))
 
 
-class Unscaled(ValueError):
+class UnscaledError(ValueError):
     """It is not known how images become the numbers that a system was trained on."""
 
 
@@ -35,9 +36,9 @@ class System:
         build: makes our module of arguments of the official constructor; a ValueError for one that is not understood.
         load: copies a published state dict into that module, all of it or nothing.
         encoder: returns the part of the module that is the encoder.
-        scale: makes of the arguments a module that maps a SensorBatch in physical units to what the encoder takes;
-            ``Unscaled`` if it cannot, saying what is missing.
-        size: pixels on a side of the images that positions are learned for; None if any size will do.
+        scale: makes of the arguments what maps images in physical units to what the encoder takes;
+            ``UnscaledError`` if it cannot, saying what is missing.
+        size: pixels on a side of the images that it was trained on; None if that does not show.
     """
 
     name: str
@@ -46,7 +47,7 @@ class System:
     build: Callable[[Mapping[str, Any]], nn.Module]
     load: Callable[[nn.Module, Mapping[str, Tensor]], Coverage]
     encoder: Callable[[nn.Module], Encoder]
-    scale: Callable[[Mapping[str, Any]], nn.Module]
+    scale: Callable[[Mapping[str, Any]], Normalization]
     size: Callable[[Mapping[str, Any]], int | None]
 
 
@@ -87,4 +88,3 @@ def load_renamed(
     """Copy tensors, translated to our names, into a module and report; ``verified`` are published names of computed ones."""
     same = sum(name in published for name in ours)
     return replace(load_into(module, ours), renamed=len(ours) - same, verified=verified)
-

@@ -40,8 +40,9 @@ class CubeEmbed(nn.Module):
             raise ValueError(f"CubeEmbed: {x.shape[1]} bands are no multiple of the {self.bands} of a cube")
         if bool((wavelengths < 0).any()):
             raise ValueError("CubeEmbed: cubes join bands by wavelength, radar has codes instead")
+        owner = wavelengths.argsort(stable=True).argsort().to(x.device) // self.bands
         if bool((wavelengths[1:] < wavelengths[:-1]).any()):
-            order = wavelengths.argsort()
+            order = wavelengths.argsort(stable=True)
             wavelengths, x = wavelengths[order], x[:, order.to(x.device)]
             band_mask = None if band_mask is None else band_mask[:, order.to(x.device)]
         present = None
@@ -53,4 +54,4 @@ class CubeEmbed(nn.Module):
         y = F.conv2d(cubes.flatten(0, 1), self.proj.weight[:, 0], self.proj.bias, stride=self.patch)
         y = torch.unflatten(y, 0, cubes.shape[:2]).movedim(2, -1)
         centres = torch.unflatten(wavelengths, 0, (-1, self.bands)).mean(1)
-        return Tokens(y, centres, pitch_of(gsd, self.patch, x), present)
+        return Tokens(y, centres, pitch_of(gsd, self.patch, x), present, owner)

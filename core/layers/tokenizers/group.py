@@ -65,6 +65,10 @@ class GroupEmbed(nn.Module):
         where = match_bands("GroupEmbed", wavelengths, self.known, tolerance=self.tolerance, drop=self.others == "drop")
         if band_mask is not None:
             x = x.masked_fill(~band_mask[..., None, None], 0.0)
+        first = {w: index for index, group in reversed(list(enumerate(self.groups))) for w in group}
+        owner = torch.full((len(wavelengths),), -1, device=x.device)
+        for known, band in where.items():
+            owner[band] = first[self.known[known]]
         missing = x.shape[1]  # a band of zeros behind the others
         if len(where) < len(self.known):
             x = F.pad(x, (0, 0, 0, 0, 0, 1))
@@ -82,4 +86,5 @@ class GroupEmbed(nn.Module):
             None if centres is None else centres.to(x.device),
             pitch_of(gsd, self.patch, x),
             torch.stack(present, dim=1) if present else None,
+            owner,
         )

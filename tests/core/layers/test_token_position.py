@@ -47,12 +47,20 @@ def test_wavelengths_are_waves_and_polarisations_are_learned():
     position = SpectralPosition(8, unit=100.0).double()
     got = position(tokens())
     assert got.shape == (1, 3, 1, 1, 8)
-    np.testing.assert_allclose(got[0, :2, 0, 0].detach().numpy(), waves(np.array([4.43, 8.42]), 8), atol=1e-12)
+    np.testing.assert_allclose(got[0, :2, 0, 0].detach().numpy(), waves(np.array([4.43, 8.42]), 8), atol=1e-6)
     torch.testing.assert_close(got[0, 2, 0, 0], position.radar[0])
     got[:, 2].sum().backward()
     assert position.radar.grad[0].all()
     assert not position.radar.grad[1:].any()
     assert not position(tokens(1, wavelengths=None)).any()
+
+
+def test_polarisations_may_have_wavelengths():
+    position = SpectralPosition(8, radar=(500.0, 600.0, 700.0, 800.0))
+    torch.testing.assert_close(position(tokens())[:, 2], position(tokens(1, wavelengths=(500.0,)))[:, 0])
+    assert not list(position.parameters())
+    with pytest.raises(ValueError, match="got 2 wavelengths of radar, expected one for each of VV, VH, HH, HV"):
+        SpectralPosition(8, radar=(1.0, 2.0))
 
 
 def test_positions_add_and_join():
