@@ -15,6 +15,7 @@ from ..core.ops import (
     depthwise_conv,
     instance_norm_act,
     layer_norm_residual,
+    less_attention,
     linear,
     linear_attention,
     local_attention,
@@ -161,6 +162,17 @@ def _dual_case(length: int, heads: int, width: int, states: int, *, causal: bool
     return OpCase(f"{length} x {heads} x {width}, {states} states", shapes, partial(_dual, causal=causal))
 
 
+def _less(*inputs: Tensor, backend: Any) -> Any:
+    *qkv, weight = inputs
+    return less_attention.less_attention(*qkv, weight=weight, backend=backend)
+
+
+def _less_case(bands: int, places: int, heads: int, band: int, place: int) -> OpCase:
+    dim = heads * band * place
+    shapes = [*[(1, 1, heads, bands, band)] * 3, *[(1, 1, heads, places, place)] * 3, (dim, dim)]
+    return OpCase(f"{bands} x {places} x {dim}", shapes, _less)
+
+
 OPS: dict[str, Op] = {
     "swiglu": Op(swiglu.choose_backend, _gated(37, 129), [_gated(1024, 256), _gated(32768, 512)]),
     "linear": Op(linear.choose_backend, _mapped(300, 160, 96), [_mapped(6272, 96, 288), _mapped(392, 384, 1536)]),
@@ -219,6 +231,7 @@ OPS: dict[str, Op] = {
         OpCase("70 x 2 x 8", [(2, 70, 2, 8)] * 3 + [(2,)], _retain),
         [OpCase("1024 x 4 x 64", [(1, 1024, 4, 64)] * 3 + [(4,)], _retain)],
     ),
+    "less_attention": Op(_only_eager, _less_case(5, 7, 2, 3, 6), [_less_case(61, 257, 6, 4, 16)]),
     "ssd": Op(_only_eager, _dual_case(70, 2, 8, 6, causal=True), [_dual_case(1024, 6, 64, 64, causal=True)]),
     "ssd_noncausal": Op(_only_eager, _dual_case(70, 2, 8, 6, causal=False), [_dual_case(1024, 6, 64, 64, causal=False)]),
 }

@@ -1,6 +1,6 @@
 """The residual skeleton of transformer-like blocks."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,22 +53,22 @@ class MetaFormerBlock(nn.Module):
         scales = [None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale)) for _ in range(2)]
         self.scale1, self.scale2 = scales[0], None if channel_mixer is None else scales[1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, *size, dim) to the same shape."""
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        """Map (batch, *size, dim) to the same shape; ``context`` is what else the mixer is called with, such as a mask."""
         x = x if self.position1 is None else self.position1(x)
         if self.norm2 is None or self.channel_mixer is None:
-            return x + self._branch(x, self.norm1, self.mixer, self.scale1)
+            return x + self._branch(x, self.norm1, self.mixer, self.scale1, *context)
         if self.norm_position == "before" and self.position2 is None:
             # The sum is normed where it is made: one pass over memory less.
-            x, y = norm_residual(self.norm2, x, self.drop_path(self.mixer(self.norm1(x))), self.scale1)
+            x, y = norm_residual(self.norm2, x, self.drop_path(self.mixer(self.norm1(x), *context)), self.scale1)
             branch: Tensor = self.drop_path(self.channel_mixer(y))
             return add(x, branch, self.scale2)  # that sum is new, and nobody else's
-        x = x + self._branch(x, self.norm1, self.mixer, self.scale1)
+        x = x + self._branch(x, self.norm1, self.mixer, self.scale1, *context)
         x = x if self.position2 is None else self.position2(x)
         return x + self._branch(x, self.norm2, self.channel_mixer, self.scale2)
 
-    def _branch(self, x: Tensor, norm: nn.Module, mixer: nn.Module, scale: Tensor | None) -> Tensor:
-        y: Tensor = mixer(norm(x)) if self.norm_position == "before" else norm(mixer(x))
+    def _branch(self, x: Tensor, norm: nn.Module, mixer: nn.Module, scale: Tensor | None, *context: Any) -> Tensor:
+        y: Tensor = mixer(norm(x), *context) if self.norm_position == "before" else norm(mixer(x, *context))
         dropped: Tensor = self.drop_path(y if scale is None else y * scale)
         return dropped
 

@@ -29,8 +29,10 @@ class GlobalAttention(nn.Module):
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Attend; ``seen``, bool (batch, positions), is False for those that nobody may look at. None: all are seen."""
         qkv = torch.unflatten(self.qkv(x.flatten(1, -2)), -1, (3, self.heads, -1))
         q, k, v = qkv.transpose(1, 3).unbind(2)
-        y: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        mask = None if seen is None else seen[:, None, None]
+        y: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
         return y.reshape(x.shape)

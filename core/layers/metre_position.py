@@ -1,9 +1,12 @@
-"""Where a token stands on the ground."""
+"""Where a token stands on the ground and in the spectrum, in metres and nanometres: sines and cosines, alike for every sensor."""
+
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .tokenizers import Tokens
+from .tokenizers import RADAR, Tokens
 
 
 def sincos(positions: Tensor, dim: int) -> Tensor:
@@ -11,9 +14,19 @@ def sincos(positions: Tensor, dim: int) -> Tensor:
 
     Source: Vaswani et al. 2017, section 3.5. ``dim`` is even.
     """
-    rates = 10_000.0 ** -(torch.arange(dim // 2, device=positions.device, dtype=positions.dtype) / (dim / 2))
-    angles = positions[..., None] * rates
+    # One over a power, not a negative power: rounded as in the tables of published models, which matters for large positions.
+    periods = 10_000.0 ** (torch.arange(dim // 2, device=positions.device, dtype=positions.dtype) / (dim / 2))
+    angles = positions[..., None] * (1 / periods)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def plane(columns: Tensor, rows: Tensor, dim: int) -> Tensor:
+    """Return sines and cosines on a grid: (batch, columns) and (batch, rows) to (batch, rows, columns, dim).
+
+    The first half of the channels is for columns, the second for rows, as in the code of He et al. 2022 (MAE).
+    """
+    across, down = sincos(columns, dim // 2)[:, None], sincos(rows, dim // 2)[:, :, None]
+    return torch.cat([across.expand(-1, rows.shape[1], -1, -1), down.expand(-1, -1, columns.shape[1], -1)], dim=-1)
 
 
 class MetrePosition(nn.Module):
@@ -33,11 +46,55 @@ class MetrePosition(nn.Module):
         self.dim, self.unit = dim, unit
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Return (batch, 1, rows, columns, dim)."""
+        """Return (batch, 1, rows, columns, dim), or with a batch of 1 if all have one pitch."""
         rows, columns = tokens.x.shape[2:4]
-        steps = tokens.pitch.to(tokens.x.device, torch.float32)[:, None] / self.unit
-        across, down = (
-            sincos(steps * torch.arange(n, device=steps.device, dtype=steps.dtype), self.dim // 2) for n in (columns, rows)
-        )
-        grid = torch.cat([across[:, None].expand(-1, rows, -1, -1), down[:, :, None].expand(-1, -1, columns, -1)], dim=-1)
-        return grid[:, None].to(tokens.x.dtype)
+        dtype = torch.promote_types(tokens.x.dtype, torch.float32)
+        pitch = tokens.pitch.to(tokens.x.device, dtype)
+        # Mostly all images of a batch have one pitch: one table then does. (A GPU would wait for the answer.)
+        alike = pitch.device.type == "cpu" and bool((pitch == pitch[0]).all())
+        pitch = pitch[:1] if alike else pitch
+        steps = pitch[:, None] / self.unit
+        column, row = (steps * torch.arange(n, device=steps.device, dtype=dtype) for n in (columns, rows))
+        return plane(column, row, self.dim)[:, None].to(tokens.x.dtype)
+
+
+class SpectralPosition(nn.Module):
+    """Sines and cosines of a spectral token's wavelength, in float32; a vector for each radar polarisation.
+
+    Source: LESS ViT (arXiv 2605.18541), the channel part of its continuous positional-channel embedding, where a step is 1 nm.
+
+    Args:
+        dim: channels, even.
+        unit: nanometres that count as a step.
+        radar: "learned" vectors, or the wavelengths in nm that stand for the polarisations, in the order of ``RADAR``.
+    """
+
+    def __init__(self, dim: int, *, unit: float = 1.0, radar: Literal["learned"] | Sequence[float] = "learned") -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"SpectralPosition: dim is {dim}, expected an even number")
+        if radar != "learned" and len(radar) != len(RADAR):
+            raise ValueError(
+                f"SpectralPosition: got {len(radar)} wavelengths of radar, expected one for each of {', '.join(RADAR)}"
+            )
+        self.dim, self.unit = dim, unit
+        self.radar: nn.Parameter | tuple[float, ...]
+        if radar == "learned":
+            self.radar = nn.Parameter(torch.empty(len(RADAR), dim))
+            nn.init.normal_(self.radar, std=0.02)
+        else:
+            self.radar = tuple(float(nm) for nm in radar)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Return (1, spectral, 1, 1, dim), zero for tokens that join bands of any kind."""
+        if tokens.wavelengths is None:
+            return tokens.x.new_zeros(1, 1, 1, 1, self.dim)
+        waves = tokens.wavelengths.to(tokens.x.device, torch.float32)
+        which = (waves[:, None] == waves.new_tensor(list(RADAR.values()))).float()
+        if isinstance(self.radar, tuple):
+            waves = torch.where(waves > 0, waves, which @ waves.new_tensor(self.radar))
+            table = sincos(waves / self.unit, self.dim)
+        else:
+            table = sincos(waves / self.unit, self.dim)
+            table = torch.where((waves > 0)[:, None], table.to(self.radar.dtype), which.to(self.radar.dtype) @ self.radar)
+        return table[None, :, None, None].to(tokens.x.dtype)

@@ -25,13 +25,13 @@ class FoundationModel:
 
     Args:
         encoder: a module.
-        config: of the encoder.
+        config: of the encoder; None for one that is published, whose own file is kept.
         normalization: of physical values.
         facts: what else the file tells, such as sensors and training; as JSON.
     """
 
     encoder: Encoder
-    config: EncoderConfig
+    config: EncoderConfig | None
     normalization: Normalization
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -47,7 +47,13 @@ def _module(model: FoundationModel) -> nn.Module:
 
 
 def save_model(path: str | os.PathLike[str], model: FoundationModel) -> None:
-    """Write an encoder to a file, whole or not at all."""
+    """Write an encoder to a file, whole or not at all.
+
+    Raises:
+        ValueError: for a published one.
+    """
+    if model.config is None:
+        raise ValueError("a published encoder is not saved: keep its own file")
     content = {
         "encoder": model.config.to_dict(),
         "knots": len(model.normalization.wavelengths),

@@ -51,25 +51,41 @@ class Normalization(nn.Module):
 
     def at(self, wavelengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and deviation for each of the wavelengths."""
-        means, deviations = [], []
-        for wavelength in wavelengths.tolist():
-            kind = self.wavelengths > 0 if wavelength > 0 else self.wavelengths < 0
-            knots, mean, deviation = self.wavelengths[kind], self.mean[kind], self.deviation[kind]
-            if not len(knots):
-                known = "optical" if wavelength < 0 else "radar"
-                raise ValueError(f"the model was trained on {known} bands only: there is no scale for {wavelength:g}")
-            if wavelength < 0 and not bool((knots == wavelength).any()):
-                means.append(mean.mean())
-                deviations.append(deviation.mean())
+        asked = wavelengths.to(self.wavelengths)
+        means, deviations = torch.zeros_like(asked), torch.ones_like(asked)
+        for radar in (False, True):
+            which, kind = (asked < 0) == radar, (self.wavelengths < 0) == radar
+            if not bool(which.any()):
                 continue
-            right = int(torch.searchsorted(knots, wavelength).clamp(0, len(knots) - 1))
-            left = max(right - 1, 0) if float(knots[right]) != wavelength else right
-            span = float(knots[right] - knots[left])
-            share = min(max((wavelength - float(knots[left])) / span, 0.0), 1.0) if span else 0.0
-            means.append(torch.lerp(mean[left], mean[right], share))
-            deviations.append(torch.lerp(deviation[left], deviation[right], share))
-        return torch.stack(means), torch.stack(deviations)
+            knots = self.wavelengths[kind]
+            if not len(knots):
+                known = "optical" if radar else "radar"
+                raise ValueError(f"the model was trained on {known} bands only: there is no scale for {asked[which][0]:g}")
+            weights = _polarizations(asked[which], knots) if radar else _between(asked[which], knots)
+            means[which], deviations[which] = weights @ self.mean[kind], weights @ self.deviation[kind]
+        return means, deviations
+
+    def undo(self, values: Tensor, wavelengths: Tensor) -> Tensor:
+        """Return physical values of normalised ones, (batch, bands, height, width)."""
+        mean, deviation = (t.to(values.device)[:, None, None] for t in self.at(wavelengths))
+        return values * deviation + mean
 
     def forward(self, batch: SensorBatch) -> SensorBatch:
         mean, deviation = (t.to(batch.values.device)[:, None, None] for t in self.at(batch.wavelengths))
         return replace(batch, values=((batch.values - mean) / deviation).where(batch.valid, 0.0))
+
+
+def _between(asked: Tensor, knots: Tensor) -> Tensor:
+    """Return the weights of linear interpolation between ascending knots, (asked, knots)."""
+    right = torch.searchsorted(knots, asked).clamp(0, len(knots) - 1)
+    left = (right - 1).clamp_min(0)
+    span = (knots[right] - knots[left]).where(right > left, 1.0)
+    share = ((asked - knots[left]) / span).clamp(0, 1)[:, None]
+    each = torch.eye(len(knots), dtype=knots.dtype, device=knots.device)
+    return (1 - share) * each[left] + share * each[right]
+
+
+def _polarizations(asked: Tensor, knots: Tensor) -> Tensor:
+    """Return one for the polarisation that was asked for, equal weights of all for one that is not there."""
+    same = (asked[:, None] == knots).to(knots.dtype)
+    return torch.where(same.any(1, keepdim=True), same, 1 / len(knots))

@@ -5,7 +5,21 @@ its own.
 """
 
 from .bands import RADAR, check_bands
+from .cube import CubeEmbed
+from .group import GroupEmbed
+from .spectral_range import SMARTIES_RANGES, SpectralRange, SpectralRangeEmbed
 from .tokens import Tokenizer, Tokens
 from .wavelength import WavelengthEmbed
 
-__all__ = ["RADAR", "Tokenizer", "Tokens", "WavelengthEmbed", "check_bands"]
+__all__ = [
+    "RADAR",
+    "SMARTIES_RANGES",
+    "CubeEmbed",
+    "GroupEmbed",
+    "SpectralRange",
+    "SpectralRangeEmbed",
+    "Tokenizer",
+    "Tokens",
+    "WavelengthEmbed",
+    "check_bands",
+]

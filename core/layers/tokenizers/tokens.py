@@ -15,12 +15,15 @@ class Tokens:
         wavelengths: (spectral,), nm or code of ``RADAR`` of each spectral token; None where a token joins bands of any kind.
         pitch: (batch,), metres from a token to the next.
         present: (batch, spectral), whether there was a band for the token; None: everywhere.
+        owner: (bands,), the index of the (first) spectral token that each band of the image is in, -1 for none; None: where a
+            token joins all bands, or each band has its own, in order.
     """
 
     x: Tensor
     wavelengths: Tensor | None
     pitch: Tensor
     present: Tensor | None = None
+    owner: Tensor | None = None
 
 
 @runtime_checkable

@@ -1,0 +1,1 @@
+"""Published foundation models, each put together from the parts of the core."""
