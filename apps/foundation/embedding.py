@@ -182,7 +182,7 @@ class Embedder:
         self, values: NDArray[np.float32], opened: Pixels, rows: Tile, columns: Tile, kept: tuple[slice, slice]
     ) -> NDArray[np.float32]:
         finite = np.isfinite(values)
-        there = finite.all(axis=0)
+        there = np.asarray(finite.all(axis=0))
         height, width = opened.shape
         inside = (np.arange(rows.start, rows.stop) < height)[:, None] & (np.arange(columns.start, columns.stop) < width)
         share = _blocks(there, self.patch) / np.maximum(_blocks(inside, self.patch), 1)

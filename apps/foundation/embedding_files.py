@@ -183,8 +183,8 @@ def _write(
                 tags={**tags, **facts},
                 overwrite=overwrite,
             ) as writer:
-                for row, values in _colours(strips, moments):
-                    writer.write(np.moveaxis(values, -1, 0), row, 0)
+                for row, colours in _colours(strips, moments):
+                    writer.write(np.moveaxis(colours, -1, 0), row, 0)
         del kept, strips  # some systems keep a file that is still mapped
 
 

@@ -166,4 +166,4 @@ def _standardised(values: NDArray[np.float32]) -> NDArray[np.float32]:
     known = np.where(there, values, 0)
     mean = known.sum(axis=(1, 2), keepdims=True, dtype=np.float64) / count
     spread = np.sqrt((np.where(there, values - mean, 0) ** 2).sum(axis=(1, 2), keepdims=True) / count)
-    return ((values - mean) / np.maximum(spread, 1e-6)).astype(np.float32)
+    return np.asarray((values - mean) / np.maximum(spread, 1e-6), dtype=np.float32)

@@ -173,7 +173,7 @@ def probe(
     extractor = Extractor(model=loaded, options=features, cell=cell, seed=seed, device=device, precision=precision)
     encoded = extractor.encoder(images.images)
     cells = gather(images.labels, images.places, images.names, cell=cell, purity=split.purity)
-    cells = cells.without(~np.isfinite(encoded[-1]).all(axis=1))
+    cells = cells.without(np.asarray(~np.isfinite(encoded[-1]).all(axis=1)))
     text, folds = split.divide(cells, seed)
     methods = extractor.methods(images.images, [np.nan_to_num(found) for found in encoded])
     with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
