@@ -59,7 +59,7 @@ def read_items(path: Path) -> "list[pystac.Item]":
         if kind == "Feature":
             return [pystac.Item.from_file(str(path.resolve()))]
         return list(pystac.Catalog.from_file(str(path.resolve())).get_items(recursive=True))
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, pystac.STACError) as error:
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, pystac.STACError, pystac.STACTypeError) as error:
         raise ValueError(f"{path}: no STAC item, item collection or catalogue ({error})") from error
 
 
