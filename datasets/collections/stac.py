@@ -13,12 +13,11 @@ from .collection import Place
 from .folders import Reading
 from .layer import Layer, mismatch
 from .mosaic import BandFile, BandFiles
-from .rasters import RasterMask
+from .rasters import RasterMask, band_at
 
 if TYPE_CHECKING:
     import pystac
 
-_NEAR_NM = 15.0  # centres of the same band differ by less between satellites of a series
 _PICTURES = {"visual", "overview", "thumbnail"}
 _RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 
@@ -234,7 +233,4 @@ def _match(where: str, known: Sensor, told: _Told) -> Band | None:
                         f"where {band.name} of {known.name} is at {band.wavelength:g} nm"
                     )
             return band
-    if told.wavelength is None:
-        return None
-    near = [band for band in known.bands if band.wavelength and abs(band.wavelength - told.wavelength) < _NEAR_NM]
-    return near[0] if len(near) == 1 else None
+    return None if told.wavelength is None else band_at(known, told.wavelength)

@@ -135,18 +135,22 @@ def _within(sensor: Sensor, sample: Sample, found: Radiometry, low: float, high:
 
 
 def _radar(sensor: Sensor, sample: Sample, low: float, high: float) -> Radiometry:
-    if low < 0:
-        return _within(sensor, sample, Radiometry(1.0, 0.0, "dB", "in dB, as the table tells"), low, high)
-    if sample.whole:
+    scale, offset = sample.scaling or (1.0, 0.0)
+    if low * scale + offset < 0:
+        return _within(sensor, sample, Radiometry(scale, offset, "dB", "in dB, as some are below 0"), low, high)
+    if sample.whole and sample.scaling is None:
         raise ValueError(
             f"{sample.where}: whole numbers {low:g}..{high:g} are amplitudes that are not calibrated, expected {sensor.name} "
             "as backscatter in dB or linear power"
         )
-    # Land and sea are at 0.0001..1, cities above that; amplitudes would be the roots, which cannot be told apart.
-    return _within(
-        sensor, sample, Radiometry(1.0, 0.0, "dB", "linear power, as nothing is below 0", True, True),
-        10 * np.log10(max(low, 1e-5)), 10 * np.log10(max(high, 1e-5)),
-    )  # fmt: skip
+    # Amplitudes would be the roots, which cannot be told apart: in products for analysis they are not usual.
+    found = Radiometry(scale, offset, "dB", "linear power, as nothing is below 0", decibel=True, corrected=True)
+    if high * scale + offset > 10 ** (sensor.expected[1] / 10):
+        raise ValueError(
+            f"{sample.where}: values up to {high:.4g} are neither dB nor linear power that {sensor.name} measures, "
+            f"up to {sensor.expected[1]:g} dB; tell its radiometry if it is right"
+        )
+    return found
 
 
 def _camera(sensor: Sensor, sample: Sample, high: float) -> Radiometry:

@@ -95,9 +95,7 @@ def test_cloudy_crops_are_drawn_again(folder):
 
 def test_place_without_valid_crop_is_named(folder, caplog):
     cloud(folder, "b", 64)
-    with pytest.raises(
-        ValueError, match="^b: no crop of 16 x 16 pixels with 50% of its values"
-    ):
+    with pytest.raises(ValueError, match="^b: no crop of 16 x 16 pixels with 50% of its values"):
         list(crops(folder))
     dataset = crops(folder, on_error="skip")
     names = {crop["sentinel-2-l2a"].name for crop in dataset}
