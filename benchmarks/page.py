@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -52,6 +53,41 @@ def parser(description: str | None, parts: Sequence[str], out: str) -> argparse.
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--out", type=Path, help=f"default: results/{out}, beside this file")
     return made
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The benchmarks of one application: parts ``name``_*.py, each a script beside this one, and the page of all.
+
+    Args:
+        name: of the script that runs them, and of the page.
+        title: of the page.
+        packages: what parts compare with, or read their data by; the page tells their versions.
+        about: the script's docstring.
+    """
+
+    name: str
+    title: str
+    packages: Sequence[str]
+    about: str | None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts."""
+        return tuple(sorted(path.stem for path in HERE.glob(f"{self.name}_*.py")))
+
+    def main(self, arguments: list[str] | None = None) -> int:
+        """Run the parts; write the page if all of them ran."""
+        from geovit.apps.bench import machine
+
+        args = parser(self.about, self.parts, f"{self.name}.md").parse_args(arguments)
+        torch.set_num_threads(args.threads)
+        threads = ["--threads", str(args.threads)]
+        made_by = f"Made by `python benchmarks/{self.name}.py {' '.join(threads)}`"
+        head = [f"# {self.title}", "", f"{made_by}: {machine(torch.device('cpu'))}, {versions(self.packages)}."]
+        whole = tuple(args.only) == self.parts
+        out = args.out or HERE / "results" / f"{self.name}.md"
+        return make(head, args.only, lambda part: run(script(part, *threads)), out if whole else None)
 
 
 def make(head: Sequence[str], parts: Sequence[str], run_part: Callable[[str], tuple[str, int]], out: Path | None) -> int:

@@ -10,34 +10,10 @@ says what the columns are. A part that misses a bar exits with 1, and so does th
 import sys
 
 import page
-import torch
 
-from geovit.apps.bench import machine
-
-PARTS = tuple(sorted(path.stem for path in page.HERE.glob("restoration_*.py")))
-# What a part compares with, or reads its images by.
-PACKAGES = ("geovit", "torchvision", "numpy", "pillow", "kornia", "spandrel", "openvino")
-
-
-def command(part: str, threads: int) -> list[str]:
-    """Return the command of a part."""
-    return page.script(part, "--threads", str(threads))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the parts; write the page if all of them ran."""
-    args = page.parser(__doc__, PARTS, "restoration.md").parse_args(arguments)
-    torch.set_num_threads(args.threads)
-    made_by = f"Made by `python benchmarks/restoration.py --threads {args.threads}`"
-    head = [
-        "# Restoration",
-        "",
-        f"{made_by}: {machine(torch.device('cpu'))}, {page.versions(PACKAGES)}.",
-    ]
-    whole = tuple(args.only) == PARTS
-    out = args.out or page.HERE / "results" / "restoration.md"
-    return page.make(head, args.only, lambda part: page.run(command(part, args.threads)), out if whole else None)
-
+DOMAIN = page.Domain(
+    "restoration", "Restoration", ("geovit", "torchvision", "numpy", "pillow", "kornia", "spandrel", "openvino"), __doc__
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(DOMAIN.main())

@@ -125,9 +125,9 @@ def ops():
     return load("ops")
 
 
-@pytest.fixture(scope="module", params=["restoration", "medical"])
+@pytest.fixture(scope="module", params=["restoration", "medical", "foundation"])
 def domain(request):
-    return load(request.param)
+    return load(request.param).DOMAIN
 
 
 @pytest.fixture
@@ -152,9 +152,9 @@ def test_every_part_of_the_ops_is_a_command_that_explains_itself(ops, explains_i
 
 
 def test_every_part_of_a_domain_is_a_command_that_explains_itself(domain, explains_itself):
-    assert {"restoration_quality", "medical_memory"} & set(domain.PARTS)
-    for part in domain.PARTS:
-        explains_itself(domain.command(part, 1))
+    assert {"restoration_quality", "medical_memory", "foundation_speed"} & set(domain.parts)
+    for part in domain.parts:
+        explains_itself(sys.modules[type(domain).__module__].script(part, "--threads", "1"))
 
 
 def test_the_page_of_ops_tells_all_parts_and_the_worst_status(ops, monkeypatch, tmp_path, capsys):
@@ -170,16 +170,18 @@ def test_the_page_of_ops_tells_all_parts_and_the_worst_status(ops, monkeypatch, 
 
 
 def test_the_page_of_a_domain_names_machine_and_versions(domain, monkeypatch, tmp_path, capsys):
-    status = dict.fromkeys(domain.PARTS, 0)
-    monkeypatch.setattr(domain.page, "run", lambda command: (Path(command[1]).stem, status[Path(command[1]).stem]))
+    status = dict.fromkeys(domain.parts, 0)
+    monkeypatch.setattr(
+        sys.modules[type(domain).__module__], "run", lambda command: (Path(command[1]).stem, status[Path(command[1]).stem])
+    )
     page, threads = tmp_path / "page.md", torch.get_num_threads()
     assert domain.main([f"--threads={threads}", f"--out={page}"]) == 0
     text = page.read_text()
     assert f"torch {torch.__version__}" in text
     assert f"numpy {np.__version__}" in text
-    assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {part}" for part in domain.PARTS]
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {part}" for part in domain.parts]
     page.unlink()
-    status[domain.PARTS[1]] = 2
+    status[domain.parts[1]] = 2
     assert domain.main([f"--threads={threads}", f"--out={page}"]) == 2
     assert not page.exists(), "a part that failed has no figures"
     capsys.readouterr()
