@@ -18,6 +18,7 @@ from .rasters import named_bands
 logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
+_DRIFT_NM = 2.0
 _READING = (ValueError, OSError)  # what a file that cannot be read raises
 
 
@@ -251,6 +252,9 @@ class Collection:
         shared = set.intersection(*({band.name for band in layer.bands} for layer in layers))
         if not shared:
             raise ValueError(f"{self.source}: images of {name} have no band in common")
+        for layer in layers[1:]:
+            if apart := _apart(layers[0], layer):
+                raise ValueError(f"{layer.where}: {apart}, in {layers[0].where} elsewhere; images of {name} have the same bands")
         if (most := max(len(layer.bands) for layer in layers)) > len(shared):
             logger.info("%s: %d of %d bands of %s are in all of its images", self.source, len(shared), most, name)
         return tuple(band for band in layers[0].bands if band.name in shared)
@@ -273,6 +277,16 @@ class Collection:
         if found not in layers:
             raise ValueError(f"{self.source}: {place} has no image of {found}, it has {', '.join(layers)}")
         return layers[found]
+
+
+def _apart(first: Layer, second: Layer) -> str | None:
+    """Tell of a band whose wavelength is another in both; imaging spectrometers drift, by less."""
+    centres = {band.name: band.wavelength for band in first.bands}
+    for band in second.bands:
+        known = centres.get(band.name)
+        if known is not None and band.wavelength is not None and abs(known - band.wavelength) > _DRIFT_NM:
+            return f"band {band.name} is at {band.wavelength:g} nm"
+    return None
 
 
 def _window_of(layer: Layer, first: Layer, window: Window) -> Window:
