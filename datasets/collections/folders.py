@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..sensors import Radiometry, Sensor, find_sensor, sensor
 from ..sensors.sensor import plain
-from .collection import OnError, Place
+from .collection import OnError
 from .layer import Layer
+from .place import Place
 from .rasters import LabelRaster, RasterMask, open_layer
 
 logger = logging.getLogger(__name__)

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..sensors import Radiometry, sensor
-from .collection import Collection, OnError, Place
+from .collection import Collection, OnError
 from .folders import Reading, places_of_folder
 from .layer import Layer
+from .place import Place
 from .rasters import open_layer
 from .stac import places_of_items, read_items
 from .zarr_stacks import places_of_zarr

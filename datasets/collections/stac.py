@@ -9,10 +9,10 @@ import numpy as np
 
 from ..raster import grid_of, open_raster
 from ..sensors import Band, Sensor, find_sensor, sensor
-from .collection import Place
 from .folders import Reading
 from .layer import Layer, mismatch
 from .mosaic import BandFile, BandFiles
+from .place import Place
 from .rasters import RasterMask, band_at
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from rasterio.windows import Window
 from ..grid import Grid
 from ..sensors import Radiometry, Sensor
 from ..sensors import sensor as sensor_of
-from .collection import Collection, OnError, Place
+from .collection import Collection, OnError
 from .layer import Layer, together
+from .place import Place
 from .rasters import named_bands
 
 

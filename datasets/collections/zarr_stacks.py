@@ -15,9 +15,9 @@ from ..grid import Grid
 from ..sensors import Band, Sensor, find_sensor, sensor
 from ..sensors.sensor import plain
 from ..wavelengths import to_nm
-from .collection import Place
 from .folders import LABELS, Reading
 from .layer import Layer, together
+from .place import Place
 from .rasters import bands_at, check_wavelengths, named_bands, picked
 from .zarr_store import ZarrImage, ZarrLabels, ZarrScl, opened
 

@@ -16,7 +16,8 @@ def group(request, tmp_path):
         parent, _, leaf = name.rpartition("/")
         where = root.require_group(parent) if parent else root
         names = {"dimension_names": axes} if axes and request.param == 3 else {}
-        made = where.create_array(leaf, shape=array.shape, dtype=array.dtype, **names)
+        dtype = str if array.dtype.kind == "O" else array.dtype
+        made = where.create_array(leaf, shape=array.shape, dtype=dtype, **names)
         made[...] = array
         if axes and request.param == 2:
             attributes["_ARRAY_DIMENSIONS"] = list(axes)
@@ -65,6 +66,15 @@ def test_wavelengths_of_a_spectrometer_come_from_the_store(group):
     found = open_collection(group.path)
     assert [band.wavelength for band in found.bands("enmap")] == [450, 550, 650, 860, 2200]
     assert np.isnan(found.read("000000")["enmap"].values[:, 0, 0]).all()
+
+
+def test_names_of_bands_and_samples_as_coordinates(group, numbers):
+    group("S2L2A", stack(numbers, 2, 2), ("sample", "band", "y", "x"))
+    group("band", np.array(["B8A", "B04"], dtype=object), ("band",))
+    group("sample", np.array(["north", "south"], dtype=object), ("sample",))
+    found = open_collection(group.path)
+    assert [band.name for band in found.bands("S2L2A")] == ["B8A", "B04"]
+    assert found.places == ("north", "south")
 
 
 def test_names_of_bands_as_attribute(group, numbers):
