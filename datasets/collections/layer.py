@@ -84,8 +84,9 @@ class Layer:
     def numbers(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Return the numbers of bands (positions, from 0) as the file holds them, NaN where there is no data."""
         numbers = self.source.read([self.indices[i] for i in bands], window)
-        if self.whole and not self.marked and self.sensor.nodata is not None:
-            numbers[numbers == self.sensor.nodata] = np.nan
+        nodata = self.sensor.nodata
+        if nodata is not None and not self.marked and (self.whole or nodata < 0):
+            numbers[numbers == nodata] = np.nan
         return numbers
 
     def values(self, radiometry: Radiometry, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:

@@ -51,6 +51,15 @@ def test_bands_of_a_spectrometer_are_chosen_by_name(spectra):
     np.testing.assert_array_equal(some.values, whole[[3, 0]])
 
 
+def test_fill_of_emit_is_no_data_without_a_tag(write):
+    array = np.random.default_rng(0).uniform(0.02, 0.6, (2, 16, 16)).astype(np.float32)
+    array[:, 2, 3] = -9999
+    path = write("emit.tif", array, pitch=60.0, tags={"wavelength": "450, 600", "wavelength_units": "nm"})
+    values = open_collection(path, sensors="EMIT").read("emit")["emit"].values
+    assert np.isnan(values[:, 2, 3]).all()
+    np.testing.assert_array_equal(values[:, 3:], array[:, 3:])
+
+
 def test_images_of_other_wavelengths_are_refused(write, tmp_path):
     for place, first in (("a", 450), ("b", 451), ("c", 460)):
         array = np.full((2, 8, 8), 1000, np.int16)
