@@ -1,9 +1,10 @@
 """Places, each seen by one sensor or by several at once."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,8 @@ from .rasters import named_bands
 logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
-_DRIFT_NM = 2.0
+_DRIFT_NM = 2.0  # by which centres of a band may differ between images of a spectrometer
+_TELL_SECONDS = 15.0  # between two messages of how far a check is
 _READING = (ValueError, OSError)  # what a file that cannot be read raises
 
 
@@ -105,19 +107,19 @@ class Collection:
                 logger.info("%s (%s): %s", layer.where, layer.sensor.name, found.reason)
         return self._radiometry[layer.key]
 
-    def check(self, *, on_error: OnError = "raise", progress: Callable[[str], None] | None = None) -> "Collection":
+    def check(self, *, on_error: OnError = "raise") -> "Collection":
         """Decide the radiometry of all files now, and return the collection, without the places that cannot be read.
 
         Args:
             on_error: whether a file that cannot be read, or whose numbers are not its sensor's,
                 ends it, or is left out with its place.
-            progress: is called with the name of each place.
 
         Raises:
             ValueError: a file as above, or no place is left.
         """
         failed: dict[str, str] = {}
-        for place, member in self.members.items():
+        told = monotonic()
+        for number, (place, member) in enumerate(self.members.items(), start=1):
             try:
                 for name in member.layers:
                     self.radiometry(place, name)
@@ -125,8 +127,9 @@ class Collection:
                 if on_error == "raise":
                     raise
                 failed[place] = str(error)
-            if progress is not None:
-                progress(place)
+            if monotonic() - told > _TELL_SECONDS:
+                told = monotonic()
+                logger.info("%s: %d of %d places checked", self.source, number, len(self))
         if not failed:
             return self
         if len(failed) == len(self):
