@@ -41,12 +41,24 @@ def infer(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
 
 
 def wavelengths_of(arguments: Mapping[str, Any]) -> tuple[float, ...]:
-    """Tell the bands: files do not say what they are, only that they differ."""
-    return tuple(1000.0 + 100.0 * band for band in range(arguments.get("in_chans", 3)))
+    """Tell the bands: those of ``wavelengths``; else that they differ, for files do not say what they are.
+
+    Raises:
+        ValueError: if there are not as many as channels.
+    """
+    channels, told = arguments.get("in_chans", 3), arguments.get("wavelengths")
+    if told is None:
+        return tuple(1000.0 + 100.0 * band for band in range(channels))
+    if len(told) != channels:
+        raise ValueError(f"ChannelVisionTransformer: {len(told)} wavelengths for {channels} channels")
+    return tuple(told)
 
 
 def build(arguments: Mapping[str, Any]) -> TokenClassifier:
     """Make a classifier of arguments of the official constructors; its positions are those of the published program.
+
+    Args:
+        arguments: and ``wavelengths`` of the channels, nm or codes of radar, which the official constructors do not have.
 
     Raises:
         ValueError: for an unknown argument, or heads that are not known.
@@ -56,7 +68,7 @@ def build(arguments: Mapping[str, Any]) -> TokenClassifier:
         of="ChannelVisionTransformer",
         defaults={
             "img_size": [224], "patch_size": 16, "in_chans": 3, "num_classes": 0, "embed_dim": 768, "depth": 12,
-            "num_heads": None, "mlp_ratio": 4.0, "qkv_bias": False, "enable_sample": False,
+            "num_heads": None, "mlp_ratio": 4.0, "qkv_bias": False, "enable_sample": False, "wavelengths": None,
         },
         only={"qk_scale": (None,)},
         ignored=("drop_rate", "attn_drop_rate", "drop_path_rate"),

@@ -148,6 +148,19 @@ def test_published_positions_of_channelvit_are_stretched_and_ours_are_not():
 
 
 @torch.no_grad()
+def test_channels_of_channelvit_are_told_by_the_user():
+    arguments = {"img_size": [16], "patch_size": 4, "in_chans": 2, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    model = randomised(channelvit.build(arguments | {"wavelengths": [665.0, 842.0]}))
+    x = torch.randn(1, 2, 16, 16)
+    near(
+        model(x, torch.tensor([664.6, 832.8]), 10.0),
+        model(x.flip(1), torch.tensor([832.8, 664.6]), 10.0),
+    )
+    with pytest.raises(ValueError, match="3 wavelengths for 2 channels"):
+        channelvit.build(arguments | {"wavelengths": [490.0, 665.0, 842.0]})
+
+
+@torch.no_grad()
 def test_band_masks_reach_the_features():
     arguments = {"img_size": [16], "patch_size": 4, "in_chans": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
     model = randomised(channelvit.build(arguments))
