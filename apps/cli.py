@@ -151,6 +151,9 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
     while rest:
         argument = rest.pop(0)
         key, equals, value = argument.partition("=")
+        underscored = f"--{key[2:].replace('-', '_')}"
+        if key.startswith("--") and underscored in kinds:  # --lora-rank is as good as --lora_rank
+            key, argument = underscored, f"{underscored}{equals}{value}"
         kind = kinds.get(key)
         if kind is bool and not equals:
             argument = f"{key}={rest.pop(0) if rest[:1] in (['true'], ['false']) else 'true'}"
@@ -165,7 +168,7 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
         elif gathering and not argument.startswith("-"):
             words.append(argument)
             continue
-        elif gathering and key in {*kinds, "--config"} and not equals and rest and rest[0] not in kinds:
+        elif gathering and key.partition(".")[0] in {*kinds, "--config"} and not equals and rest and rest[0] not in kinds:
             argument = f"{key}={rest.pop(0)}"  # so that the value is no item
         completed.append(argument)
     # As JSON, so that no character in a file's name means anything.
