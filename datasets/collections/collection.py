@@ -4,20 +4,33 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from ..grid import Grid
 from ..sensors import Band, Radiometry, SensorImage, sensor
 from .layer import Layer, mismatch
-from .rasters import LabelRaster, named_bands
+from .rasters import named_bands
 
 logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
 _READING = (ValueError, OSError)  # what a file that cannot be read raises
+
+
+class Labels(Protocol):
+    """Classes of a place, 0 where there is none."""
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def grid(self) -> Grid: ...
+
+    def read(self, window: Window | None = None) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +43,14 @@ class Place:
     """
 
     layers: Mapping[str, Layer]
-    label: LabelRaster | None = None
+    label: Labels | None = None
 
     def check(self, name: str) -> None:
         """Raise a ValueError if the layers are not of the same ground."""
         first, *others = self.layers.values()
         grids = [(layer.where, layer.grid) for layer in others]
         if self.label is not None:
-            grids.append((self.label.path, self.label.grid))
+            grids.append((self.label.where, self.label.grid))
         for where, grid in grids:
             if why := mismatch(first.grid, grid):
                 raise ValueError(f"{name}: {first.where} and {where} are not of the same ground ({why})")

@@ -65,13 +65,14 @@ def places_of_folder(folder: Path, sensors: Sequence[str] | Mapping[str, str] | 
     if reading.paired:
         _check_pairs(folder, files, names)
     labels, masks, classes = _beside(folder, named)
-    places, failed = {}, {}
+    places: dict[str, Place] = {}
+    failed: dict[str, str] = {}
     for name in names:
-        found = _attempt(name, files, labels.get(name), masks.get(name), classes, reading)
-        if isinstance(found, Place):
-            places[name] = found
+        place = _attempt(name, files, labels.get(name), masks.get(name), classes, reading)
+        if isinstance(place, Place):
+            places[name] = place
         else:
-            failed[name] = found
+            failed[name] = place
     if failed and not places:
         raise ValueError(f"{folder}: no place can be used: {next(iter(failed.values()))}")
     if failed:

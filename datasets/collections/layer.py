@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from ..grid import Grid
-from ..sensors import Band, Radiometry, Sensor, decide_radiometry
-from ..sensors.radiometry import Sample
+from ..sensors import Band, Radiometry, Sample, Sensor, decide_radiometry
 
 _SAMPLE_SIDE, _SAMPLE_WINDOWS = 64, 4  # of the sample that radiometry is decided by: 4 x 4 windows of 64 x 64 pixels
+_IMAGES, _IMAGE_SIDE = 8, 128  # of images in one array: parts of some of them
 _METRES_PER_DEGREE = 111_320.0  # of latitude, on a sphere of the WGS 84 mean radius
 _TOLERANCE_PX = 0.05  # products of one place differ by rounding of the origin; a real shift is a large part of a pixel
 
@@ -50,7 +50,7 @@ class Layer:
         tags: what file and catalogue tell, keys in lower case.
         scaling: (scale, offset) that the file tells.
         mask: of clouds.
-        sampled: what radiometry is decided by; None for the layer itself.
+        sampled: what radiometry is decided by, such as the whole scene, or images of the same array; none for the layer itself.
         told: radiometry that the user tells.
     """
 
@@ -66,7 +66,7 @@ class Layer:
     tags: Mapping[str, str] = field(default_factory=dict)
     scaling: tuple[float, float] | None = None
     mask: Mask | None = None
-    sampled: "Layer | None" = None
+    sampled: tuple["Layer", ...] = ()
     told: Radiometry | None = None
 
     @property
@@ -77,7 +77,7 @@ class Layer:
     @property
     def key(self) -> tuple[str, str]:
         """What shares a radiometry."""
-        return (self.sampled or self).where, self.sensor.name
+        return (self.sampled[0] if self.sampled else self).where, self.sensor.name
 
     def numbers(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Return the numbers of bands (positions, from 0) as the file holds them, NaN where there is no data."""
@@ -102,12 +102,13 @@ class Layer:
         """
         if self.told is not None:
             return self.told
-        if self.sampled is not None:
-            return self.sampled.decide()
+        return decide_radiometry(self.sensor, [layer.sample() for layer in self.sampled or (self,)])
+
+    def sample(self) -> Sample:
+        """Return numbers from all over the image."""
         every = range(len(self.bands))
         parts = [self.numbers(every, window).reshape(len(self.bands), -1) for window in sample_windows(self.grid.shape)]
-        sample = Sample(np.concatenate(parts, 1), self.bands, self.whole, self.bits, self.where, self.tags, self.scaling)
-        return decide_radiometry(self.sensor, sample)
+        return Sample(np.concatenate(parts, 1), self.bands, self.whole, self.bits, self.where, self.tags, self.scaling)
 
     def part(self, column: int, row: int, width: int, height: int) -> "Layer":
         """Return a window of it as a layer of its own."""
@@ -116,7 +117,7 @@ class Layer:
             grid=self.grid.part(column, row, width, height),
             source=_Part(self.source, column, row, width, height),
             mask=None if self.mask is None else _MaskPart(self.mask, column, row, self.grid.shape),
-            sampled=self.sampled or self,
+            sampled=self.sampled or (self,),
         )
 
 
@@ -147,6 +148,17 @@ class _MaskPart:
 
 def _moved(window: Window, column: int, row: int) -> Window:
     return Window(window.col_off + column, window.row_off + row, window.width, window.height)
+
+
+def together(layers: Sequence[Layer]) -> list[Layer]:
+    """Return layers of one array or data set, whose radiometry is decided by some of them for all."""
+    picked = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, _IMAGES).astype(int))]
+    samples = []
+    for layer in picked:
+        height, width = (min(size, _IMAGE_SIDE) for size in layer.grid.shape)
+        top, left = (layer.grid.height - height) // 2, (layer.grid.width - width) // 2
+        samples.append(layer.part(left, top, width, height))
+    return [replace(layer, sampled=tuple(replace(sample, sampled=()) for sample in samples)) for layer in layers]
 
 
 def sample_windows(shape: tuple[int, int]) -> list[Window]:

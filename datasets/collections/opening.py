@@ -8,6 +8,8 @@ from .collection import Collection, OnError, Place
 from .folders import Reading, places_of_folder
 from .layer import Layer
 from .rasters import open_layer
+from .stac import places_of_items, read_items
+from .zarr_stacks import is_zarr, places_of_zarr
 
 
 def open_collection(
@@ -25,8 +27,10 @@ def open_collection(
     """Open images of one or several sensors.
 
     Args:
-        source: a folder of co-registered rasters ``SENSOR/place.tif``, or a scene (GeoTIFF, ENVI and so on).
-        sensors: those that are wanted, by default all; or the sensor of each folder. A scene needs its sensor's name.
+        source: a folder of co-registered rasters ``SENSOR/place.tif``; a Zarr store; a JSON file of STAC items; or a scene
+            (GeoTIFF, ENVI and so on). What torchgeo reads is opened by ``from_torchgeo``.
+        sensors: those that are wanted, by default all; or the sensor of each folder, array or STAC collection, by its name. A
+            scene needs its sensor's name.
         bands: for a sensor, names of the bands in the order of its files, where the files do not tell.
         radiometry: for a sensor, what its numbers mean, where that is not to be found out from tags and numbers.
         paired: whether all sensors must have seen all places.
@@ -48,7 +52,14 @@ def open_collection(
         paired=paired,
         on_error=on_error,
     )
-    members = places_of_folder(path, wanted, reading) if path.is_dir() else _scene(str(source), wanted, block, reading)
+    if is_zarr(path):
+        members = places_of_zarr(path, wanted, reading)
+    elif path.is_dir():
+        members = places_of_folder(path, wanted, reading)
+    elif path.suffix.lower() in (".json", ".geojson"):
+        members = places_of_items(read_items(path), wanted, reading)
+    else:
+        members = _scene(str(source), wanted, block, reading)
     collection = Collection(str(source), members, keep_mib)
     return collection.check(on_error=on_error) if check else collection
 

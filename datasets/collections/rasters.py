@@ -161,7 +161,7 @@ class RasterMask:
     grid: Grid
 
     @classmethod
-    def of(cls, path: Path, *, classes: bool) -> "RasterMask":
+    def of(cls, path: str | Path, *, classes: bool) -> "RasterMask":
         """Look at a file."""
         with open_raster(str(path)) as src:
             return cls(str(path), classes, grid_of(src))
@@ -180,7 +180,7 @@ class RasterMask:
 class LabelRaster:
     """A raster of classes, 0 where there is none."""
 
-    path: str
+    where: str
     grid: Grid
 
     @classmethod
@@ -197,7 +197,7 @@ class LabelRaster:
 
     def read(self, window: Window | None = None) -> NDArray[np.int64]:
         """Return classes (height, width), 0 where the file has no data."""
-        with open_raster(self.path) as src:
+        with open_raster(self.where) as src:
             codes: NDArray[np.int64] = src.read(1, window=window).astype(np.int64)
             codes[src.read_masks(1, window=window) == 0] = 0
         return codes

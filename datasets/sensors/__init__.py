@@ -1,7 +1,7 @@
 """Sensors: which bands they have, and what their files' numbers mean."""
 
 from .image import SensorImage
-from .radiometry import Radiometry, decide_radiometry
+from .radiometry import Radiometry, Sample, decide_radiometry
 from .sensor import Band, Sensor, Unit
 from .table import SENSORS, find_sensor, sensor
 
@@ -9,6 +9,7 @@ __all__ = [
     "SENSORS",
     "Band",
     "Radiometry",
+    "Sample",
     "Sensor",
     "SensorImage",
     "Unit",

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,22 +69,32 @@ class Sample:
     scaling: tuple[float, float] | None = None
 
 
-def decide_radiometry(sensor: Sensor, sample: Sample) -> Radiometry:
-    """Find out what a file's numbers mean. Once for each file, never for each tile, so that tiles of a scene agree.
+def decide_radiometry(sensor: Sensor, samples: Sequence[Sample]) -> Radiometry:
+    """Find out what the numbers of a file mean. Once for each file, never for each tile, so that tiles of a scene agree.
 
     What the file's tags tell comes first, then the sensor's table; where the numbers fit neither, the usual other scales are
     tried: reflectance as a fraction, in percent, or times 10000; radar as linear power.
 
+    Args:
+        sensor: of the file.
+        samples: of the file, or of several images in it, which must agree.
+
     Raises:
-        ValueError: the numbers fit none, or more than one, or contradict the tags.
+        ValueError: the numbers fit none, contradict the tags, or differ between the samples.
     """
+    samples = [sample for sample in samples if np.isfinite(sample.numbers).any()] or list(samples[:1])
+    sample = samples[0]
+    if len(samples) > 1:
+        sample = replace(sample, numbers=np.concatenate([each.numbers for each in samples], 1))
     if not np.isfinite(sample.numbers).any():
         raise ValueError(f"{sample.where}: no valid pixel in the sample that tells its radiometry")
     low, high = _extent(sample.numbers)
     if sensor.unit == "dB":
         return _radar(sensor, sample, low, high)
     if sensor.name.startswith("sentinel-2") and high > 255 and (sample.scaling is None or sample.scaling[0] == sensor.scale):
-        return _within(sensor, sample, _sentinel2(sensor, sample, low), low, high)
+        found = _sentinel2(sensor, sample, low)
+        _check_agreement(found, samples)
+        return _within(sensor, sample, found, low, high)
     if sample.scaling is not None:
         scale, offset = sample.scaling
         told = Radiometry(scale, offset, sensor.unit, f"scale {scale:g} and offset {offset:g} as the file tells")
@@ -92,6 +102,19 @@ def decide_radiometry(sensor: Sensor, sample: Sample) -> Radiometry:
     if sensor.unit == "relative":
         return _camera(sensor, sample, high)
     return _reflectance(sensor, sample, low, high)
+
+
+def _check_agreement(found: Radiometry, samples: Sequence[Sample]) -> None:
+    """Images of one array may be of products before and after baseline 04.00."""
+    if found.offset or len(samples) == 1 or _s2_tags(samples[0])[0] is not None:
+        return
+    for sample in samples:
+        seen, evidence = _s2_numbers(sample, _extent(sample.numbers)[0], None)
+        if seen:
+            raise ValueError(
+                f"{sample.where}: some images are without + 1000 ({found.reason}), others seem to be with it ({evidence}); "
+                "tell its radiometry"
+            )
 
 
 def _extent(numbers: NDArray[np.float32]) -> tuple[float, float]:
@@ -140,7 +163,7 @@ def _reflectance(sensor: Sensor, sample: Sample, low: float, high: float) -> Rad
         return _within(sensor, sample, found, low, high)
     if sample.bits == 8 or (sample.whole and high <= 255):
         raise ValueError(
-            f"{sample.where}: numbers {low:g}..{high:g} are an 8-bit picture, of which reflectance cannot be made; "
+            f"{sample.where}: numbers {low:.0f}..{high:.0f} are an 8-bit picture, of which reflectance cannot be made; "
             f"expected {sensor.name} as reflectance, or tell its radiometry"
         )
     if high <= 160 and not sample.whole:

@@ -54,12 +54,15 @@ def _infer(state: Mapping[str, Tensor], prefix: str) -> dict[str, Any] | None:
     arguments = {**sizes, "img_size": side * patch, "patch_size": patch}
     if prefix:
         return arguments
-    trained = any(re.search(_OF_PRETRAINING, name) for name in state)
     return arguments | {
         "dynamic_embed_dim": tokens.shape[1],
         "num_classes": len(state["head.weight"]) if "head.weight" in state else 0,
-        "global_pool": trained or "norm.weight" not in state,
+        "global_pool": _pretrained(state) or "norm.weight" not in state,
     }
+
+
+def _pretrained(state: Mapping[str, Tensor]) -> bool:
+    return any(re.search(_OF_PRETRAINING, name) for name in state)
 
 
 def build(arguments: Mapping[str, Any]) -> TokenClassifier:
@@ -119,9 +122,8 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     stays at its initial values, which scale by nothing. The coverage says so.
     """
     assert isinstance(module, TokenClassifier)
-    dropped = tuple(name for name in state if re.search(_OF_PRETRAINING, name))
-    if module.norm is not None and (dropped or "fc_norm.weight" in state):
-        dropped += tuple(name for name in state if name.startswith("norm."))
+    own_norm = module.norm is None or not (_pretrained(state) or "fc_norm.weight" in state)
+    dropped = tuple(name for name in state if re.search(_OF_PRETRAINING, name) or (name.startswith("norm.") and not own_norm))
     ours = to_ours({name: tensor for name, tensor in state.items() if name not in dropped})
     untouched: tuple[str, ...] = ()
     if module.norm is not None and not any(name.startswith("norm.") for name in ours):
