@@ -3,8 +3,8 @@
 python benchmarks/foundation_adaptation.py --threads 2 [--data DIR] [--seeds 5] [--steps N] [--encoder FILE] [--only PART ...]
 
 EnMAP Potsdam. The encoder is pretrained by configs/foundation/enmap_scene.yaml on all pixels, those of the test too, whose
-labels it does not see (as in a map of a scene that is at hand). Else all is as in `geovit evaluate hyperspectral`: the same splits
-for all models, settings and the end of training decided on validation blocks of the training labels alone.
+labels it does not see (as in a map of a scene that is at hand). Else all is as in `geovit evaluate hyperspectral`: the same
+splits for all models, settings and the end of training decided on validation blocks of the training labels alone.
 """
 
 import argparse

@@ -52,6 +52,7 @@ def adapting(
     if adapters and adaptation not in ("lora", "freeze"):
         raise ValueError(f"there are no adapters to write after {adaptation}, which trains all weights")
     model = load_model(encoder)
+    assert model.config is not None, "published encoders have files of their own, which load_model refuses"
     rank = recipe.encoder.rank if lora_rank is None else lora_rank
     config = replace(recipe.encoder, architecture=model.config, adaptation=adaptation, rank=rank)
     return replace(recipe, encoder=config), model

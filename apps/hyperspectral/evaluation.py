@@ -229,7 +229,7 @@ def score(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: Seque
     }
 
 
-def _summary(rows: list[dict[str, Any]], reach: int, trained: int | None) -> dict[str, Any]:
+def _summary(rows: list[dict[str, Any]], reach: int, trained: int | None = None) -> dict[str, Any]:
     names = dict.fromkeys(name for row in rows for name in row["f1"])
     figures = {key: _spread([row[key] for row in rows]) for key in ("oa", "aa", "kappa", "leakage", "seconds")}
     f1 = {name: _spread([row["f1"][name] for row in rows if name in row["f1"]]) for name in names}
