@@ -58,8 +58,11 @@ class ChannelEmbed(nn.Module):
     def forward(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor, band_mask: Tensor | None = None) -> Tokens:
         check_bands(wavelengths, x.shape[1])
         check_size("ChannelEmbed", x, self.patch)
+        owner = None
         if self.sample and self.training:
             chosen = sample_channels(x.shape[1])
+            owner = torch.full((x.shape[1],), -1, device=x.device)
+            owner[chosen] = torch.arange(len(chosen), device=x.device)
             x, wavelengths = x[:, chosen], wavelengths[chosen]
             band_mask = None if band_mask is None else band_mask[:, chosen]
         if band_mask is not None:
@@ -69,4 +72,4 @@ class ChannelEmbed(nn.Module):
         pixels = x.reshape(*x.shape[:2], rows, self.patch, columns, self.patch).transpose(3, 4).flatten(4)
         y: Tensor = self.proj(pixels)
         y = y + self.vectors(wavelengths).to(y.dtype)[:, None, None]
-        return Tokens(y, wavelengths, pitch_of(gsd, self.patch, x), band_mask)
+        return Tokens(y, wavelengths, pitch_of(gsd, self.patch, x), band_mask, owner)

@@ -7,7 +7,9 @@ import torch
 
 from geovit.apps.foundation.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from geovit.apps.foundation.published.satmae import group_encoder
-from geovit.core.layers.tokenizers import CubeEmbed, GroupEmbed
+from geovit.core.backbones.token_encoder import TokenEncoder
+from geovit.core.layers.token_position import GridPosition
+from geovit.core.layers.tokenizers import ChannelEmbed, CubeEmbed, GroupEmbed
 from geovit.core.sensors.batch import SensorBatch
 from geovit.core.sensors.encoder import EncoderConfig, build_encoder
 from geovit.core.sensors.normalization import Normalization
@@ -113,6 +115,16 @@ def test_tokenisers_tell_which_token_a_band_is_in():
     groups = GroupEmbed(8, patch=4, groups=[[490.0, 900.0], [560.0, 665.0, 490.0]], others="drop")
     assert groups(x, wavelengths, 10.0).owner.tolist() == [0, 0, -1, 1, -1, 1]
     assert CubeEmbed(8, patch=4)(x, wavelengths, 10.0).owner.tolist() == [1, 0, 1, 0, 1, 0]
+
+
+def test_bands_that_were_not_drawn_are_predicted_everywhere():
+    embed = ChannelEmbed(32, patch=4, sample=True)
+    model = MaskedAutoencoder(TokenEncoder(embed, GridPosition(32), []), AutoencoderConfig(dim=16, depth=1, heads=2, space=0.5))
+    for _ in range(4):
+        found = model((images(OPTICAL),), seeded())
+        everywhere = found.counts[0].flatten(2).all(2)
+        drawn = found.hidden[0].shape[1]
+        assert everywhere.sum(1).tolist() == [5 - drawn] * 4
 
 
 def test_bands_that_no_token_has_are_predicted_from_the_others():
