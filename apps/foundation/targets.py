@@ -65,7 +65,8 @@ def squared_error(image: Tensor, target: Tensor, counts: Tensor) -> Tensor:
         counts: bool, like ``image``.
     """
     error = (image.float() - target.float()).where(counts, 0.0).flatten(1)
-    return (torch.linalg.vecdot(error, error) / counts.flatten(1).sum(1).clamp_min(1)).mean()
+    squares: Tensor = torch.linalg.vecdot(error, error)
+    return (squares / counts.flatten(1).sum(1).clamp_min(1)).mean()
 
 
 def absolute_error(image: Tensor, target: Tensor, counts: Tensor) -> Tensor:
