@@ -342,10 +342,8 @@ def test_a_folder_without_images_is_told_in_a_line(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[3] / "configs" / "foundation").glob("*.yaml")), ids=lambda p: p.stem
-)
-def test_recipes_train_a_step(places, tmp_path, path):
+@pytest.mark.parametrize("name", ["default", "terramesh"])
+def test_recipes_train_a_step_and_leave_small_files(places, tmp_path, name):
     options = ["--steps=1", "--crops.size=48", "--crops.batch=2", "--crops.checked=2", "--crops.workers=0"]
-    assert main(["pretrain", str(places), "--config", f"foundation/{path.name}", "--out", str(tmp_path), *options]) == 0
-    assert (tmp_path / FINAL).stat().st_size < 12_000_000
+    assert main(["pretrain", str(places), "--config", f"foundation/{name}.yaml", "--out", str(tmp_path), *options]) == 0
+    assert (tmp_path / FINAL).stat().st_size < 10_000_000
