@@ -14,11 +14,12 @@ from torch import Tensor
 from ...core.device import resolve_device
 from ...core.precision import Precision, autocast, resolve_precision
 from ...core.sensors.batch import SensorBatch
-from ...core.sensors.model import FoundationModel, load_model
+from ...core.sensors.model import FoundationModel
 from ...core.tiles import Tile, cut
 from ...datasets import Grid
 from .features import LAST, parse_layers, place_features
 from .images import codes
+from .models import open_model
 from .scenes import Pixels, open_sensor_scene
 
 Tick = Callable[[int, int], None]
@@ -87,7 +88,7 @@ def embed(
 
     Args:
         scene: a raster, as for ``open_scene``.
-        model: what `geovit pretrain` wrote, or its file.
+        model: the file of what `geovit pretrain` wrote or of published weights, or what is in it.
         sensor: whose table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         layer: depth of the features: last, a number of blocks, or several joined by commas.
@@ -120,7 +121,7 @@ class Embedder:
     def __init__(
         self, model: str | Path | FoundationModel, *, layer: str, tiling: Tiling, device: str, precision: Precision
     ) -> None:
-        self.model = model if isinstance(model, FoundationModel) else load_model(model)
+        self.model = model if isinstance(model, FoundationModel) else open_model(model)
         encoder = self.model.encoder
         self.layers = parse_layers(layer, encoder)
         self.patch: int = encoder.patch

@@ -1,5 +1,6 @@
 """Features of cells: an encoder's, and those that it is measured against."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,8 @@ from .probes import Features
 from .references import band_statistics, random_convolutions
 from .scenes import LoadedImage
 from .study import Method
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 _GridFeatures = NDArray[np.float32]  # (rows, columns, features)
@@ -74,11 +77,14 @@ class Extractor:
 
     def untrained(self, images: Sequence[SensorImage]) -> list[list[Features]]:
         """Those of encoders with random weights, for each seed."""
+        config = self.model.config
+        if config is None:
+            raise ValueError("published weights do not tell how to build the same encoder untrained")
         runs = []
         for seed in range(self.seed, self.seed + self.options.seeds):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                fresh = build_encoder(self.model.config)
+                fresh = build_encoder(config)
             runs.append(self._encoded(replace(self.model, encoder=fresh), images))
         return runs
 
@@ -97,12 +103,16 @@ class Extractor:
 
     def methods(self, images: Sequence[SensorImage], encoded: list[Features] | None = None) -> list[Method]:
         """Return the encoder, and what it is measured against."""
-        return [
+        methods = [
             Method("encoder", [self.encoder(images) if encoded is None else encoded]),
             Method("band statistics", [[self.statistics(images)]]),
             Method("random convolutions", [[found] for found in self.convolutions(images)]),
-            Method("untrained encoder", self.untrained(images)),
         ]
+        if self.model.config is None:
+            logger.info("published weights do not tell how to build the same encoder untrained: it is not compared with")
+        else:
+            methods.append(Method("untrained encoder", self.untrained(images)))
+        return methods
 
     def _encoded(self, model: FoundationModel, images: Sequence[SensorImage]) -> list[Features]:
         blocks = getattr(model.encoder, "blocks", ())

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from ... import __version__
 from ...core.precision import Precision
-from ...core.sensors.model import load_model
 from ...datasets import check_writable, write_text_atomic
 from .cells import Cells, Fold, across_places, gather, within_places
 from .labelled import read_labelled
 from .methods import Extractor, FeatureOptions
+from .models import open_model
 from .study import Probe, Study, compare
 from .transfer import Moved, measure_transfer
 
@@ -136,7 +136,7 @@ def probe(
 
     Args:
         data: folder of co-registered rasters with a folder of labels (LULC or labels), or a labelled scene.
-        model: what `geovit pretrain` wrote.
+        model: what `geovit pretrain` wrote, or published weights.
         sensor: whose images are probed. Default: the first one there; a scene needs it, or wavelengths.
         labels: of a scene, as in `geovit classify`.
         probes: linear (logistic regression) and knn (k = 20, weighted).
@@ -164,7 +164,7 @@ def probe(
         raise ValueError(f"draws is {draws}, expected 100 or more")
     if out is not None:
         check_writable([out], overwrite)
-    loaded = load_model(model)
+    loaded = open_model(model)
     patch = loaded.encoder.patch
     cell = patch if split.cell is None else split.cell
     if cell % patch or cell < patch:
