@@ -19,7 +19,7 @@ from ...core.sensors.normalization import Normalization
 from ...core.training.hardware import HardwareConfig
 from ...core.training.records import METRICS, OPTIONS, History, events, plain_options, quiet, require_same
 from ...core.training.runs import BEST, Averaging, Clock, SaveState, SeededSteps, interruptible, seed_of, state_file
-from ...datasets import write_text_atomic
+from ...datasets import Image, write_image, write_text_atomic
 from ...datasets.collections import Collection, open_collection, split
 from .augmentation import AugmentationConfig
 from .autoencoder import AutoencoderConfig, MaskedAutoencoder
@@ -30,6 +30,7 @@ from .task import PretrainingOptimizer, PretrainingTask, ShardedPretrainingTask
 logger = logging.getLogger(__name__)
 
 FINAL = "last.safetensors"
+PICTURES = "reconstructions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +114,10 @@ def pretrain(
     """Pretrain an encoder on unlabelled images of any sensors: parts of images are hidden, and predicted from the rest.
 
     OUT gets ``last.safetensors`` (averaged weights, for ``geovit embed``, ``probe`` and ``classify``), ``best.safetensors``
-    (those with the lowest loss on places held out), ``metrics.jsonl`` with a line for each validation, and ``last.ckpt``, from
-    which ``resume`` goes on as if nothing had happened, with the same options. The same seed gives the same weights on a CPU,
-    unless a limit of minutes ends the training.
+    (those with the lowest loss on places held out), ``metrics.jsonl`` with a line for each validation, ``reconstructions`` with
+    pictures of places held out, of what was shown of them and what was made of that, and ``last.ckpt``, from which ``resume``
+    goes on as if nothing had happened, with the same options. The same seed gives the same weights on a CPU, unless a limit of
+    minutes ends the training.
 
     Args:
         data: a folder of co-registered rasters, SENSOR/PLACE.tif, or a scene.
@@ -156,7 +158,7 @@ def pretrain(
     begun = None if start is None else load_model(start)
     if begun is not None and encoder is not None and encoder != begun.config:
         raise ValueError(f"the encoder of {start} is {begun.config}: leave the encoder out, or give the same")
-    config = begun.config if begun is not None else encoder or EncoderConfig()
+    config = (begun.config if begun is not None else encoder) or EncoderConfig()
     options = plain_options(
         encoder=config, autoencoder=autoencoder, places=places, crops=crops, augmentation=augmentation, distillation=distillation,
         optimizer=optimizer, start=start, steps=steps, minutes=minutes, check_every=check_every, seed=seed,
@@ -189,7 +191,7 @@ def pretrain(
         if not resume:  # everything fits: from here on there is something to keep
             out.mkdir(parents=True, exist_ok=True)
             write_text_atomic(out / OPTIONS, json.dumps(options, indent=1) + "\n", overwrite=True)
-        callbacks: list[Callback] = [_Keep(out, model), SeededSteps(seed), clock, History(out / METRICS, clock)]
+        callbacks: list[Callback] = [_Keep(out, model, config), SeededSteps(seed), clock, History(out / METRICS, clock)]
         if optimizer.average:
             callbacks.append(Averaging(optimizer.average))
         if progress:
@@ -256,8 +258,8 @@ class _Keep(Callback):
     It must come before the callback that averages weights: at the end of a validation that one takes the averaged ones back.
     """
 
-    def __init__(self, out: Path, model: FoundationModel) -> None:
-        self.out, self.model = out, model
+    def __init__(self, out: Path, model: FoundationModel, config: EncoderConfig) -> None:
+        self.out, self.model, self.config = out, model, config
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, PretrainingTask)
@@ -271,11 +273,15 @@ class _Keep(Callback):
         loss = "no training step" if row["loss"] is None else f"loss {row['loss']:.4f}"
         logger.info("step %d: %s%s, %g samples/s", row["step"], loss, told, row["samples_per_second"])
         prefix = "autoencoder.encoder."
-        encoder = build_encoder(self.model.config)
+        encoder = build_encoder(self.config)
         assert isinstance(encoder, nn.Module)
         encoder.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
         figures = {key: row[key] for key in ("step", "loss", "validation")}
         found = replace(self.model, encoder=encoder, facts={**self.model.facts, "validation": figures})
         save_model(self.out / FINAL, found)
+        for name, picture in pl_module.pictures.items():
+            file = self.out / PICTURES / f"{name.replace('/', '_')}.png"
+            file.parent.mkdir(exist_ok=True)
+            write_image(file, Image(pixels=picture), overwrite=True)
         if score is not None and all(other is None or score < other for other in before):
             save_model(self.out / BEST, found)
