@@ -16,12 +16,20 @@ from ....core.backbones.token_encoder import Encoder
 from ....core.sensors.normalization import Normalization
 from ....core.weights.checkpoint import read_checkpoint
 from ....core.weights.load import Coverage
-from . import satmae, spectralgpt
+from . import channelvit, dofa, less, satmae, smarties, spectralearth, spectralgpt
 from .system import System
 
 logger = logging.getLogger(__name__)
 
-SYSTEMS: tuple[System, ...] = (*satmae.SYSTEMS, *spectralgpt.SYSTEMS)
+SYSTEMS: tuple[System, ...] = (
+    *smarties.SYSTEMS,
+    *satmae.SYSTEMS,
+    *dofa.SYSTEMS,
+    *spectralgpt.SYSTEMS,
+    *channelvit.SYSTEMS,
+    *spectralearth.SYSTEMS,
+    *less.SYSTEMS,
+)
 
 # What comes of asking an absent tensor, or one of too few axes or elements, for its shape.
 _UNREADABLE = (KeyError, IndexError, TypeError, ZeroDivisionError, RuntimeError)
