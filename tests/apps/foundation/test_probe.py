@@ -35,8 +35,8 @@ def places(count, side=12, classes=3, seed=0):
 def telling(cells, noise=0.1, seed=0):
     """Features that tell the class."""
     random = np.random.default_rng(seed)
-    centres = np.eye(len(cells.classes), 8)
-    return (centres[cells.targets] + random.normal(0, noise, (len(cells.targets), 8))).astype(np.float32)
+    centres = np.eye(len(cells.classes))[cells.targets]
+    return (centres + random.normal(0, noise, centres.shape)).astype(np.float32)
 
 
 def silent(cells, seed=0):
@@ -50,23 +50,22 @@ def splits(cells):
     }
 
 
-@pytest.mark.parametrize("kind", ["places", "blocks"])
-def test_what_tells_the_class_scores_1_and_noise_scores_chance(kind):
-    cells = places(3)
-    methods = [Method("telling", [[telling(cells)]]), Method("noise", [[silent(cells, k)] for k in range(3)])]
-    study = compare(cells, splits(cells)[kind], methods, probes=["linear", "knn"], block=4, draws=300, seed=0)
-    for name in ("linear", "knn"):
-        assert study.accuracy[name]["telling"].value == study.f1[name]["telling"].value == 1
-        noise = study.accuracy[name]["noise"]
-        assert noise.low < 1 / 3 < noise.high
-        assert noise.high - noise.low < 0.3
-        assert study.differences[name]["noise"].low > 0.4
-        assert "telling" not in study.differences[name]
+@pytest.mark.parametrize(("kind", "name"), [("places", "linear"), ("places", "knn"), ("blocks", "knn")])
+def test_what_tells_the_class_scores_1_and_noise_scores_chance(kind, name):
+    cells = places(2)
+    methods = [Method("telling", [[telling(cells)]])]
+    methods += [Method(f"noise {k}", [[silent(cells, k)]]) for k in range(1 if name == "linear" else 10)]
+    study = compare(cells, splits(cells)[kind], methods, probes=[name], block=4, draws=200, seed=0)
+    found = study.accuracy[name]
+    assert found["telling"].value == study.f1[name]["telling"].value == 1
+    noise = [found[method.name] for method in methods[1:]]
+    assert sum(one.low <= 1 / 3 <= one.high for one in noise) >= 0.8 * len(noise)
+    assert all(study.differences[name][method.name].low > 0.4 for method in methods[1:])
+    assert "telling" not in study.differences[name]
     assert study.unit == "blocks within each place"
 
 
-@pytest.mark.parametrize("kind", ["places", "blocks"])
-@pytest.mark.parametrize("name", ["linear", "knn"])
+@pytest.mark.parametrize(("kind", "name"), [("places", "linear"), ("blocks", "knn")])
 def test_labels_of_tested_cells_change_no_prediction(kind, name):
     cells = places(2)
     features = telling(cells, noise=1.0)
@@ -139,7 +138,7 @@ def test_intervals_cover_the_truth_though_cells_of_a_block_are_alike():
     """Cells of a block are right or wrong together: drawing cells would promise far too much."""
     random = np.random.default_rng(0)
     covered, narrow = 0, 0
-    trials = 200
+    trials = 120
     for trial in range(trials):
         right = (random.random((2, 40)) < 0.7).repeat(16, axis=1)  # two places of 40 blocks of 16 cells
         targets = random.integers(2, size=right.shape)
@@ -198,7 +197,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("places")
     random = np.random.default_rng(0)
     for number in range(2):
-        labels = random.integers(1, 3, (6, 6)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+        labels = random.integers(1, 3, (6, 6)).repeat(8, 0).repeat(8, 1)
         for name, bands, add in (("S2L2A", 12, 0), ("S2L1C", 13, 300), ("LULC", 1, 0)):
             (root / name).mkdir(exist_ok=True)
             values = labels[None] if name == "LULC" else labels * 1000 + add + random.integers(0, 300, (bands, *labels.shape))
