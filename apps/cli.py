@@ -151,6 +151,9 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
     while rest:
         argument = rest.pop(0)
         key, equals, value = argument.partition("=")
+        underscored = f"--{key[2:].replace('-', '_')}"
+        if key.startswith("--") and underscored in kinds:  # --lora-rank is as good as --lora_rank
+            key, argument = underscored, f"{underscored}{equals}{value}"
         kind = kinds.get(key)
         if kind is bool and not equals:
             argument = f"{key}={rest.pop(0) if rest[:1] in (['true'], ['false']) else 'true'}"

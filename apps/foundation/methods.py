@@ -1,6 +1,5 @@
 """Features of cells: an encoder's, and those that it is measured against."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.precision import Precision
-from ...core.sensors.encoder import build_encoder
 from ...core.sensors.model import FoundationModel
 from ...datasets.sensors import SensorImage
 from .embedding import Embedder, Tiling
@@ -18,8 +16,6 @@ from .probes import Features
 from .references import band_statistics, random_convolutions
 from .scenes import LoadedImage
 from .study import Method
-
-logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 _GridFeatures = NDArray[np.float32]  # (rows, columns, features)
@@ -77,14 +73,11 @@ class Extractor:
 
     def untrained(self, images: Sequence[SensorImage]) -> list[list[Features]]:
         """Those of encoders with random weights, for each seed."""
-        config = self.model.config
-        if config is None:
-            raise ValueError("published weights do not tell how to build the same encoder untrained")
         runs = []
         for seed in range(self.seed, self.seed + self.options.seeds):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                fresh = build_encoder(config)
+                fresh = self.model.untrained()
             runs.append(self._encoded(replace(self.model, encoder=fresh), images))
         return runs
 
@@ -103,16 +96,12 @@ class Extractor:
 
     def methods(self, images: Sequence[SensorImage], encoded: list[Features] | None = None) -> list[Method]:
         """Return the encoder, and what it is measured against."""
-        methods = [
+        return [
             Method("encoder", [self.encoder(images) if encoded is None else encoded]),
             Method("band statistics", [[self.statistics(images)]]),
             Method("random convolutions", [[found] for found in self.convolutions(images)]),
+            Method("untrained encoder", self.untrained(images)),
         ]
-        if self.model.config is None:
-            logger.info("published weights do not tell how to build the same encoder untrained: it is not compared with")
-        else:
-            methods.append(Method("untrained encoder", self.untrained(images)))
-        return methods
 
     def _encoded(self, model: FoundationModel, images: Sequence[SensorImage]) -> list[Features]:
         blocks = getattr(model.encoder, "blocks", ())
