@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 Features = NDArray[np.float32]
@@ -38,13 +37,15 @@ def linear_probe(candidates: Sequence[Features], targets: Indices, groups: Indic
     parts = _inner_parts(targets, groups)
     best, chosen = -1.0, (0, _C[len(_C) // 2])
     for which, features in enumerate(candidates) if parts else ():
-        for c in _C:
-            score = float(np.mean([_score(features, targets, part, c) for part in parts]))
+        scores = np.mean([_path(features, targets, part) for part in parts], axis=0)
+        for c, score in zip(_C, scores.tolist(), strict=True):
             if score > best + 1e-9:
                 best, chosen = score, (which, c)
     which, c = chosen
-    model = _fitted(candidates[which], targets, c)
-    return which, lambda features: np.asarray(model.predict(features), dtype=np.int64)
+    scaler = StandardScaler().fit(candidates[which])
+    model = _regression(c)
+    _fit(model, scaler.transform(candidates[which]), targets)
+    return which, lambda features: np.asarray(model.predict(scaler.transform(features)), dtype=np.int64)
 
 
 def neighbour_probe(features: Features, targets: Indices) -> Predictor:
@@ -78,20 +79,30 @@ def _inner_parts(targets: Indices, groups: Indices) -> list[NDArray[np.bool_]]:
     return [part for part in parts if part.any() and len(np.unique(targets[~part])) > 1]
 
 
-def _score(features: Features, targets: Indices, validation: NDArray[np.bool_], c: float) -> float:
-    predicted = _fitted(features[~validation], targets[~validation], c).predict(features[validation])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class that is predicted and not there counts for nothing, as it should
-        return float(balanced_accuracy_score(targets[validation], predicted))
+def _path(features: Features, targets: Indices, validation: NDArray[np.bool_]) -> list[float]:
+    """Balanced accuracy on the validation cells for each C; each fit starts from the one before."""
+    scaler = StandardScaler().fit(features[~validation])
+    known, asked = scaler.transform(features[~validation]), scaler.transform(features[validation])
+    model, scores = _regression(_C[0]), []
+    for c in _C:
+        _fit(model.set_params(C=c), known, targets[~validation])
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # a class that is predicted and not there counts for nothing, as it should
+            scores.append(float(balanced_accuracy_score(targets[validation], model.predict(asked))))
+    return scores
 
 
-def _fitted(features: Features, targets: Indices, c: float) -> Pipeline:
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=_STEPS, class_weight="balanced"))
+def _regression(c: float) -> LogisticRegression:
+    return LogisticRegression(C=c, max_iter=_STEPS, class_weight="balanced", warm_start=True)
+
+
+def _fit(model: LogisticRegression, features: Features, targets: Indices) -> None:
     with warnings.catch_warnings():
         # Separable classes have no optimum without regularisation to speak of; predictions do not change any more.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(features, targets)
-    return model
 
 
 def _unit(values: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -1,0 +1,193 @@
+"""What pretraining on three places tells of the land cover of a fourth, which it never saw.
+
+Protocol, fixed before the pretrained encoder's figures were looked at. Data: Sentinel-2 L2A and L1C and Sentinel-1 RTC of
+TerraMesh, four places of 224 x 224 pixels at 10 m. For each place of two classes or more, an encoder is pretrained on the three
+other places, without labels; weights and scale of values come from them alone. Then probes see the place left out. Its pixels
+are cut into cells, and the label of a cell is that of 75 % of its pixels or more. Blocks of 320 m test in five folds; the others
+train, but for a buffer of 80 m around tested blocks. C of the logistic regression is chosen inside the training blocks. What
+counts is the balanced accuracy of the linear probe on L2A, the mean over the places; intervals (95 %) and leads are by 1000
+bootstrap draws of blocks within each place. Features are those of the last norm.
+
+With four places, training on three and testing on the fourth measures whether their classes look alike, more than it measures
+features: that figure comes second. So do the transfer to L1C (its cirrus band left out, which L2A lacks) and to every second
+band, beside a vision transformer of the same size with fixed channels, pretrained the same way on L2A alone, which gets 0 for
+what is lacking.
+
+A bar is missed, and the exit code is 1, if one of the leads over band statistics, random convolutions and the untrained encoder
+is not above 0 by its interval.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from page import heading, show
+
+from geovit.apps.foundation.cells import Cells, Fold, across_places, gather, within_places
+from geovit.apps.foundation.feeding import CropsConfig
+from geovit.apps.foundation.labelled import HALF, LabelledImages, read_labelled
+from geovit.apps.foundation.methods import Extractor, FeatureOptions
+from geovit.apps.foundation.probes import Features
+from geovit.apps.foundation.scoring import Figures, interval
+from geovit.apps.foundation.study import Probe, Scorer, predict
+from geovit.apps.foundation.training import PlacesConfig, pretrain
+from geovit.core.sensors.encoder import EncoderConfig
+from geovit.core.sensors.model import load_model
+from geovit.datasets.sensors import SensorImage, sensor
+
+_HOME, _OTHER = "sentinel-2-l2a", "sentinel-2-l1c"
+_BLOCK_METRES, _BUFFER_METRES, _PIXEL = 320, 80, 10
+_DRAWS = 1000
+_REFERENCES = ("band statistics", "random convolutions", "untrained encoder")
+
+
+def main() -> int:
+    """Pretrain, probe and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared/data/satellite/terramesh")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of pretraining, for each of the encoders")
+    parser.add_argument("--patch", type=int, default=4, help="pixels on a side of tokens, and of cells")
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--crop", type=int, default=48)
+    parser.add_argument("--seeds", type=int, default=3, help="of random convolutions and untrained encoders")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(__doc__)
+    images = _without_cirrus(read_labelled(options.data, sensor_name=_HOME, transfer=[_OTHER, HALF]))
+    cells = gather(images.labels, images.places, images.names, cell=options.patch, purity=0.75)
+    side, buffer = (round(metres / _PIXEL / options.patch) for metres in (_BLOCK_METRES, _BUFFER_METRES))
+    within = list(within_places(cells, folds=5, block=side, buffer=buffer, seed=0))
+    across = list(across_places(cells))
+    tested = sorted({int(cells.place[fold.test][0]) for fold in within})
+
+    config = EncoderConfig(dim=options.dim, depth=options.depth, heads=options.dim // 32, patch=options.patch)
+    fixed = replace(config, tokenizer="group", groups=(tuple(float(b.wavelength or 0) for b in sensor(_HOME).bands),))
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        features = {"encoder": _Features(cells), "fixed channels": _Features(cells)}
+        references: dict[str, list[Features]] = {}
+        for place in tested:
+            for name, chosen, sensors in (("encoder", config, ()), ("fixed channels", fixed, (_HOME,))):
+                out = Path(folder) / f"{name} {place}"
+                left_out = PlacesConfig(sensors=sensors, leave_out=[cells.places[place]], validation=0)
+                crops = CropsConfig(size=options.crop, batch=32, together=1)
+                done = pretrain(options.data, out, chosen, places=left_out, crops=crops, minutes=options.minutes, steps=10**6)
+                extractor = Extractor(
+                    model=load_model(done.file), options=FeatureOptions(seeds=options.seeds), cell=options.patch
+                )
+                features[name].add(place, extractor, images)
+                if name == "encoder":
+                    untrained = extractor.untrained(images.images)
+                    previous = references.setdefault("untrained encoder", [np.zeros_like(run[0]) for run in untrained])
+                    for kept, run in zip(previous, untrained, strict=True):  # its scale of values is that of the three places
+                        kept[cells.place == place] = run[0][cells.place == place]
+        references["band statistics"] = [extractor.statistics(images.images)]
+        references["random convolutions"] = extractor.convolutions(images.images)
+    print(f"{len(tested)} encoders for each of the two, {options.minutes:g} minutes each on {options.threads} threads;")
+    print(f"{(time.perf_counter() - started) / 60:.0f} minutes for all pretraining and features.")
+    return _report(cells, within, across, side, features, references)
+
+
+class _Features:
+    """Of each place those of the encoder that never saw it, and of all places by each of the encoders."""
+
+    def __init__(self, cells: Cells) -> None:
+        self.cells = cells
+        self.by_sensor: dict[str, Features] = {}
+        self.by_place: dict[int, Features] = {}
+
+    def add(self, place: int, extractor: Extractor, images: LabelledImages) -> None:
+        """Take what is of one place left out."""
+        inside = self.cells.place == place
+        for name, some in {_HOME: images.images, **images.others}.items():
+            found = np.nan_to_num(extractor.encoder(some)[0])
+            self.by_sensor.setdefault(name, np.zeros_like(found))[inside] = found[inside]
+            if name == _HOME:
+                self.by_place[place] = found
+
+
+def _report(
+    cells: Cells,
+    within: Sequence[Fold],
+    across: Sequence[Fold],
+    side: int,
+    features: Mapping[str, _Features],
+    references: Mapping[str, list[Features]],
+) -> int:
+    groups = cells.blocks(side)
+    scorer = Scorer(cells, within, groups=groups, draws=_DRAWS, seed=0)
+    methods = {name: [found.by_sensor[_HOME]] for name, found in features.items()} | dict(references)
+    for place, counts in scorer.tested().items():
+        print(f"\n{place}: cells that test: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+    missed = 0
+    probes: tuple[Probe, ...] = ("linear", "knn")
+    for probe in probes:
+        heading([f"within places, {probe}", "balanced accuracy", "macro-F1", "encoder's lead", *scorer.tested()])
+        first: Figures | None = None
+        for name, runs in methods.items():
+            guesses = [predict(cells, within, [run], probe, groups=groups) for run in runs]
+            figures = np.mean([scorer.figures(guess) for guess in guesses], axis=0)
+            f1 = np.mean([scorer.figures(guess, f1=True) for guess in guesses], axis=0)
+            lead = "" if first is None else str(interval(first - figures))
+            if first is None:
+                first = figures
+            elif probe == "linear" and name in _REFERENCES:
+                missed += interval(first - figures).low <= 0
+            each = [scorer.by_place_name(guess) for guess in guesses]
+            by_place = [f"{np.mean([one[place] for one in each]):.3f}" for place in scorer.tested()]
+            show([name, str(interval(figures)), str(interval(f1)), lead, *by_place])
+    print(f"\n{'MISSED' if missed else 'passed'}: leads of the linear probe above 0 by their intervals: {3 - missed} of 3")
+    _across(cells, across, groups, features["encoder"], methods)
+    _transfer(cells, within, groups, scorer, features)
+    return int(missed > 0)
+
+
+def _across(
+    cells: Cells, folds: Sequence[Fold], groups: Features, encoder: _Features, methods: Mapping[str, list[Features]]
+) -> None:
+    """Train on places, test on another: of the encoder's features those by the encoder that never saw the tested place."""
+    scorer = Scorer(cells, folds, groups=groups, draws=_DRAWS, seed=0)
+    heading(["one place tests, linear", "balanced accuracy", *(f"{p} ({len(c)} classes)" for p, c in scorer.tested().items())])
+    for name in ("encoder", "band statistics", "random convolutions"):
+        guess = np.full(len(cells.targets), -1, dtype=np.int64)
+        for fold in folds:
+            place = int(cells.place[fold.test][0])
+            run = encoder.by_place[place] if name == "encoder" else methods[name][0]
+            guess[fold.test] = predict(cells, [fold], [run], "linear", groups=groups)[fold.test]
+        show([name, str(interval(scorer.figures(guess))), *(f"{v:.3f}" for v in scorer.by_place_name(guess).values())])
+
+
+def _transfer(cells: Cells, folds: Sequence[Fold], groups: Features, scorer: Scorer, features: Mapping[str, _Features]) -> None:
+    heading(["linear probe trained on L2A", "L2A", "L1C", "drop", "half of the bands", "drop"])
+    for name, found in features.items():
+        own = found.by_sensor[_HOME]
+        home = scorer.figures(predict(cells, folds, [own], "linear", groups=groups))
+        row = [name, str(interval(home))]
+        for other in (_OTHER, HALF):
+            guess = predict(cells, folds, [own], "linear", groups=groups, asked=[found.by_sensor[other]])
+            figures = scorer.figures(guess)
+            row += [str(interval(figures)), str(interval(1 - figures / home))]
+        show(row)
+
+
+def _without_cirrus(images: LabelledImages) -> LabelledImages:
+    shared = {band.name for band in sensor(_HOME).bands}
+    others = {name: tuple(_only(image, shared) for image in some) for name, some in images.others.items()}
+    return replace(images, others=others)
+
+
+def _only(image: SensorImage, names: set[str]) -> SensorImage:
+    kept = [k for k, band in enumerate(image.bands) if band.name in names]
+    return replace(image, values=image.values[kept], bands=tuple(image.bands[k] for k in kept))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
