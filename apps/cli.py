@@ -168,7 +168,7 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
         elif gathering and not argument.startswith("-"):
             words.append(argument)
             continue
-        elif gathering and key in {*kinds, "--config"} and not equals and rest and rest[0] not in kinds:
+        elif gathering and key.partition(".")[0] in {*kinds, "--config"} and not equals and rest and rest[0] not in kinds:
             argument = f"{key}={rest.pop(0)}"  # so that the value is no item
         completed.append(argument)
     # As JSON, so that no character in a file's name means anything.

@@ -1,6 +1,7 @@
 """The only place that opens data files: scenes, images, volumes, labels, and the writing of results."""
 
 from .classes import ClassInfo, default_color
+from .collections import Collection, from_torchgeo, open_collection
 from .grid import Grid
 from .images import Image, find_images, open_image, write_image
 from .labels import Labels, read_labels
@@ -12,6 +13,7 @@ from .writing import BandWriter, atomic, check_writable, stream_bands, write_ban
 __all__ = [
     "BandWriter",
     "ClassInfo",
+    "Collection",
     "Grid",
     "Image",
     "Labels",
@@ -23,6 +25,8 @@ __all__ = [
     "default_color",
     "find_images",
     "find_volumes",
+    "from_torchgeo",
+    "open_collection",
     "open_image",
     "open_scene",
     "open_volume",

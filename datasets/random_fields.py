@@ -33,5 +33,6 @@ def rough_field(rng: np.random.Generator, shape: tuple[int, int], slope: float) 
     frequency[0, 0] = np.inf
     spectrum = (rng.normal(size=frequency.shape) + 1j * rng.normal(size=frequency.shape)) * frequency**-slope
     values: _Array = np.fft.irfft2(spectrum, (height, width))[: shape[0], : shape[1]]
-    values = values - values.mean()
-    return values / values.std()
+    values -= values.mean()
+    values /= values.std()
+    return values

@@ -130,6 +130,8 @@ def _possible(each: Sensor, size: int) -> Sensor:
     step = each.gsd / _PIXEL
     if step < 1 or step != round(step) or size % round(step) or size < 32:
         raise ValueError(f"a place of {size} pixels of {_PIXEL:g} m cannot be seen by {each.name} in pixels of {each.gsd:g} m")
+    if not each.bands:
+        raise ValueError(f"the table has no bands of {each.name}: its files tell them")
     for band in each.bands:
         if band.polarization is None and not 400 <= (band.wavelength or 0) <= 2500:
             raise ValueError(f"band {band.name} of {each.name} cannot be made: only radar and 400 to 2500 nm can")
@@ -219,7 +221,7 @@ def _optical(rng: np.random.Generator, each: Sensor, shares: _Array, state: _Arr
         values += share * (low * (1 - state) + high * state)
     values *= (light * (1 + 0.05 * rng.standard_normal(state.shape))).clip(0.05, 2.0)
     haze = rng.uniform(0.1, 0.6) * (1 + 0.3 * field(rng, (state.shape[0], state.shape[1]), 20)).clip(0.2)
-    through = 1.0
+    through: _Array = np.ones(1)
     path = 0.02 * haze * (490 / w)[:, None, None] ** 1.3 * 0.3  # what correction for the air leaves over
     if "l1" in each.name:
         rayleigh = 0.09 * (443 / w)[:, None, None] ** 4
@@ -228,7 +230,8 @@ def _optical(rng: np.random.Generator, each: Sensor, shares: _Array, state: _Arr
         through = (1 - 1.6 * path).clip(0.4) * vapour
     values = path + through * values
     values = values * (1 + 0.02 * rng.standard_normal((len(w), 1, 1)))  # calibration
-    return (values + 0.002 * rng.standard_normal(values.shape)).clip(1e-4)
+    values += 0.002 * rng.standard_normal(values.shape)
+    return values.clip(1e-4)
 
 
 def _near(w: _Array, centre: float, width: float) -> _Array:
@@ -248,7 +251,8 @@ def _radar(rng: np.random.Generator, each: Sensor, shares: _Array, state: _Array
     power *= 10 ** (0.1 * (6 * slope).clip(-4, 4))  # what correction for the terrain leaves over
     bands = np.array([0 if band.polarization in ("VV", "HH") else 1 for band in each.bands])
     speckle = rng.gamma(_LOOKS, 1 / _LOOKS, (len(bands), *state.shape))
-    return 10 * np.log10((power[bands] * speckle).clip(1e-5))
+    decibels: _Array = 10 * np.log10((power[bands] * speckle).clip(1e-5))
+    return decibels
 
 
 def _write(path: Path, image: SensorImage, overwrite: bool) -> None:

@@ -83,20 +83,6 @@ class Crops(Dataset[Crop]):
     def __iter__(self) -> Iterator[Crop]:
         return (self[index] for index in range(self.per_epoch))
 
-    def at_epoch(self, epoch: int) -> "Crops":
-        """Return the crops of another epoch."""
-        return Crops(
-            self.collection,
-            sensors=self.sensors,
-            size=self.size,
-            per_epoch=self.per_epoch,
-            seed=self.seed,
-            epoch=epoch,
-            valid=self.valid,
-            flips=self.flips,
-            on_error=self.on_error,
-        )
-
     def __getitem__(self, index: int) -> Crop:
         """Draw the crop of an index.
 

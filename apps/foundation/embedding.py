@@ -14,14 +14,18 @@ from torch import Tensor
 from ...core.device import resolve_device
 from ...core.precision import Precision, autocast, resolve_precision
 from ...core.sensors.batch import SensorBatch
-from ...core.sensors.model import FoundationModel, load_model
+from ...core.sensors.model import FoundationModel
 from ...core.tiles import Tile, cut
 from ...datasets import Grid
 from .features import LAST, parse_layers, place_features
 from .images import codes
+from .models import open_model
 from .scenes import Pixels, open_sensor_scene
 
 Tick = Callable[[int, int], None]
+
+
+_TILE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +33,21 @@ class Tiling:
     """How a scene is cut. What a token sees ends at the edge of its tile.
 
     Args:
-        tile: pixels on a side that are encoded at once; a scene that is no larger is encoded in one go.
+        tile: pixels on a side that are encoded at once; a scene that is no larger is encoded in one go. Default: as many as a
+            published model was trained on, else 256.
         halo: pixels around the part of a tile that is kept: surroundings for the tokens at its edge.
         valid: share of a token's pixels that must hold data; with less it is nodata.
     """
 
-    tile: int = 256
+    tile: int | None = None
     halo: int = 32
     valid: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (0 < self.valid <= 1 and self.halo >= 0 and self.tile > 2 * self.halo):
+        tile = _TILE if self.tile is None else self.tile
+        if not (0 < self.valid <= 1 and self.halo >= 0 and tile > 2 * self.halo):
             raise ValueError(
-                f"tile {self.tile}, halo {self.halo}, valid {self.valid:g}: expected a tile larger than two halos,"
+                f"tile {tile}, halo {self.halo}, valid {self.valid:g}: expected a tile larger than two halos,"
                 " and a share above 0 and up to 1"
             )
 
@@ -87,7 +93,7 @@ def embed(
 
     Args:
         scene: a raster, as for ``open_scene``.
-        model: what `geovit pretrain` wrote, or its file.
+        model: what `geovit pretrain` wrote, or its file, or a published checkpoint.
         sensor: whose table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         layer: depth of the features: last, a number of blocks, or several joined by commas.
@@ -120,7 +126,7 @@ class Embedder:
     def __init__(
         self, model: str | Path | FoundationModel, *, layer: str, tiling: Tiling, device: str, precision: Precision
     ) -> None:
-        self.model = model if isinstance(model, FoundationModel) else load_model(model)
+        self.model = model if isinstance(model, FoundationModel) else open_model(model)
         encoder = self.model.encoder
         self.layers = parse_layers(layer, encoder)
         self.patch: int = encoder.patch
@@ -129,7 +135,8 @@ class Embedder:
         self.dtype = resolve_precision(precision, self.device)
         self.valid = tiling.valid
         # Whole tokens; the halo counts at each side of what two tiles share.
-        self.tile = max(tiling.tile // self.patch, 1) * self.patch
+        tile = tiling.tile or self.model.facts.get("size") or _TILE
+        self.tile = max(tile // self.patch, 1) * self.patch
         self.halo = min(-(-tiling.halo // self.patch), (self.tile // self.patch - 1) // 2) * self.patch
 
     def check(self, opened: Pixels) -> None:
@@ -175,7 +182,7 @@ class Embedder:
         self, values: NDArray[np.float32], opened: Pixels, rows: Tile, columns: Tile, kept: tuple[slice, slice]
     ) -> NDArray[np.float32]:
         finite = np.isfinite(values)
-        there = finite.all(axis=0)
+        there = np.asarray(finite.all(axis=0))
         height, width = opened.shape
         inside = (np.arange(rows.start, rows.stop) < height)[:, None] & (np.arange(columns.start, columns.stop) < width)
         share = _blocks(there, self.patch) / np.maximum(_blocks(inside, self.patch), 1)

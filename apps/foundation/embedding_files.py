@@ -67,7 +67,7 @@ def embed_files(
 
     Args:
         scenes: rasters; any number of them.
-        model: what `geovit pretrain` wrote.
+        model: what `geovit pretrain` wrote, or a published checkpoint (SMARTIES, SatMAE++, DOFA, SpectralGPT, ...).
         sensor: of all the scenes; its table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         out: folder to write to, made if there is none. Default: beside each scene.
@@ -183,8 +183,8 @@ def _write(
                 tags={**tags, **facts},
                 overwrite=overwrite,
             ) as writer:
-                for row, values in _colours(strips, moments):
-                    writer.write(np.moveaxis(values, -1, 0), row, 0)
+                for row, colours in _colours(strips, moments):
+                    writer.write(np.moveaxis(colours, -1, 0), row, 0)
         del kept, strips  # some systems keep a file that is still mapped
 
 

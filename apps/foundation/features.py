@@ -65,6 +65,6 @@ def place_features(model: FoundationModel, batch: SensorBatch, layers: Sequence[
         if layer == -1:
             parts.append(encoded.places())
             continue
-        tokens = seen[layer][:, encoded.prefix.shape[1] :].unflatten(1, size)
+        tokens = torch.unflatten(seen[layer][:, encoded.prefix.shape[1] :], 1, size)
         parts.append(F.layer_norm(Encoded(tokens, encoded.prefix, encoded.present).places(), tokens.shape[-1:]))
     return torch.cat(parts, dim=-1)

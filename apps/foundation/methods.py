@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.precision import Precision
-from ...core.sensors.encoder import build_encoder
 from ...core.sensors.model import FoundationModel
 from ...datasets.sensors import SensorImage
 from .embedding import Embedder, Tiling
@@ -78,7 +77,7 @@ class Extractor:
         for seed in range(self.seed, self.seed + self.options.seeds):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                fresh = build_encoder(self.model.config)
+                fresh = self.model.untrained()
             runs.append(self._encoded(replace(self.model, encoder=fresh), images))
         return runs
 
@@ -167,4 +166,4 @@ def _standardised(values: NDArray[np.float32]) -> NDArray[np.float32]:
     known = np.where(there, values, 0)
     mean = known.sum(axis=(1, 2), keepdims=True, dtype=np.float64) / count
     spread = np.sqrt((np.where(there, values - mean, 0) ** 2).sum(axis=(1, 2), keepdims=True) / count)
-    return ((values - mean) / np.maximum(spread, 1e-6)).astype(np.float32)
+    return np.asarray((values - mean) / np.maximum(spread, 1e-6), dtype=np.float32)

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from ... import __version__
 from ...core.precision import Precision
-from ...core.sensors.model import load_model
 from ...datasets import check_writable, write_text_atomic
 from .cells import Cells, Fold, across_places, gather, within_places
 from .labelled import read_labelled
 from .methods import Extractor, FeatureOptions
+from .models import open_model
 from .study import Probe, Study, compare
 from .transfer import Moved, measure_transfer
 
@@ -164,7 +164,7 @@ def probe(
         raise ValueError(f"draws is {draws}, expected 100 or more")
     if out is not None:
         check_writable([out], overwrite)
-    loaded = load_model(model)
+    loaded = open_model(model)
     patch = loaded.encoder.patch
     cell = patch if split.cell is None else split.cell
     if cell % patch or cell < patch:
@@ -173,7 +173,7 @@ def probe(
     extractor = Extractor(model=loaded, options=features, cell=cell, seed=seed, device=device, precision=precision)
     encoded = extractor.encoder(images.images)
     cells = gather(images.labels, images.places, images.names, cell=cell, purity=split.purity)
-    cells = cells.without(~np.isfinite(encoded[-1]).all(axis=1))
+    cells = cells.without(np.asarray(~np.isfinite(encoded[-1]).all(axis=1)))
     text, folds = split.divide(cells, seed)
     methods = extractor.methods(images.images, [np.nan_to_num(found) for found in encoded])
     with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:

@@ -95,4 +95,4 @@ def _fitted(features: Features, targets: Indices, c: float) -> Pipeline:
 
 
 def _unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))

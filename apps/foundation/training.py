@@ -156,7 +156,7 @@ def pretrain(
     begun = None if start is None else load_model(start)
     if begun is not None and encoder is not None and encoder != begun.config:
         raise ValueError(f"the encoder of {start} is {begun.config}: leave the encoder out, or give the same")
-    config = begun.config if begun is not None else encoder or EncoderConfig()
+    config = (begun.config if begun is not None else encoder) or EncoderConfig()
     options = plain_options(
         encoder=config, autoencoder=autoencoder, places=places, crops=crops, augmentation=augmentation, distillation=distillation,
         optimizer=optimizer, start=start, steps=steps, minutes=minutes, check_every=check_every, seed=seed,
@@ -189,7 +189,7 @@ def pretrain(
         if not resume:  # everything fits: from here on there is something to keep
             out.mkdir(parents=True, exist_ok=True)
             write_text_atomic(out / OPTIONS, json.dumps(options, indent=1) + "\n", overwrite=True)
-        callbacks: list[Callback] = [_Keep(out, model), SeededSteps(seed), clock, History(out / METRICS, clock)]
+        callbacks: list[Callback] = [_Keep(out, model, config), SeededSteps(seed), clock, History(out / METRICS, clock)]
         if optimizer.average:
             callbacks.append(Averaging(optimizer.average))
         if progress:
@@ -256,8 +256,8 @@ class _Keep(Callback):
     It must come before the callback that averages weights: at the end of a validation that one takes the averaged ones back.
     """
 
-    def __init__(self, out: Path, model: FoundationModel) -> None:
-        self.out, self.model = out, model
+    def __init__(self, out: Path, model: FoundationModel, config: EncoderConfig) -> None:
+        self.out, self.model, self.config = out, model, config
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, PretrainingTask)
@@ -271,7 +271,7 @@ class _Keep(Callback):
         loss = "no training step" if row["loss"] is None else f"loss {row['loss']:.4f}"
         logger.info("step %d: %s%s, %g samples/s", row["step"], loss, told, row["samples_per_second"])
         prefix = "autoencoder.encoder."
-        encoder = build_encoder(self.model.config)
+        encoder = build_encoder(self.config)
         assert isinstance(encoder, nn.Module)
         encoder.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
         figures = {key: row[key] for key in ("step", "loss", "validation")}

@@ -66,10 +66,13 @@ class SpectralPosition(nn.Module):
     Args:
         dim: channels, even.
         unit: nanometres that count as a step.
+        origin: the wavelength in nm at which steps start.
         radar: "learned" vectors, or the wavelengths in nm that stand for the polarisations, in the order of ``RADAR``.
     """
 
-    def __init__(self, dim: int, *, unit: float = 1.0, radar: Literal["learned"] | Sequence[float] = "learned") -> None:
+    def __init__(
+        self, dim: int, *, unit: float = 1.0, origin: float = 0.0, radar: Literal["learned"] | Sequence[float] = "learned"
+    ) -> None:
         super().__init__()
         if dim % 2:
             raise ValueError(f"SpectralPosition: dim is {dim}, expected an even number")
@@ -77,7 +80,7 @@ class SpectralPosition(nn.Module):
             raise ValueError(
                 f"SpectralPosition: got {len(radar)} wavelengths of radar, expected one for each of {', '.join(RADAR)}"
             )
-        self.dim, self.unit = dim, unit
+        self.dim, self.unit, self.origin = dim, unit, origin
         self.radar: nn.Parameter | tuple[float, ...]
         if radar == "learned":
             self.radar = nn.Parameter(torch.empty(len(RADAR), dim))
@@ -93,8 +96,8 @@ class SpectralPosition(nn.Module):
         which = (waves[:, None] == waves.new_tensor(list(RADAR.values()))).float()
         if isinstance(self.radar, tuple):
             waves = torch.where(waves > 0, waves, which @ waves.new_tensor(self.radar))
-            table = sincos(waves / self.unit, self.dim)
+            table = sincos((waves - self.origin) / self.unit, self.dim)
         else:
-            table = sincos(waves / self.unit, self.dim)
+            table = sincos((waves - self.origin) / self.unit, self.dim)
             table = torch.where((waves > 0)[:, None], table.to(self.radar.dtype), which.to(self.radar.dtype) @ self.radar)
         return table[None, :, None, None].to(tokens.x.dtype)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -66,7 +66,7 @@ class OptimizerConfig:
         """
         if self.decay_all:
             found = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
-            groups = [{"params": [p for p in found if p.requires_grad]}]
+            groups: list[dict[str, Any]] = [{"params": [p for p in found if p.requires_grad]}]
         elif isinstance(parameters, nn.Module):
             kept = {p for p in _multiplied(parameters) if p.requires_grad}
             others = [p for p in parameters.parameters() if p.requires_grad and p not in kept]

@@ -1,8 +1,9 @@
 """Collections of images from many sensors: folders of co-registered rasters, scenes, STAC items, Zarr stores, torchgeo's data."""
 
-from .collection import Collection, OnError, Place
+from .collection import Collection, OnError
 from .layer import Layer
 from .opening import open_collection
+from .place import Place
 from .splitting import split
 from .torchgeo_data import from_torchgeo
 

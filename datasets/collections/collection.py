@@ -1,59 +1,27 @@
 """Places, each seen by one sensor or by several at once."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from time import monotonic
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from ..grid import Grid
 from ..sensors import Band, Radiometry, SensorImage, sensor
-from .layer import Layer, mismatch
+from .layer import Layer
+from .place import Place
 from .rasters import named_bands
 
 logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
+_DRIFT_NM = 2.0  # by which centres of a band may differ between images of a spectrometer
+_TELL_SECONDS = 15.0  # between two messages of how far a check is
 _READING = (ValueError, OSError)  # what a file that cannot be read raises
-
-
-class Labels(Protocol):
-    """Classes of a place, 0 where there is none."""
-
-    @property
-    def where(self) -> str: ...
-
-    @property
-    def grid(self) -> Grid: ...
-
-    def read(self, window: Window | None = None) -> NDArray[np.int64]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Images of one place.
-
-    Args:
-        layers: by the sensor's name; of the same ground, in pixels of any size.
-        label: classes, if there are any.
-    """
-
-    layers: Mapping[str, Layer]
-    label: Labels | None = None
-
-    def check(self, name: str) -> None:
-        """Raise a ValueError if the layers are not of the same ground."""
-        first, *others = self.layers.values()
-        grids = [(layer.where, layer.grid) for layer in others]
-        if self.label is not None:
-            grids.append((self.label.where, self.label.grid))
-        for where, grid in grids:
-            if why := mismatch(first.grid, grid):
-                raise ValueError(f"{name}: {first.where} and {where} are not of the same ground ({why})")
 
 
 @dataclass(eq=False)
@@ -139,19 +107,19 @@ class Collection:
                 logger.info("%s (%s): %s", layer.where, layer.sensor.name, found.reason)
         return self._radiometry[layer.key]
 
-    def check(self, *, on_error: OnError = "raise", progress: Callable[[str], None] | None = None) -> "Collection":
+    def check(self, *, on_error: OnError = "raise") -> "Collection":
         """Decide the radiometry of all files now, and return the collection, without the places that cannot be read.
 
         Args:
             on_error: whether a file that cannot be read, or whose numbers are not its sensor's,
                 ends it, or is left out with its place.
-            progress: is called with the name of each place.
 
         Raises:
             ValueError: a file as above, or no place is left.
         """
         failed: dict[str, str] = {}
-        for place, member in self.members.items():
+        told = monotonic()
+        for number, (place, member) in enumerate(self.members.items(), start=1):
             try:
                 for name in member.layers:
                     self.radiometry(place, name)
@@ -159,8 +127,9 @@ class Collection:
                 if on_error == "raise":
                     raise
                 failed[place] = str(error)
-            if progress is not None:
-                progress(place)
+            if monotonic() - told > _TELL_SECONDS:
+                told = monotonic()
+                logger.info("%s: %d of %d places checked", self.source, number, len(self))
         if not failed:
             return self
         if len(failed) == len(self):
@@ -251,6 +220,9 @@ class Collection:
         shared = set.intersection(*({band.name for band in layer.bands} for layer in layers))
         if not shared:
             raise ValueError(f"{self.source}: images of {name} have no band in common")
+        for layer in layers[1:]:
+            if apart := _apart(layers[0], layer):
+                raise ValueError(f"{layer.where}: {apart}, in {layers[0].where} elsewhere; images of {name} have the same bands")
         if (most := max(len(layer.bands) for layer in layers)) > len(shared):
             logger.info("%s: %d of %d bands of %s are in all of its images", self.source, len(shared), most, name)
         return tuple(band for band in layers[0].bands if band.name in shared)
@@ -273,6 +245,16 @@ class Collection:
         if found not in layers:
             raise ValueError(f"{self.source}: {place} has no image of {found}, it has {', '.join(layers)}")
         return layers[found]
+
+
+def _apart(first: Layer, second: Layer) -> str | None:
+    """Tell of a band whose wavelength is another in both; imaging spectrometers drift, by less."""
+    centres = {band.name: band.wavelength for band in first.bands}
+    for band in second.bands:
+        known = centres.get(band.name)
+        if known is not None and band.wavelength is not None and abs(known - band.wavelength) > _DRIFT_NM:
+            return f"band {band.name} is at {band.wavelength:g} nm"
+    return None
 
 
 def _window_of(layer: Layer, first: Layer, window: Window) -> Window:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from ..sensors import Radiometry, Sensor, find_sensor, sensor
 from ..sensors.sensor import plain
-from .collection import OnError, Place
+from .collection import OnError
 from .layer import Layer
+from .place import Place
 from .rasters import LabelRaster, RasterMask, open_layer
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".tif", ".tiff", ".gtif", ".jp2", ".vrt", ".img", ".dat", ".bsq", ".bil", ".bip")
-_LABELS = {"lulc", "label", "labels", "landcover", "classes"}
+LABELS = {"lulc", "label", "labels", "landcover", "classes"}
 _MASKS = {"scl": True, "cloudmask": False, "cloud": False, "clouds": False, "mask": False, "masks": False}  # whether classes
 _NO_SENSORS = {"dem", "ndvi", "rgb", "s2rgb"}  # heights and derived pictures that lie beside the images
 
@@ -30,7 +31,7 @@ class Reading:
         on_error: whether files that cannot be opened end it, or are left out with their places.
     """
 
-    bands: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    bands: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     radiometry: Mapping[str, Radiometry] = field(default_factory=dict)
     paired: bool = True
     on_error: OnError = "raise"
@@ -135,7 +136,7 @@ def _sensor_folders(folder: Path, sensors: Sequence[str] | Mapping[str, str] | N
 
 
 def _beside_name(name: str) -> bool:
-    return plain(name) in _LABELS | set(_MASKS) | _NO_SENSORS
+    return plain(name) in LABELS | set(_MASKS) | _NO_SENSORS
 
 
 def _distinct(found: Sequence[tuple[Path, Sensor]]) -> dict[Path, Sensor]:
@@ -173,7 +174,7 @@ def _check_pairs(folder: Path, files: Mapping[str, Mapping[str, Path]], names: S
 def _beside(folder: Path, named: Mapping[Path, Sensor]) -> tuple[dict[str, Path], dict[str, Path], bool]:
     """Labels and masks by place, and whether masks are classes of Sentinel-2."""
     parts = sorted(path for path in folder.iterdir() if path.is_dir() and path not in named)
-    labels = _first(parts, lambda name: name in _LABELS)
+    labels = _first(parts, lambda name: name in LABELS)
     masks = _first(parts, lambda name: name in _MASKS)
     return (
         {} if labels is None else _rasters(labels),

@@ -12,7 +12,9 @@ from rasterio.windows import Window
 from ..grid import Grid
 from ..sensors import Band, Radiometry, Sample, Sensor, decide_radiometry
 
-_SAMPLE_SIDE, _SAMPLE_WINDOWS = 64, 4  # of the sample that radiometry is decided by: 4 x 4 windows of 64 x 64 pixels
+# The sample that radiometry is decided by: 4 x 4 windows of 64 x 64 pixels, and if those see no data, as at the edge of a swath,
+# 16 x 16 of them.
+_SAMPLE_SIDE, _SAMPLE_WINDOWS = 64, (4, 16)
 _IMAGES, _IMAGE_SIDE = 8, 128  # of images in one array: parts of some of them
 _METRES_PER_DEGREE = 111_320.0  # of latitude, on a sphere of the WGS 84 mean radius
 _TOLERANCE_PX = 0.05  # products of one place differ by rounding of the origin; a real shift is a large part of a pixel
@@ -82,8 +84,9 @@ class Layer:
     def numbers(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Return the numbers of bands (positions, from 0) as the file holds them, NaN where there is no data."""
         numbers = self.source.read([self.indices[i] for i in bands], window)
-        if self.whole and not self.marked and self.sensor.nodata is not None:
-            numbers[numbers == self.sensor.nodata] = np.nan
+        nodata = self.sensor.nodata
+        if nodata is not None and not self.marked and (self.whole or nodata < 0):
+            numbers[numbers == nodata] = np.nan
         return numbers
 
     def values(self, radiometry: Radiometry, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
@@ -107,8 +110,12 @@ class Layer:
     def sample(self) -> Sample:
         """Return numbers from all over the image."""
         every = range(len(self.bands))
-        parts = [self.numbers(every, window).reshape(len(self.bands), -1) for window in sample_windows(self.grid.shape)]
-        return Sample(np.concatenate(parts, 1), self.bands, self.whole, self.bits, self.where, self.tags, self.scaling)
+        for count in _SAMPLE_WINDOWS:
+            windows = sample_windows(self.grid.shape, count)
+            numbers = np.concatenate([self.numbers(every, window).reshape(len(every), -1) for window in windows], 1)
+            if np.isfinite(numbers).any():
+                break
+        return Sample(numbers, self.bands, self.whole, self.bits, self.where, self.tags, self.scaling)
 
     def part(self, column: int, row: int, width: int, height: int) -> "Layer":
         """Return a window of it as a layer of its own."""
@@ -161,10 +168,10 @@ def together(layers: Sequence[Layer]) -> list[Layer]:
     return [replace(layer, sampled=tuple(replace(sample, sampled=()) for sample in samples)) for layer in layers]
 
 
-def sample_windows(shape: tuple[int, int]) -> list[Window]:
+def sample_windows(shape: tuple[int, int], count: int) -> list[Window]:
     """Return windows that are spread over an image, or all of it if it is not much larger than they are."""
     height, width = shape
-    side, count = _SAMPLE_SIDE, _SAMPLE_WINDOWS
+    side = _SAMPLE_SIDE
     if height * width <= 2 * (side * count) ** 2:
         return [Window(0, 0, width, height)]
     rows, columns = (np.linspace(0, max(size - side, 0), count).astype(int).tolist() for size in shape)

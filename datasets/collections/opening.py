@@ -4,19 +4,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..sensors import Radiometry, sensor
-from .collection import Collection, OnError, Place
+from .collection import Collection, OnError
 from .folders import Reading, places_of_folder
 from .layer import Layer
+from .place import Place
 from .rasters import open_layer
 from .stac import places_of_items, read_items
-from .zarr_stacks import is_zarr, places_of_zarr
+from .zarr_stacks import places_of_zarr
+from .zarr_store import is_zarr
 
 
 def open_collection(
     source: str | Path,
     *,
     sensors: str | Sequence[str] | Mapping[str, str] | None = None,
-    bands: Mapping[str, Sequence[str]] | None = None,
+    bands: Mapping[str, Sequence[str | None]] | None = None,
     radiometry: Mapping[str, Radiometry] | None = None,
     paired: bool = True,
     block: int | None = None,
@@ -31,7 +33,8 @@ def open_collection(
             (GeoTIFF, ENVI and so on). What torchgeo reads is opened by ``from_torchgeo``.
         sensors: those that are wanted, by default all; or the sensor of each folder, array or STAC collection, by its name. A
             scene needs its sensor's name.
-        bands: for a sensor, names of the bands in the order of its files, where the files do not tell.
+        bands: for a sensor, names of the bands in the order of its files, where the files do not tell; None for
+            bands that are passed over, such as masks.
         radiometry: for a sensor, what its numbers mean, where that is not to be found out from tags and numbers.
         paired: whether all sensors must have seen all places.
         block: cuts a scene into places of so many pixels a side; by default it is one place.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +13,28 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ..grid import Grid
-from ..raster import RasterSource, alpha_bands, data_file, grid_of, open_raster
+from ..raster import RasterSource, alpha_bands, band_tags, data_file, grid_of, open_raster
 from ..scene import Scene, open_scene
 from ..sensors import Band, Sensor
 from ..sensors.table import with_count
 from .layer import Layer
 
 _SHORTEST, _LONGEST = 200.0, 20_000.0  # nm: ultraviolet to thermal infrared
+_NEAR = 0.02  # of a wavelength: by that much bands of one name differ within a series of satellites
 # Sentinel-2's scene classification: no data, defective, cloud shadow, clouds of medium and high probability, thin cirrus.
-_SCL_HIDDEN = (0, 1, 3, 8, 9, 10)
+SCL_HIDDEN = (0, 1, 3, 8, 9, 10)
 
 
-def open_layer(path: str | Path, sensor: Sensor, *, bands: Sequence[str] | None = None) -> Layer:
+def open_layer(path: str | Path, sensor: Sensor, *, bands: Sequence[str | None] | None = None) -> Layer:
     """Open a raster as an image of a sensor.
 
-    Bands are found by ``bands``, else by the names that the file gives them, else by their number: the sensor's in its order.
+    Bands are found by ``bands``, else by the names that the file gives them, else by the wavelengths that it gives them, else
+    by their number: the sensor's in its order.
 
     Args:
         path: what GDAL reads.
         sensor: which.
-        bands: their names in the file's order.
+        bands: their names in the file's order; None for those that are passed over.
 
     Raises:
         FileNotFoundError: no such file.
@@ -45,7 +48,13 @@ def open_layer(path: str | Path, sensor: Sensor, *, bands: Sequence[str] | None 
         indices = tuple(band for band in src.indexes if band not in alpha_bands(src))
         if src.dtypes[0].startswith("complex"):
             raise ValueError(f"{file}: data type {src.dtypes[0]}, expected real numbers")
-        found = _bands(file, sensor, [src.descriptions[i - 1] or "" for i in indices], bands)
+        if bands is not None:
+            indices = picked(file, indices, bands)
+            found = named_bands(file, sensor, [name for name in bands if name is not None])
+        else:
+            centres = band_tags(src).wavelengths
+            told = None if centres is None else [float(centres[i - 1]) for i in indices]
+            found = _bands(file, sensor, [src.descriptions[i - 1] or "" for i in indices], told)
         source = RasterSource.of(file, src)
         dtype = np.dtype(src.dtypes[0])
         return Layer(
@@ -114,17 +123,27 @@ def check_wavelengths(where: str, wavelengths: Sequence[float]) -> None:
             raise ValueError(f"{where}: wavelength {wavelength:g} nm{hint}, expected {_SHORTEST:g}..{_LONGEST:g} nm")
 
 
-def _bands(where: str, sensor: Sensor, names: Sequence[str], given: Sequence[str] | None) -> tuple[Band, ...]:
+def picked(where: str, indices: Sequence[int], names: Sequence[str | None]) -> tuple[int, ...]:
+    """Return the indices of bands that have a name.
+
+    Raises:
+        ValueError: another number of names than of bands.
+    """
+    if len(names) != len(indices):
+        shown = ", ".join(str(name) for name in names)
+        raise ValueError(f"{where}: {len(indices)} bands, but {len(names)} names are given: {shown}")
+    return tuple(index for index, name in zip(indices, names, strict=True) if name is not None)
+
+
+def _bands(where: str, sensor: Sensor, names: Sequence[str], wavelengths: Sequence[float] | None) -> tuple[Band, ...]:
     """The sensor's bands in the order of the file."""
     count = len(names)
-    if given is not None:
-        if len(given) != count:
-            raise ValueError(f"{where}: {count} bands, but {len(given)} names are given: {', '.join(given)}")
-        return named_bands(where, sensor, given)
     described = [sensor.band(re.split(r"[,;:(\s]", name.strip(), maxsplit=1)[0]) if name else None for name in names]
     found = [band for band in described if band is not None]
     if len({band.name for band in found}) == count:
         return tuple(found)
+    if wavelengths is not None and not any(isnan(w) for w in wavelengths) and sensor.optical:
+        return bands_at(where, sensor, wavelengths)
     if count == len(sensor.bands):
         return sensor.bands
     hint = f"; {count} bands have {', '.join(fits)}" if (fits := with_count(count)) else ""
@@ -132,6 +151,30 @@ def _bands(where: str, sensor: Sensor, names: Sequence[str], given: Sequence[str
         f"{where}: {count} bands without names, expected the {len(sensor.bands)} of {sensor.name} "
         f"({', '.join(band.name for band in sensor.bands)}){hint}; or name them"
     )
+
+
+def band_at(sensor: Sensor, wavelength: float) -> Band | None:
+    """Return the band of a sensor that is the nearest to a wavelength in nm; None if it is not near."""
+    optical = [(band.wavelength, band) for band in sensor.bands if band.wavelength is not None]
+    centre, best = min(optical, key=lambda pair: abs(pair[0] - wavelength), default=(0.0, None))
+    return best if abs(centre - wavelength) <= _NEAR * wavelength else None
+
+
+def bands_at(where: str, sensor: Sensor, wavelengths: Sequence[float]) -> tuple[Band, ...]:
+    """Return the bands of a sensor at wavelengths in nm.
+
+    Raises:
+        ValueError: there is none near, or two are the same.
+    """
+    check_wavelengths(where, wavelengths)
+    found = []
+    for wavelength in wavelengths:
+        if (band := band_at(sensor, wavelength)) is None:
+            raise ValueError(f"{where}: {sensor.name} has no band at {wavelength:g} nm")
+        if band in found:
+            raise ValueError(f"{where}: two bands of {sensor.name} are at {wavelength:g} nm")
+        found.append(band)
+    return tuple(found)
 
 
 def named_bands(where: str, sensor: Sensor, names: Sequence[str]) -> tuple[Band, ...]:
@@ -172,7 +215,7 @@ class RasterMask:
         own = Window(window.col_off * across, window.row_off * down, window.width * across, window.height * down)
         with open_raster(self.path) as src:
             codes = src.read(1, window=own, out_shape=shape, resampling=Resampling.nearest)
-        hidden: NDArray[np.bool_] = np.isin(codes, _SCL_HIDDEN) if self.classes else codes != 0
+        hidden: NDArray[np.bool_] = np.isin(codes, SCL_HIDDEN) if self.classes else codes != 0
         return hidden
 
 

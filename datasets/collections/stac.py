@@ -9,16 +9,15 @@ import numpy as np
 
 from ..raster import grid_of, open_raster
 from ..sensors import Band, Sensor, find_sensor, sensor
-from .collection import Place
 from .folders import Reading
 from .layer import Layer, mismatch
 from .mosaic import BandFile, BandFiles
-from .rasters import RasterMask
+from .place import Place
+from .rasters import RasterMask, band_at
 
 if TYPE_CHECKING:
     import pystac
 
-_NEAR_NM = 15.0  # centres of the same band differ by less between satellites of a series
 _PICTURES = {"visual", "overview", "thumbnail"}
 _RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 
@@ -59,7 +58,7 @@ def read_items(path: Path) -> "list[pystac.Item]":
         if kind == "Feature":
             return [pystac.Item.from_file(str(path.resolve()))]
         return list(pystac.Catalog.from_file(str(path.resolve())).get_items(recursive=True))
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, pystac.STACError) as error:
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, pystac.STACError, pystac.STACTypeError) as error:
         raise ValueError(f"{path}: no STAC item, item collection or catalogue ({error})") from error
 
 
@@ -234,7 +233,4 @@ def _match(where: str, known: Sensor, told: _Told) -> Band | None:
                         f"where {band.name} of {known.name} is at {band.wavelength:g} nm"
                     )
             return band
-    if told.wavelength is None:
-        return None
-    near = [band for band in known.bands if band.wavelength and abs(band.wavelength - told.wavelength) < _NEAR_NM]
-    return near[0] if len(near) == 1 else None
+    return None if told.wavelength is None else band_at(known, told.wavelength)

@@ -13,8 +13,9 @@ from rasterio.windows import Window
 from ..grid import Grid
 from ..sensors import Radiometry, Sensor
 from ..sensors import sensor as sensor_of
-from .collection import Collection, OnError, Place
+from .collection import Collection, OnError
 from .layer import Layer, together
+from .place import Place
 from .rasters import named_bands
 
 
@@ -126,7 +127,7 @@ def _image(dataset: _Dataset, query: Any, where: str) -> NDArray[np.float32]:
     sample = dataset[query]
     if "image" not in sample:
         raise ValueError(f"{where}: its samples hold {', '.join(sample)}, expected image")
-    image: NDArray[np.float32] = np.array(sample["image"], dtype=np.float32)
+    image = np.asarray(sample["image"]).astype(np.float32)
     if image.ndim != 3:
         raise ValueError(f"{where}: images of shape {image.shape}, expected bands, height and width")
     image[~np.isfinite(image)] = np.nan

@@ -1,85 +1,29 @@
 """Zarr stores: arrays (sample, band, y, x), or as xarray writes them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
-from rasterio.windows import Window
 
 from ..grid import Grid
 from ..sensors import Band, Sensor, find_sensor, sensor
+from ..sensors.sensor import plain
 from ..wavelengths import to_nm
-from .collection import Place
-from .folders import Reading
+from .folders import LABELS, Reading
 from .layer import Layer, together
-from .rasters import check_wavelengths, named_bands
+from .place import Place
+from .rasters import bands_at, check_wavelengths, named_bands, picked
+from .zarr_store import ZarrImage, ZarrLabels, ZarrScl, opened
 
 _BAND = {"band", "bands", "channel", "channels", "wavelength", "wavelengths"}
 _Y = {"y", "lat", "latitude", "northing", "row", "rows", "height"}
 _X = {"x", "lon", "longitude", "easting", "column", "columns", "width"}
-
-
-@dataclass(frozen=True)
-class _Source:
-    """An image of an array. Opened for each call."""
-
-    store: str
-    path: str
-    at: tuple[int, ...]  # along the axes before band, y and x
-    order: tuple[int, int, int]  # of band, y and x among the last three axes
-    fill: float | None
-
-    def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
-        (top, bottom), (left, right) = ((None, None), (None, None)) if window is None else window.toranges()
-        parts: dict[int, Any] = dict(zip(self.order, (slice(None), slice(top, bottom), slice(left, right)), strict=True))
-        with _opened(self.store) as root:
-            array = root[self.path] if self.path else root
-            try:
-                cube = np.asarray(array[(*self.at, *(parts[i] for i in range(3)))])
-            except (RuntimeError, OSError, KeyError) as error:
-                raise ValueError(f"{self.store}/{self.path}: cannot be read ({error})") from error
-        cube = cube.transpose(self.order)[[band - 1 for band in bands]]
-        values: NDArray[np.float32] = cube.astype(np.float32)
-        if self.fill is not None:
-            values[cube == self.fill] = np.nan
-        values[~np.isfinite(values)] = np.nan
-        return values
-
-
-def is_zarr(path: Path) -> bool:
-    """Whether a path is a Zarr store, version 2 or 3: a folder, or a zip archive named so."""
-    names = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
-    return path.name.endswith(".zarr.zip") or any((path / name).is_file() for name in names)
-
-
-@contextmanager
-def _opened(store: str) -> Iterator[Any]:
-    """The root of a store: a group or an array."""
-    try:
-        import zarr
-    except ImportError as error:
-        raise ValueError("Zarr stores are read by zarr: pip install 'geovit[foundation]'") from error
-    if not Path(store).exists():
-        raise FileNotFoundError(f"{store}: no such file")
-    try:
-        archive = zarr.storage.ZipStore(store, mode="r") if store.endswith(".zip") else None
-        root = zarr.open(archive or store, mode="r")
-    except (ValueError, KeyError, OSError, BadZipFile) as error:
-        raise ValueError(f"{store}: no Zarr store that can be read ({error})") from error
-    try:
-        yield root
-    finally:
-        if archive is not None:
-            archive.close()
 
 
 def places_of_zarr(store: Path, sensors: Sequence[str] | Mapping[str, str] | None, reading: Reading) -> dict[str, Place]:
@@ -87,7 +31,8 @@ def places_of_zarr(store: Path, sensors: Sequence[str] | Mapping[str, str] | Non
 
     Axes are told by ``_ARRAY_DIMENSIONS`` (version 2) or ``dimension_names`` (version 3), else bands, y and x are the last three.
     Bands are told by the coordinate ``band`` or ``wavelength``, or by attributes of the array of such names; else they are the
-    sensor's in its order.
+    sensor's in its order. Whole numbers without bands beside them are labels if they are called LULC, labels and so on, and hide
+    clouds if they are called SCL.
 
     Args:
         store: folder or zip of the store.
@@ -98,17 +43,20 @@ def places_of_zarr(store: Path, sensors: Sequence[str] | Mapping[str, str] | Non
         ValueError: no such array, axes or bands that cannot be told, or arrays of different places.
     """
     found: dict[str, dict[str, Layer]] = {}
-    with _opened(str(store)) as root:
+    labels: dict[str, ZarrLabels] = {}
+    with opened(str(store)) as root:
         for path, known in _arrays(str(store), root, sensors).items():
-            for place, layer in _layers(str(store), root, path, known, reading).items():
+            layers, classes = _layers(str(store), root, path, known, reading)
+            for place, layer in layers.items():
                 found.setdefault(place, {})[known.name] = reading.told(layer)
+            labels = classes | labels
     every = set().union(*found.values()) if found else set()
     if reading.paired and (alone := [place for place, held in found.items() if set(held) != every]):
         raise ValueError(
             f"{store}: {len(alone)} of {len(found)} places are not in all arrays: {alone[0]}; "
             "allowed only if they need not be paired"
         )
-    return {place: Place(held) for place, held in found.items()}
+    return {place: Place(held, labels.get(place)) for place, held in found.items()}
 
 
 def _arrays(store: str, root: Any, sensors: Sequence[str] | Mapping[str, str] | None) -> dict[str, Sensor]:
@@ -148,7 +96,8 @@ def _dimensions(array: Any) -> list[str] | None:
     return None if names is None or None in names else [str(name) for name in names]
 
 
-def _layers(store: str, root: Any, path: str, known: Sensor, reading: Reading) -> dict[str, Layer]:
+def _layers(store: str, root: Any, path: str, known: Sensor, reading: Reading) -> tuple[dict[str, Layer], dict[str, ZarrLabels]]:
+    """Images of an array and the classes beside it, by place."""
     array = root[path] if path else root
     where = f"{store}/{path}" if path else store
     beside = root[path.rpartition("/")[0]] if "/" in path else (root if path else None)
@@ -159,7 +108,11 @@ def _layers(store: str, root: Any, path: str, known: Sensor, reading: Reading) -
         raise ValueError(f"{where}: axes are {', '.join(names)}, expected samples or times before band, y and x")
     band, row, column = axes
     order = (band - len(before), row - len(before), column - len(before))
-    bands = _bands(where, array, beside, names[band], array.shape[band], known, reading.bands.get(known.name))
+    given = reading.bands.get(known.name)
+    indices = tuple(range(1, array.shape[band] + 1))
+    if given is not None:
+        indices = picked(where, indices, given)
+    bands = _bands(where, array, beside, names[band], array.shape[band], known, given)
     grid = _grid(array, beside, (names[row], names[column]), (array.shape[row], array.shape[column]))
     fill = array.attrs.get("_FillValue", array.attrs.get("nodata"))
     attributes = {str(key).lower(): str(value) for key, value in array.attrs.items() if isinstance(value, str | int | float)}
@@ -167,23 +120,39 @@ def _layers(store: str, root: Any, path: str, known: Sensor, reading: Reading) -
     if "scale_factor" in array.attrs or "add_offset" in array.attrs:
         scaling = float(array.attrs.get("scale_factor", 1.0)), float(array.attrs.get("add_offset", 0.0))
     steps = list(product(*(range(array.shape[i]) for i in before)))
+    plane = (*(array.shape[i] for i in before), *grid.shape)
+    clouds = _plane(beside, path, {"scl"}, plane) if known.optical else None
+    classes = _plane(beside, path, LABELS, plane)
     layers = [
         Layer(
             where=where,
             sensor=known,
             bands=bands,
-            indices=tuple(range(1, len(bands) + 1)),
+            indices=indices,
             grid=grid,
-            source=_Source(store, path, step, order, None if fill is None else float(fill)),
+            source=ZarrImage(store, path, step, order, None if fill is None else float(fill)),
             whole=np.dtype(array.dtype).kind in "ui",
             bits=8 * np.dtype(array.dtype).itemsize,
             marked=fill is not None,
             tags=attributes,
             scaling=scaling,
+            mask=None if clouds is None else ZarrScl(store, clouds, step, grid),
         )
         for step in steps
     ]
-    return dict(zip(_names(store, beside, [names[i] for i in before], steps), together(layers), strict=True))
+    places = _names(store, beside, [names[i] for i in before], steps)
+    labels = [] if classes is None else [ZarrLabels(store, classes, step, grid) for step in steps]
+    return dict(zip(places, together(layers), strict=True)), dict(zip(places, labels, strict=False))
+
+
+def _plane(beside: Any, path: str, names: Collection[str], shape: tuple[int, ...]) -> str | None:
+    """Path of an array beside another, of a name and shape."""
+    if beside is None:
+        return None
+    for name, array in beside.arrays():
+        if plain(name) in names and array.shape == shape and np.dtype(array.dtype).kind in "ui":
+            return f"{path.rpartition('/')[0]}/{name}".lstrip("/")
+    return None
 
 
 def _axes(where: str, names: Sequence[str]) -> tuple[int, int, int]:
@@ -204,12 +173,10 @@ def _coordinate(beside: Any, name: str) -> Any:
 
 
 def _bands(
-    where: str, array: Any, beside: Any, axis: str, count: int, known: Sensor, given: Sequence[str] | None
+    where: str, array: Any, beside: Any, axis: str, count: int, known: Sensor, given: Sequence[str | None] | None
 ) -> tuple[Band, ...]:
     if given is not None:
-        if len(given) != count:
-            raise ValueError(f"{where}: {count} bands, but {len(given)} names are given: {', '.join(given)}")
-        return named_bands(where, known, given)
+        return named_bands(where, known, [name for name in given if name is not None])
     wavelengths = _wavelengths(where, array, beside, axis)
     if not known.bands:
         if wavelengths is None:
@@ -224,18 +191,10 @@ def _bands(
     if names is not None and len(names) == count:
         return named_bands(where, known, [str(name) for name in names])
     if wavelengths is not None and len(wavelengths) == count:
-        return tuple(_nearest(where, known, float(w)) for w in wavelengths)
+        return bands_at(where, known, wavelengths.tolist())
     if count == len(known.bands):
         return known.bands
     raise ValueError(f"{where}: {count} bands without names, expected the {len(known.bands)} of {known.name}; or name them")
-
-
-def _nearest(where: str, known: Sensor, wavelength: float) -> Band:
-    optical = [band for band in known.bands if band.wavelength is not None]
-    best = min(optical, key=lambda band: abs((band.wavelength or 0.0) - wavelength), default=None)
-    if best is None or best.wavelength is None or abs(best.wavelength - wavelength) > 0.03 * wavelength:
-        raise ValueError(f"{where}: {known.name} has no band at {wavelength:g} nm")
-    return best
 
 
 def _wavelengths(where: str, array: Any, beside: Any, axis: str) -> NDArray[np.float64] | None:

@@ -13,9 +13,10 @@ logger = logging.getLogger(__name__)
 
 S2_OFFSET = -0.1  # of reflectance: -1000 in numbers, since processing baseline 04.00
 _S2_BASELINE = 4.0
-# Reflectance is hardly ever below -0.02 (beside tags that say so: -0.05), and few images have no pixel below 0.03 in any of their
+# Reflectance is hardly ever below -0.04 (beside tags that say so: -0.05), and few images have no pixel below 0.03 in any of their
 # bands. A desert without + 1000 looks like one of the others: there only tags help.
-_S2_ABSENT, _S2_IMPOSSIBLE, _S2_PRESENT = 800.0, 500.0, 1300.0
+_S2_ABSENT, _S2_IMPOSSIBLE, _S2_PRESENT = 600.0, 500.0, (800.0, 1300.0)
+_S2_CIRRUS = 800.0  # where the cirrus band begins if it measures 0, less its noise
 _DARKEST, _BRIGHTEST = 0.001, 0.99  # quantiles: some pixels may be broken
 
 
@@ -135,18 +136,22 @@ def _within(sensor: Sensor, sample: Sample, found: Radiometry, low: float, high:
 
 
 def _radar(sensor: Sensor, sample: Sample, low: float, high: float) -> Radiometry:
-    if low < 0:
-        return _within(sensor, sample, Radiometry(1.0, 0.0, "dB", "in dB, as the table tells"), low, high)
-    if sample.whole:
+    scale, offset = sample.scaling or (1.0, 0.0)
+    if low * scale + offset < 0:
+        return _within(sensor, sample, Radiometry(scale, offset, "dB", "in dB, as some are below 0"), low, high)
+    if sample.whole and sample.scaling is None:
         raise ValueError(
             f"{sample.where}: whole numbers {low:g}..{high:g} are amplitudes that are not calibrated, expected {sensor.name} "
             "as backscatter in dB or linear power"
         )
-    # Land and sea are at 0.0001..1, cities above that; amplitudes would be the roots, which cannot be told apart.
-    return _within(
-        sensor, sample, Radiometry(1.0, 0.0, "dB", "linear power, as nothing is below 0", True, True),
-        10 * np.log10(max(low, 1e-5)), 10 * np.log10(max(high, 1e-5)),
-    )  # fmt: skip
+    # Amplitudes would be the roots, which cannot be told apart: in products for analysis they are not usual.
+    found = Radiometry(scale, offset, "dB", "linear power, as nothing is below 0", decibel=True, corrected=True)
+    if high * scale + offset > 10 ** (sensor.expected[1] / 10):
+        raise ValueError(
+            f"{sample.where}: values up to {high:.4g} are neither dB nor linear power that {sensor.name} measures, "
+            f"up to {sensor.expected[1]:g} dB; tell its radiometry if it is right"
+        )
+    return found
 
 
 def _camera(sensor: Sensor, sample: Sample, high: float) -> Radiometry:
@@ -190,7 +195,11 @@ def _sentinel2(sensor: Sensor, sample: Sample, low: float) -> Radiometry:
             "tell its radiometry"
         )
     if told is None and seen is None:
-        logger.warning("%s: cannot tell whether 1000 is to be subtracted (no tag, no dark pixel); subtracted", sample.where)
+        logger.warning(
+            "%s: cannot tell whether 1000 is to be subtracted (no tag, and the darkest pixels are at %.0f); subtracted",
+            sample.where,
+            low,
+        )
         told, why = True, "nothing tells, so as the table"
     present = bool(seen) if told is None else told
     return Radiometry(
@@ -228,10 +237,10 @@ def _s2_numbers(sample: Sample, low: float, told: bool | None) -> tuple[bool | N
         band = band[np.isfinite(band)]
         if len(band):
             dark = float(np.quantile(band, _DARKEST))
-            return dark >= _S2_ABSENT, f"the cirrus band begins at {dark:.0f}"
+            return dark >= _S2_CIRRUS, f"the cirrus band begins at {dark:.0f}"
     evidence = f"the darkest pixels are at {low:.0f}"
     if low < (_S2_ABSENT if told is None else _S2_IMPOSSIBLE):
         return False, evidence
-    if told is None and low < _S2_PRESENT:
+    if told is None and _S2_PRESENT[0] <= low < _S2_PRESENT[1]:
         return True, evidence
     return None, ""

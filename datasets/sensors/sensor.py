@@ -37,7 +37,7 @@ class Sensor:
         unit: of the values after ``scale`` and ``offset``: value = number * scale + offset.
         scale, offset: as above, of the numbers in files.
         expected: values outside of which hardly any pixel lies: what a file's radiometry is compared with.
-        nodata: the number for no data, in files of whole numbers that do not tell.
+        nodata: the number for no data in files that do not tell; 0 only in those of whole numbers.
         others: bands that files have instead, found by their names only.
         aliases: other names; case and punctuation do not count.
         channels: how many bands its files have, where ``bands`` is empty and that is known.

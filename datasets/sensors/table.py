@@ -106,19 +106,19 @@ def _landsat(number: str, bands: tuple[Band, ...], *aliases: str, cirrus: bool =
 _ALL = (
     Sensor(
         "sentinel-1-grd", _RADAR, 10.0, "dB", 1.0, 0.0, _DECIBEL, others=_RADAR_H,
-        aliases=("s1grd", "sentinel1grd", "s1l1c"),
+        aliases=("s1grd",),
     ),
     Sensor(
         "sentinel-1-rtc", _RADAR, 10.0, "dB", 1.0, 0.0, _DECIBEL, others=_RADAR_H,
-        aliases=("s1rtc", "sentinel1rtc"),
+        aliases=("s1rtc",),
     ),
     Sensor(
         "sentinel-2-l1c", _S2, 10.0, "reflectance", 1e-4, -0.1, _REFLECTANCE, 0.0,
-        aliases=("s2l1c", "sentinel2l1c", "s2toa", "s2msil1c"),
+        aliases=("s2l1c", "s2toa", "s2msil1c"),
     ),
     Sensor(
         "sentinel-2-l2a", tuple(band for band in _S2 if band.name != "B10"), 10.0, "reflectance", 1e-4, -0.1, _REFLECTANCE, 0.0,
-        aliases=("s2l2a", "sentinel2l2a", "s2sr", "s2boa", "s2msil2a"),
+        aliases=("s2l2a", "s2sr", "s2boa", "s2msil2a", "sentinel2c1l2a"),
     ),
     *_landsat("5", _TM5),
     *_landsat("7", _ETM7),

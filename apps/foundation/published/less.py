@@ -36,6 +36,8 @@ class LessConfig:
         attention: "product", or to compare with: "sum", or "full" attention between all tokens.
         rotary: base of the periods by which queries and keys turn; None: sines and cosines are added to tokens instead.
         spectrum: wavelengths that turn by -1 and 1.
+        scaled: whether what is added for bands counts wavelengths in shares of that spectrum instead of nm: the decoder of the
+            predecessor's rotary model.
         radius: metres within which places see each other; None: all do.
         radar: wavelengths in nm that stand for the polarisations VV, VH, HH, HV.
     """
@@ -54,6 +56,7 @@ class LessConfig:
     shared_values: bool = False
     rotary: float | None = None
     spectrum: tuple[float, float] = SPECTRUM
+    scaled: bool = False
     radius: float | None = None
     radar: tuple[float, float, float, float] = (5.55e7, 5.55e7, 5.55e7, 5.55e7)
 
@@ -77,7 +80,8 @@ class LessConfig:
 
     def position(self) -> tuple[nn.Module, nn.Module]:
         """Return what is added for places and bands. As published, a step to the next token counts the metres of one pixel."""
-        return MetrePosition(self.dim, unit=self.patch), SpectralPosition(self.dim, radar=self.radar)
+        low, high = self.spectrum if self.scaled else (0.0, 1.0)
+        return MetrePosition(self.dim, unit=self.patch), SpectralPosition(self.dim, unit=high - low, origin=low, radar=self.radar)
 
     def rotation(self) -> GridRotation | None:
         """Return what turns queries and keys, if something does."""

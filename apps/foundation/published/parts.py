@@ -32,12 +32,12 @@ class Prediction:
     losses: dict[str, Tensor]
 
 
-def transformer_blocks(dim: int, depth: int, heads: int, mlp_ratio: float, qkv_bias: bool = True) -> list[nn.Module]:
+def transformer_blocks(
+    dim: int, depth: int, heads: int, mlp_ratio: float, qkv_bias: bool = True, layer_scale: float | None = None
+) -> list[nn.Module]:
     """Return blocks of a vision transformer as they are published, with 1e-6 in the norms."""
-    return [
-        mlp_block(dim, GlobalAttention(dim, heads=heads, qkv_bias=qkv_bias), mlp_ratio=mlp_ratio, norm=LAYER_NORM)
-        for _ in range(depth)
-    ]
+    attention = partial(GlobalAttention, dim, heads=heads, qkv_bias=qkv_bias)
+    return [mlp_block(dim, attention(), mlp_ratio=mlp_ratio, norm=LAYER_NORM, layer_scale=layer_scale) for _ in range(depth)]
 
 
 class PixelHead(nn.Module):

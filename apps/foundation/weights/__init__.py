@@ -16,12 +16,20 @@ from ....core.backbones.token_encoder import Encoder
 from ....core.sensors.normalization import Normalization
 from ....core.weights.checkpoint import read_checkpoint
 from ....core.weights.load import Coverage
-from . import satmae, spectralgpt
+from . import channelvit, dofa, less, satmae, smarties, spectralearth, spectralgpt
 from .system import System
 
 logger = logging.getLogger(__name__)
 
-SYSTEMS: tuple[System, ...] = (*satmae.SYSTEMS, *spectralgpt.SYSTEMS)
+SYSTEMS: tuple[System, ...] = (
+    *smarties.SYSTEMS,
+    *satmae.SYSTEMS,
+    *dofa.SYSTEMS,
+    *spectralgpt.SYSTEMS,
+    *channelvit.SYSTEMS,
+    *spectralearth.SYSTEMS,
+    *less.SYSTEMS,
+)
 
 # What comes of asking an absent tensor, or one of too few axes or elements, for its shape.
 _UNREADABLE = (KeyError, IndexError, TypeError, ZeroDivisionError, RuntimeError)
@@ -56,6 +64,10 @@ class Published:
     def size(self) -> int | None:
         """Pixels on a side of the images that it was trained on; None if that does not show."""
         return self.system.size(self.arguments)
+
+    def untrained(self) -> Encoder:
+        """Return such an encoder with random weights."""
+        return self.system.encoder(self.system.build(self.arguments).eval())
 
     def normalization(self) -> Normalization:
         """Return what makes the encoder's input of images in physical units.

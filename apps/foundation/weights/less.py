@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....core.backbones.less_encoder import LessEncoder
-from ....core.weights.arguments import read_arguments
+from ....core.sensors.normalization import Normalization
+from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.less import less_encoder_state
-from ....core.weights.load import rename
+from ....core.weights.load import Coverage, rename
 from ..published.less import SPECTRUM, LessAutoencoder, LessConfig, less_encoder
+from .system import System, UnscaledError, depth_of, load_renamed
 
 _DEFAULTS: dict[str, Any] = {
     "patch_size": 16, "embed_dim": 768, "channel_embed_dims_per_head": 4, "depth": 12, "num_heads": 12, "mlp_ratio": 4.0,
@@ -66,6 +69,7 @@ def _configs(arguments: Mapping[str, Any], predecessor: bool) -> tuple[LessConfi
         band_width=args["decoder_channel_embed_dims_per_head"],
         # The predecessor's decoder adds positions, whatever the encoder does.
         rotary=None if predecessor else encoder.rotary,
+        scaled=predecessor and encoder.rotary is not None,
     )
     return encoder, decoder, args["norm_pix_loss"]
 
@@ -101,3 +105,77 @@ def autoencoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     decoder = {n.removeprefix("decoder."): t for n, t in state.items() if n.startswith("decoder.")}
     ours = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
     return ours | less_encoder_state(rename(decoder, _AUTOENCODER), "decoder_blocks")
+
+
+def infer(state: Mapping[str, Tensor], *, autoencoder: bool, predecessor: bool) -> dict[str, Any] | None:
+    """Tell the arguments of the official configuration from a state dict; None if it is another network's.
+
+    Ranks, the radius within which places see each other, and how bands and places are combined do not show: they are taken to be
+    those of the official defaults.
+    """
+    prefix = "encoder." if autoencoder else ""
+    pool = "blocks.0.low_dim_pool" if predecessor else "blocks.0.attn.low_dim_pool"
+    if f"{prefix}{pool}.channel_linear.weight" not in state:
+        return None
+    arguments = _sizes(state, f"{prefix}blocks", pool.removeprefix("blocks.0."))
+    arguments |= {
+        "patch_size": state[f"{prefix}optical_patch_embed.proj.0.weight"].shape[-1],
+        "qkv_bias": any(name.endswith("branch.qk.bias") for name in state),
+        "qk_norm": any(".q_norm." in name for name in state),
+        "init_values": 1.0 if f"{prefix}blocks.0.ls1.gamma" in state else None,
+        "use_rope_embed": f"{prefix}pos_chan_embed.periods_c" in state,
+    }
+    if autoencoder:
+        decoder = _sizes(state, "decoder.decoder_blocks", pool.removeprefix("blocks.0."))
+        names = ("embed_dim", "depth", "num_heads", "channel_embed_dims_per_head")
+        arguments |= {f"decoder_{name}": decoder[name] for name in names}
+    return arguments
+
+
+def _sizes(state: Mapping[str, Tensor], blocks: str, pool: str) -> dict[str, Any]:
+    bands, dim = state[f"{blocks}.0.{pool}.channel_linear.weight"].shape
+    width = dim // len(state[f"{blocks}.0.{pool}.spatial_linear.weight"])  # a head's channels on the bands
+    return {
+        "embed_dim": dim,
+        "depth": depth_of(state, blocks.replace(".", r"\.")),
+        "num_heads": bands // width,
+        "channel_embed_dims_per_head": width,
+        "mlp_ratio": ratio(len(state[f"{blocks}.0.mlp.fc1.weight"]), dim),
+    }
+
+
+def _load_encoder(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
+    return load_renamed(module, state, encoder_state(state))
+
+
+def _load_autoencoder(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
+    return load_renamed(module, state, autoencoder_state(state))
+
+
+def _part(module: nn.Module) -> LessEncoder:
+    found = module.encoder if isinstance(module, LessAutoencoder) else module
+    assert isinstance(found, LessEncoder)
+    return found
+
+
+def _scale(arguments: Mapping[str, Any]) -> Normalization:
+    raise UnscaledError(
+        "it was trained on EnMAP less the mean and deviation of each band in SpectralEarth, which lie with that data set alone"
+    )
+
+
+def _size(arguments: Mapping[str, Any]) -> None:
+    return None
+
+
+def _systems(name: str, *, predecessor: bool) -> tuple[System, System]:
+    licence = "none stated"
+    parts = [partial(infer, autoencoder=whole, predecessor=predecessor) for whole in (True, False)]
+    builds = [partial(build, predecessor=predecessor) for build in (build_autoencoder, build_encoder)]
+    return (
+        System(name, licence, parts[0], builds[0], _load_autoencoder, _part, _scale, _size),
+        System(f"{name} (encoder)", licence, parts[1], builds[1], _load_encoder, _part, _scale, _size),
+    )
+
+
+SYSTEMS = (*_systems("LESS ViT", predecessor=False), *_systems("LESS ViT of GeospatialFM", predecessor=True))

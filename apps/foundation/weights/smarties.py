@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.tokenizers import RADAR, SMARTIES_RANGES, SpectralRange
+from ....core.sensors.normalization import Normalization
 from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.load import Coverage, rename
-from ..published.smarties import SmartiesAutoencoder, SmartiesClassifier, range_encoder
-from .system import BLOCK_NAMES, depth_of, heads_of, load_renamed
+from ..published.smarties import Pooling, SmartiesAutoencoder, SmartiesClassifier, range_encoder
+from .smarties_scale import smarties_scale
+from .system import BLOCK_NAMES, System, UnscaledError, depth_of, heads_of, load_renamed
 
 _EMBEDS = "spectrum_projection.spectrum_embeds"
 _RADAR_FROM = 1e6  # nm: a millimetre
@@ -147,7 +149,7 @@ def build_classifier(arguments: Mapping[str, Any], *, as_published: bool = False
         defaults=_COMMON | own,
         ignored=(*_IGNORED, "drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init"),
     )
-    pooling = "none" if args["all_tokens"] else "mean" if args["global_pool"] else "class"
+    pooling: Pooling = "none" if args["all_tokens"] else "mean" if args["global_pool"] else "class"
     if args["all_tokens"] and args["num_classes"]:
         raise ValueError("SmartiesVisionTransformer: all_tokens returns maps, which its head does not take: set num_classes to 0")
     return SmartiesClassifier(
@@ -180,3 +182,24 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     """Copy a published state dict into a module of ``build_autoencoder`` or ``build_classifier``."""
     return load_renamed(module, state, to_ours(state))
+
+
+def _part(module: nn.Module) -> TokenEncoder:
+    assert isinstance(module, SmartiesAutoencoder | SmartiesClassifier)
+    return module.encoder
+
+
+def _size(arguments: Mapping[str, Any]) -> int:
+    return int(arguments["img_size"])
+
+
+def _scale(arguments: Mapping[str, Any]) -> Normalization:
+    if arguments.get("spectrum_specs") is not None:
+        raise UnscaledError("it has spectral ranges of its own, and how their images were scaled is not known")
+    return smarties_scale()
+
+
+SYSTEMS = (
+    System("SMARTIES", "Apache-2.0", infer_autoencoder, build_autoencoder, load, _part, _scale, _size),
+    System("SMARTIES (classifier)", "Apache-2.0", infer_classifier, build_classifier, load, _part, _scale, _size),
+)

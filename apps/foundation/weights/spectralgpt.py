@@ -33,7 +33,7 @@ _RULES: tuple[tuple[str, str | None], ...] = (
 def infer(state: Mapping[str, Tensor], *, classifier: bool) -> dict[str, Any] | None:
     """Tell the arguments of the official constructor from a state dict; None if it is another network's.
 
-    Without separate positions the number of bands does not show: it is taken to be 12, if that gives a square.
+    Without separate positions the number of bands does not show: it is taken to be 12, if that gives a square, else left open.
     """
     embed = state.get("patch_embed.proj.weight")
     if embed is None or embed.ndim != 5 or "blocks.0.attn.q.weight" not in state:
@@ -43,21 +43,20 @@ def infer(state: Mapping[str, Tensor], *, classifier: bool) -> dict[str, Any] | 
     dim, channels, t_patch, patch = embed.shape[:4]
     prefix = "cls_token" in state
     separate = "pos_embed_spatial" in state
+    groups, places = 12 // t_patch, 0  # as in all published files, if it does not show
     if separate:
         groups, places = state["pos_embed_temporal"].shape[1], state["pos_embed_spatial"].shape[1]
-    else:
-        groups = max(12 // t_patch, 1)
-        places, rest = divmod(state["pos_embed"].shape[1] - prefix, groups)
-        if rest or math.isqrt(places) ** 2 != places:
-            raise ValueError("tensors do not tell the number of bands: give num_frames and img_size")
+    elif groups and not (state["pos_embed"].shape[1] - prefix) % groups:
+        places = (state["pos_embed"].shape[1] - prefix) // groups
+    known = places > 0 and math.isqrt(places) ** 2 == places
     arguments = {
-        "img_size": math.isqrt(places) * patch,
+        "img_size": math.isqrt(places) * patch if known else None,
         "patch_size": patch,
         "in_chans": channels,
         "embed_dim": dim,
         "depth": depth_of(state, "blocks"),
         "mlp_ratio": ratio(len(state["blocks.0.mlp.fc1.weight"]), dim),
-        "num_frames": groups * t_patch,
+        "num_frames": groups * t_patch if known else None,
         "t_patch_size": t_patch,
         "no_qkv_bias": "blocks.0.attn.q.bias" not in state,
         "sep_pos_embed": separate,
@@ -68,7 +67,7 @@ def infer(state: Mapping[str, Tensor], *, classifier: bool) -> dict[str, Any] | 
     return arguments | {
         "decoder_embed_dim": len(state["decoder_embed.weight"]),
         "decoder_depth": depth_of(state, "decoder_blocks"),
-        "pred_t_dim": groups * (len(state["decoder_pred.weight"]) // patch**2),
+        "pred_t_dim": groups * (len(state["decoder_pred.weight"]) // patch**2) if known else None,
     }
 
 
@@ -80,6 +79,8 @@ _COMMON = {
 
 def _read(arguments: Mapping[str, Any], of: str, own: Mapping[str, Any], **options: Any) -> dict[str, Any]:
     args = read_arguments(arguments, of=of, defaults=_COMMON | dict(own), **options)
+    if args["num_frames"] is None or args["img_size"] is None:
+        raise ValueError("tensors do not tell the number of bands: give num_frames and img_size")
     if args["in_chans"] != 1:
         raise ValueError(f"{of}: in_chans is {args['in_chans']}, but images are one volume of bands: expected 1")
     for whole, part in (("img_size", "patch_size"), ("num_frames", "t_patch_size")):
@@ -123,7 +124,7 @@ def build_autoencoder(arguments: Mapping[str, Any]) -> CubeAutoencoder:
         _encoder(args, norm=True),
         args["decoder_embed_dim"],
         size=_size(args),
-        bands=args["t_patch_size"] * args["pred_t_dim"] // args["num_frames"],
+        bands=args["t_patch_size"] * (args["pred_t_dim"] or args["num_frames"]) // args["num_frames"],
         depth=args["decoder_depth"],
         heads=heads_of(args["decoder_embed_dim"], args["decoder_num_heads"], "decoder_num_heads"),
         mlp_ratio=args["mlp_ratio"],

@@ -5,8 +5,12 @@ its own.
 """
 
 from .bands import RADAR, check_bands
+from .channel import ChannelEmbed
+from .channel_sampling import sample_channels
 from .cube import CubeEmbed
 from .group import GroupEmbed
+from .hypernetwork import HypernetworkEmbed
+from .spectral_adapter import SpectralAdapter, SpectralAdapterEmbed
 from .spectral_range import SMARTIES_RANGES, SpectralRange, SpectralRangeEmbed
 from .tokens import Tokenizer, Tokens
 from .wavelength import WavelengthEmbed
@@ -14,12 +18,17 @@ from .wavelength import WavelengthEmbed
 __all__ = [
     "RADAR",
     "SMARTIES_RANGES",
+    "ChannelEmbed",
     "CubeEmbed",
     "GroupEmbed",
+    "HypernetworkEmbed",
+    "SpectralAdapter",
+    "SpectralAdapterEmbed",
     "SpectralRange",
     "SpectralRangeEmbed",
     "Tokenizer",
     "Tokens",
     "WavelengthEmbed",
     "check_bands",
+    "sample_channels",
 ]

@@ -9,6 +9,18 @@ RADAR = {"VV": -1.0, "VH": -2.0, "HH": -3.0, "HV": -4.0}
 _SHORTEST, _LONGEST = 200.0, 20_000.0  # nm: ultraviolet to thermal infrared
 
 
+def holds(condition: Tensor, otherwise: str) -> bool:
+    """Return whether a tensor of one bool is True.
+
+    A graph of ``torch.compile`` cannot branch on values. There the answer is True, and a run where it is not ends with
+    ``otherwise`` as RuntimeError.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(condition, otherwise)  # noqa: SLF001 - the only assertion on values that stays in a graph
+        return True
+    return bool(condition)
+
+
 def check_bands(wavelengths: Tensor, bands: int) -> None:
     """Check that every band is told.
 
@@ -24,7 +36,7 @@ def check_bands(wavelengths: Tensor, bands: int) -> None:
     known = ((wavelengths >= _SHORTEST) & (wavelengths <= _LONGEST)) | torch.isin(
         wavelengths, wavelengths.new_tensor(list(RADAR.values()))
     )
-    if bool(known.all()):
+    if holds(known.all(), "a wavelength is unknown, or not in nm: run without torch.compile to see which"):
         return
     odd = float(wavelengths[~known][0])
     hint = f": {odd:g} um would be {1000 * odd:g} nm" if 0.2 <= odd <= 20 else ""

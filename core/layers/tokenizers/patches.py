@@ -1,5 +1,7 @@
 """What the tokenisers share: images cut into patches."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,3 +47,26 @@ def mean_bands(x: Tensor, weight: Tensor, bias: Tensor, band_mask: Tensor | None
         return sum_bands(x, weight / len(weight), bias / len(bias))
     y = sum_bands(x, weight, bias, band_mask)
     return y / band_mask.sum(1).clamp_min(1).to(y.dtype)[:, None, None, None]
+
+
+def for_each_mask(make: Callable[[Tensor, Tensor], Tensor], x: Tensor, wavelengths: Tensor, band_mask: Tensor | None) -> Tensor:
+    """Apply a function that mixes bands to images which have not all the same ones: images of the same bands together.
+
+    Args:
+        make: images (batch, bands, height, width) and the wavelengths of their bands to (batch, rows, columns, dim).
+        x, wavelengths, band_mask: of all images; some lack bands.
+
+    Returns:
+        What ``make`` returns for each image from its own bands alone.
+
+    Raises:
+        ValueError: an image that has no band at all.
+    """
+    if band_mask is None or bool(band_mask.all()):
+        return make(x, wavelengths)
+    if not bool(band_mask.any(1).all()):
+        raise ValueError("an image has no band: leave it out")
+    kinds, kind = torch.unique(band_mask, dim=0, return_inverse=True)
+    parts = [make(x[kind == i][:, there], wavelengths[there.to(wavelengths.device)]) for i, there in enumerate(kinds)]
+    back = torch.cat([(kind == i).nonzero()[:, 0] for i in range(len(kinds))]).argsort()
+    return torch.cat(parts)[back]

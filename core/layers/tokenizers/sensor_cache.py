@@ -28,6 +28,10 @@ class SensorCache:
     def __reduce__(self) -> tuple[type["SensorCache"], tuple[()]]:
         return SensorCache, ()
 
+    def __len__(self) -> int:
+        """Return of how many sensors the weights are kept."""
+        return len(self._made)
+
     def clear(self) -> None:
         """Forget everything."""
         self._made.clear()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..linear import Linear
-from .bands import RADAR, check_bands
+from .bands import RADAR, check_bands, holds
 from .patches import check_size, mean_bands, pitch_of
 from .sensor_cache import SensorCache
 from .tokens import Tokens
@@ -137,7 +137,7 @@ class SpectralRangeEmbed(nn.Module):
         distance = (w - centre).abs().where(w > 0, 0.0)
         inside = torch.where(w > 0, (code == 0) & (low <= w) & (w <= high), w == code)
         known = inside.any(1)
-        if not bool((known | (w[:, 0] > 0)).all()):
+        if not holds((known | (w[:, 0] > 0)).all(), "a polarisation has no range"):
             names = {code: name for name, code in RADAR.items()}
             lost = names[float(w[~known & (w[:, 0] < 0)][0, 0])]
             allowed = ", ".join(r.polarization for r in ranges if r.polarization) or "none"
@@ -148,7 +148,7 @@ class SpectralRangeEmbed(nn.Module):
         own = w.new_tensor([not r.mixes and r.polarization is None for r in ranges], dtype=torch.bool)
         sides = [distance.where(own & side, inf).min(1) for side in (centre <= w, centre > w)]
         off = torch.stack([side.values for side in sides], dim=1)
-        if bool((~known & off.isinf().all(1)).any()):
+        if not holds((known | off.isfinite().any(1)).all(), "there is no range of optical bands"):
             raise ValueError("there is no range of optical bands")
         near = 1 / off.clamp_min(1e-9)
         near = near / near.sum(1, keepdim=True)
@@ -159,7 +159,7 @@ class SpectralRangeEmbed(nn.Module):
         """Return the weight (bands, dim, patch, patch) and bias (bands, dim) of each band, ``scale`` included."""
         parts = [dict(embed.named_parameters()) for embed in self.embeds]
         weight, bias = (torch.stack([part[name] for part in parts]) for name in ("weight", "bias"))
-        routes = self.scale * self.routes(wavelengths.to(weight.device)).to(weight.dtype)
+        routes = self.scale * self.routes(wavelengths).to(weight)
         with torch.autocast(weight.device.type, enabled=False):
             return (routes @ weight.flatten(1)).reshape(-1, self.dim, self.patch, self.patch), routes @ bias
 

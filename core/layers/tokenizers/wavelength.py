@@ -8,13 +8,18 @@ from torch.nn import functional as F
 
 from ..linear import Linear
 from .bands import RADAR, check_bands
+from .patches import check_size, mean_bands, pitch_of
+from .sensor_cache import SensorCache
 from .tokens import Tokens
 
-_OCTAVES = 8
+# The shortest wave is a 16th of the logarithmic axis long: it tells bands 10 nm apart at 500 nm, but takes those of two
+# satellites of one series, 2 nm apart, for nearly the same.
+_OCTAVES = 6
+FEATURES = 1 + 2 * _OCTAVES + len(RADAR)
 
 
 def wavelength_features(wavelengths: Tensor) -> Tensor:
-    """Describe bands by waves over the logarithm of their wavelength, radar by which polarisation: (bands,) to (bands, 21)."""
+    """Describe bands by waves over the logarithm of their wavelength, radar by which polarisation: (bands,) to (bands, 17)."""
     octave = (wavelengths.clamp_min(1).log2() - math.log2(200.0)) / 6.7  # 0..1 from 200 nm to 20 um
     angles = octave[:, None] * (math.pi * 2.0 ** torch.arange(_OCTAVES, device=octave.device, dtype=octave.dtype))
     optical = (wavelengths > 0).to(octave.dtype)[:, None]
@@ -24,6 +29,10 @@ def wavelength_features(wavelengths: Tensor) -> Tensor:
 
 class WavelengthEmbed(nn.Module):
     """Patches of each band times weights made from its wavelength, the mean over bands: one token for each place.
+
+    The weights of an image's bands together are brought to such a scale that its tokens have unit variance for input of unit
+    variance whose bands are correlated by one half. With one band or hundreds, a token then is never much smaller or larger than
+    its position: if bands are independent, or all the same, its variance is between 0 and 2.
 
     After Xiong et al. 2024 (DOFA), section 3, with a perceptron where DOFA has a transformer layer.
 
@@ -36,23 +45,38 @@ class WavelengthEmbed(nn.Module):
     def __init__(self, dim: int, *, patch: int, hidden: int = 64) -> None:
         super().__init__()
         self.dim, self.patch = dim, patch
-        self.fc1 = Linear(1 + 2 * _OCTAVES + len(RADAR), hidden)
+        self.fc1 = Linear(FEATURES, hidden)
         self.fc2 = Linear(hidden, dim * (patch * patch + 1))
+        self._cache = SensorCache()
 
     def weights(self, wavelengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weight (bands, dim, patch, patch) and bias (bands, dim) of each band."""
-        made = self.fc2(F.gelu(self.fc1(wavelength_features(wavelengths.to(self.fc1.weight.dtype)))))
+        """Return the weight (bands, dim, patch, patch) and bias (bands, dim) of each band, not yet brought to scale."""
+        made = self.fc2(F.gelu(self.fc1(wavelength_features(wavelengths.to(self.fc1.weight)))))
         made = made.reshape(len(wavelengths), self.dim, -1)
         return torch.unflatten(made[..., 1:], -1, (self.patch, self.patch)) / self.patch, made[..., 0]
 
+    def train(self, mode: bool = True) -> "WavelengthEmbed":
+        self._cache.clear()
+        super().train(mode)
+        return self
+
+    def _make(self, wavelengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights, biases, and the products of each band's weights with each other's, (bands, bands)."""
+        with torch.autocast(self.fc1.weight.device.type, enabled=False):
+            weight, bias = self.weights(wavelengths)
+            flat = weight.flatten(1)
+            return weight, bias, flat @ flat.T / self.dim
+
     def forward(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor, band_mask: Tensor | None = None) -> Tokens:
         check_bands(wavelengths, x.shape[1])
-        if x.shape[2] % self.patch or x.shape[3] % self.patch:
-            raise ValueError(f"WavelengthEmbed: size {tuple(x.shape[2:])} is not a multiple of the patch {self.patch}")
-        weight, bias = self.weights(wavelengths)
-        there = x.new_ones(x.shape[:2]) if band_mask is None else band_mask.to(x.dtype)
+        check_size("WavelengthEmbed", x, self.patch)
+        weight, bias, products = self._cache.get(self, wavelengths, self._make)
+        there = products.new_ones(1, len(products)) if band_mask is None else band_mask.to(products.dtype)
         share = there / there.sum(1, keepdim=True).clamp_min(1)
-        y = F.conv2d(x * share[..., None, None], weight.transpose(0, 1).to(x.dtype), stride=self.patch)
-        y = y.movedim(1, -1) + (share @ bias.to(x.dtype))[:, None, None]
-        pitch = torch.as_tensor(gsd, dtype=torch.float32, device=x.device).expand(len(x)) * self.patch
-        return Tokens(y[:, None], None, pitch)
+        # Variance of the mean over bands: half of that of equal bands, half of that of independent ones.
+        equal = torch.einsum("ib,bc,ic->i", share, products, share)
+        independent = share.square() @ products.diagonal()
+        scale = (0.5 * (equal + independent)).clamp_min(1e-12).rsqrt()
+        y = mean_bands(x, weight, torch.zeros_like(bias), band_mask)
+        y = y * scale.to(y.dtype)[:, None, None, None] + (share @ bias).to(y.dtype)[:, None, None]
+        return Tokens(y[:, None], None, pitch_of(gsd, self.patch, x))

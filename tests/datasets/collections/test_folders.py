@@ -193,3 +193,31 @@ def test_numbers_out_of_range_are_refused_or_their_place_is_left_out(pair, write
     write("S2L2A/a.tif", numbers(12) * 9)
     with pytest.raises(ValueError, match="no place can be used"):
         open_collection(pair, on_error="skip")
+
+
+def test_bands_are_found_by_the_wavelengths_of_the_file(write, numbers, tmp_path):
+    write("S2L2A/a.tif", numbers(3), tags={"wavelength": "665, 842, 490", "wavelength_units": "nm"})
+    assert [band.name for band in open_collection(tmp_path).bands("S2L2A")] == ["B04", "B08", "B02"]
+    write("S2L2A/a.tif", numbers(2), tags={"wavelength": "0.665, 0.842", "wavelength_units": "nm"})
+    with pytest.raises(ValueError, match="a.tif: wavelength 0.665 nm: it looks like micrometres"):
+        open_collection(tmp_path)
+    write("S2L2A/a.tif", numbers(2), tags={"wavelength": "665, 1200", "wavelength_units": "nm"})
+    with pytest.raises(ValueError, match="a.tif: sentinel-2-l2a has no band at 1200 nm"):
+        open_collection(tmp_path)
+
+
+def test_sample_is_found_at_the_edge_of_a_swath(write, tmp_path):
+    array = np.zeros((2, 600, 600), np.uint16)
+    array[:, 80:150, 80:150] = 1010 + np.arange(70)  # between the windows that are looked at first
+    write("S2L2A/a.tif", array, names=("B04", "B03"))
+    assert open_collection(tmp_path).radiometry("a", "S2L2A").offset == -0.1
+
+
+def test_landsat_stack_of_another_scale_and_with_a_mask_band(data_dir):
+    path = data_dir / "satellite" / "landsat7_opengeo" / "LE70220491999322EDC01_stack.gtif"
+    with pytest.raises(ValueError, match="8 bands without names, expected the 6 of landsat-7-l2"):
+        open_collection(path, sensors="L7L2")
+    found = open_collection(path, sensors="L7L2", bands={"L7L2": ["B1", "B2", "B3", "B4", "B5", "B7", None, None]})
+    (place,) = found.places
+    assert found.radiometry(place, "L7L2").reason == "reflectance times 10000"
+    assert np.nanmedian(found.read(place)["landsat-7-l2"].values[3]) == pytest.approx(0.3441, abs=1e-4)

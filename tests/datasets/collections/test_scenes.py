@@ -51,6 +51,25 @@ def test_bands_of_a_spectrometer_are_chosen_by_name(spectra):
     np.testing.assert_array_equal(some.values, whole[[3, 0]])
 
 
+def test_fill_of_emit_is_no_data_without_a_tag(write):
+    array = np.random.default_rng(0).uniform(0.02, 0.6, (2, 16, 16)).astype(np.float32)
+    array[:, 2, 3] = -9999
+    path = write("emit.tif", array, pitch=60.0, tags={"wavelength": "450, 600", "wavelength_units": "nm"})
+    values = open_collection(path, sensors="EMIT").read("emit")["emit"].values
+    assert np.isnan(values[:, 2, 3]).all()
+    np.testing.assert_array_equal(values[:, 3:], array[:, 3:])
+
+
+def test_images_of_other_wavelengths_are_refused(write, tmp_path):
+    for place, first in (("a", 450), ("b", 451), ("c", 460)):
+        array = np.full((2, 8, 8), 1000, np.int16)
+        write(f"enmap/{place}.tif", array, tags={"wavelength": f"{first}, 600", "wavelength_units": "nm"})
+    with pytest.raises(ValueError, match="c.tif: band B001 is at 460 nm, in .*a.tif elsewhere"):
+        open_collection(tmp_path)
+    (tmp_path / "enmap" / "c.tif").unlink()
+    assert len(open_collection(tmp_path)) == 2
+
+
 def test_scene_needs_a_sensor(spectra):
     with pytest.raises(ValueError, match="tell the sensor of the scene, such as enmap"):
         open_collection(spectra())

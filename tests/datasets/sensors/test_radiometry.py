@@ -49,8 +49,9 @@ def test_sentinel2_tag_and_numbers_that_contradict_are_refused():
         decide("sentinel-2-l2a", 1, 6000, tags={"s2:processing_baseline": "05.10"})
 
 
-def test_sentinel2_scene_that_tells_nothing_is_read_as_the_table_says_with_a_warning(caplog):
-    assert decide("sentinel-2-l2a", 5000, 9000).offset == -0.1
+@pytest.mark.parametrize("darkest", [700, 5000])
+def test_sentinel2_scene_that_tells_nothing_is_read_as_the_table_says_with_a_warning(darkest, caplog):
+    assert decide("sentinel-2-l2a", darkest, 9000).offset == -0.1
     assert "cannot tell whether 1000 is to be subtracted" in caplog.text
 
 
