@@ -7,6 +7,7 @@ from .images import Image, find_images, open_image, write_image
 from .labels import Labels, read_labels
 from .scene import Scene, open_scene
 from .synthetic import SyntheticScene, synthesize_scene
+from .synthetic_places import synthesize_places
 from .volumes import Volume, find_volumes, open_volume, write_labels, write_volume
 from .writing import BandWriter, atomic, check_writable, stream_bands, write_bands, write_class_map, write_text_atomic
 
@@ -32,6 +33,7 @@ __all__ = [
     "open_volume",
     "read_labels",
     "stream_bands",
+    "synthesize_places",
     "synthesize_scene",
     "write_bands",
     "write_class_map",

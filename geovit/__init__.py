@@ -13,6 +13,7 @@ _PUBLIC = {
     "classify": ".apps.hyperspectral:classify",
     "embed": ".apps.foundation.embedding:embed",
     "evaluate": ".apps.hyperspectral:evaluate",
+    "pretrain": ".apps.foundation.training:pretrain",
     "restore": ".apps.restoration.restoration:restore",
     "segment": ".apps.medical.segmentation:segment",
 }

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...core.sensors.batch import SensorBatch
@@ -53,7 +55,8 @@ class PretrainingTask(L.LightningModule):
     """The loss of an auto-encoder, and of self-distillation beside it.
 
     Batches are ``Pass``. It logs "loss" and its parts, and after validations "validation", the mean loss on held-out places whose
-    masks are the same each time, and the same for each combination of sensors.
+    masks are the same each time, and the same for each combination of sensors. ``pictures`` has a ``panel`` for each sensor of
+    each combination, of the last validation.
 
     Args:
         autoencoder: is trained in place.
@@ -75,6 +78,7 @@ class PretrainingTask(L.LightningModule):
         super().__init__()
         self.autoencoder, self.distillation = autoencoder, distillation
         self.history: list[dict[str, Any]] = []
+        self.pictures: dict[str, NDArray[np.uint8]] = {}
         self._optimizer, self._steps, self._seed = optimizer or PretrainingOptimizer(), steps, seed
         self._updated = 0
         self._losses: list[dict[str, Tensor]] = []
@@ -118,11 +122,14 @@ class PretrainingTask(L.LightningModule):
         found = self.autoencoder(batch.streams, self._generators(batch, fixed=True))
         sensors = "+".join(stream.sensor for stream in batch.streams)
         self._validation.setdefault(sensors, []).append(found.loss.detach())
+        if len(self._validation[sensors]) > 1:
+            return
         writer: Any = getattr(self.logger, "experiment", None)
-        if len(self._validation[sensors]) == 1 and hasattr(writer, "add_image"):
-            for stream, image, hidden in zip(found.inputs, found.images, found.hidden, strict=True):
-                picture = panel(stream, image, hidden)
-                writer.add_image(f"{sensors}/{stream.sensor}", picture, self.global_step, dataformats="HWC")
+        for stream, image, hidden in zip(found.inputs, found.images, found.hidden, strict=True):
+            name = f"{sensors}/{stream.sensor}"
+            self.pictures[name] = panel(stream, image, hidden)
+            if hasattr(writer, "add_image"):
+                writer.add_image(name, self.pictures[name], self.global_step, dataformats="HWC")
 
     def row(self) -> dict[str, Any]:
         """Return the figures since the last validation, and of the one that is going on; see ``Pretraining``."""

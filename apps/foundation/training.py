@@ -19,7 +19,7 @@ from ...core.sensors.normalization import Normalization
 from ...core.training.hardware import HardwareConfig
 from ...core.training.records import METRICS, OPTIONS, History, events, plain_options, quiet, require_same
 from ...core.training.runs import BEST, Averaging, Clock, SaveState, SeededSteps, interruptible, seed_of, state_file
-from ...datasets import write_text_atomic
+from ...datasets import Image, write_image, write_text_atomic
 from ...datasets.collections import Collection, open_collection, split
 from .augmentation import AugmentationConfig
 from .autoencoder import AutoencoderConfig, MaskedAutoencoder
@@ -30,6 +30,7 @@ from .task import PretrainingOptimizer, PretrainingTask, ShardedPretrainingTask
 logger = logging.getLogger(__name__)
 
 FINAL = "last.safetensors"
+PICTURES = "reconstructions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +114,10 @@ def pretrain(
     """Pretrain an encoder on unlabelled images of any sensors: parts of images are hidden, and predicted from the rest.
 
     OUT gets ``last.safetensors`` (averaged weights, for ``geovit embed``, ``probe`` and ``classify``), ``best.safetensors``
-    (those with the lowest loss on places held out), ``metrics.jsonl`` with a line for each validation, and ``last.ckpt``, from
-    which ``resume`` goes on as if nothing had happened, with the same options. The same seed gives the same weights on a CPU,
-    unless a limit of minutes ends the training.
+    (those with the lowest loss on places held out), ``metrics.jsonl`` with a line for each validation, ``reconstructions`` with
+    pictures of places held out, of what was shown of them and what was made of that, and ``last.ckpt``, from which ``resume``
+    goes on as if nothing had happened, with the same options. The same seed gives the same weights on a CPU, unless a limit of
+    minutes ends the training.
 
     Args:
         data: a folder of co-registered rasters, SENSOR/PLACE.tif, or a scene.
@@ -277,5 +279,9 @@ class _Keep(Callback):
         figures = {key: row[key] for key in ("step", "loss", "validation")}
         found = replace(self.model, encoder=encoder, facts={**self.model.facts, "validation": figures})
         save_model(self.out / FINAL, found)
+        for name, picture in pl_module.pictures.items():
+            file = self.out / PICTURES / f"{name.replace('/', '_')}.png"
+            file.parent.mkdir(exist_ok=True)
+            write_image(file, Image(pixels=picture), overwrite=True)
         if score is not None and all(other is None or score < other for other in before):
             save_model(self.out / BEST, found)

@@ -19,13 +19,14 @@ from geovit.apps.foundation.autoencoder import AutoencoderConfig
 from geovit.apps.foundation.distillation import DistillationConfig
 from geovit.apps.foundation.feeding import CropsConfig, measured
 from geovit.apps.foundation.task import PretrainingOptimizer, PretrainingTask
-from geovit.apps.foundation.training import FINAL, PlacesConfig, pretrain
+from geovit.apps.foundation.training import FINAL, PICTURES, PlacesConfig, pretrain
 from geovit.core.sensors.encoder import EncoderConfig
 from geovit.core.sensors.model import load_model
 from geovit.core.sensors.normalization import Normalization
 from geovit.core.training.hardware import HardwareConfig
 from geovit.core.training.records import METRICS
 from geovit.core.training.runs import BEST
+from geovit.datasets import open_image
 from geovit.datasets.collections import open_collection
 from geovit.datasets.synthetic_places import synthesize_places
 
@@ -102,6 +103,10 @@ def test_command_learns_and_leaves_an_encoder(places, tmp_path, capsys):
     assert model.facts["sensors"] == ["sentinel-1-rtc", "sentinel-2-l2a"]
     assert model.facts["validation"]["step"] == 60
     assert same(out / FINAL, out / BEST)
+    pair = "sentinel-1-rtc+sentinel-2-l2a"
+    pictures = {path.stem: open_image(path).pixels for path in (out / PICTURES).iterdir()}
+    assert pictures.keys() == {f"{pair}_sentinel-1-rtc", f"{pair}_sentinel-2-l2a"}
+    assert {pixels.shape for pixels in pictures.values()} == {(4 * 32 + 6, 3 * 32 + 4, 3)}
 
 
 def test_places_held_out_touch_neither_weights_nor_normalisation(places, tmp_path):
