@@ -145,6 +145,10 @@ class TestOptions:
         options = configured("classify", "--overwrite", "s.tif", "--quicklook=false", "--probabilities", "true")
         assert [options[name] for name in ("scene", "overwrite", "quicklook", "probabilities")] == ["s.tif", True, False, True]
 
+    def test_dashes_in_options_are_as_good_as_underscores(self, configured):
+        for spelled in (["--lora-rank", "4"], ["--lora-rank=4"], ["--lora_rank", "4"]):
+            assert configured("classify", "s.tif", "--encoder", "m.safetensors", *spelled)["lora_rank"] == 4
+
     @pytest.mark.parametrize("recipe", [["--recipe", "lola_specvit"], ["--recipe=lola_specvit"]], ids=["two words", "one word"])
     def test_recipes_have_names(self, configured, recipe):
         options = configured("classify", "s.tif", *recipe, "--recipe.training.steps", "5")["recipe"]
@@ -341,7 +345,7 @@ CASES = {
     "option without value": ("SCENE --labels", "--labels.*expected one argument"),
     "unknown recipe": (
         "SCENE --recipe resnet",
-        "no recipe 'resnet': allowed are encoder, lola_specvit, spectral_swin and YAML files",
+        "no recipe 'resnet': allowed are encoder, lola_specvit, spectral_swin and YAML",
     ),
     "recipe with other keys": ("SCENE --recipe {}/odd.yaml", "odd.yaml is no recipe: .*speed"),
     "recipe no mapping": ("SCENE --recipe {}/list.yaml", "list.yaml"),

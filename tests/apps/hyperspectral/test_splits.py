@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from geovit.apps.hyperspectral.samples import LabelledScene
-from geovit.apps.hyperspectral.splits import Split, block_split, distance_to, leakage, random_split
+from geovit.apps.hyperspectral.splits import Split, block_split, distance_to, leakage, random_split, thinned
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +113,17 @@ def test_a_class_that_cannot_train_does_not_test(build):
 def test_blocks_too_large_are_refused(spread):
     with pytest.raises(ValueError, match="blocks of 200 pixels with a buffer of 4 leave no pixels of two classes to train on"):
         block_split(spread, block=200, buffer=4, share=0.3, seed=0)
+
+
+@pytest.mark.parametrize(("per_class", "most"), [(5, 5), (1000, None), (0.5, None)])
+def test_a_thinned_split_keeps_its_test_and_draws_from_its_training_pixels(spread, per_class, most):
+    split = block_split(spread, block=16, buffer=2, share=0.3, seed=0)
+    less = thinned(spread, split, per_class, seed=1)
+    np.testing.assert_array_equal(less.test, split.test)
+    assert not (less.training & ~split.training).any()
+    before, after = (np.bincount(spread.targets[s.training]) for s in (split, less))
+    expected = np.round(per_class * before) if per_class < 1 else np.minimum(before, per_class)
+    np.testing.assert_array_equal(after, expected)
+    assert most is None or after.max() == most
+    np.testing.assert_array_equal(less.training, thinned(spread, split, per_class, seed=1).training)
+    assert per_class == 1000 or (less.training != thinned(spread, split, per_class, seed=2).training).any()
