@@ -40,6 +40,9 @@ COMMANDS = {
     "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene"),
     "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images"),
     "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes"),
+    "pretrain": Command(".foundation.training:pretrain", "train an encoder on unlabelled images of many sensors", "foundation"),
+    "embed": Command(".foundation.embedding_files:embed_files", "turn scenes of any sensor into rasters of features"),
+    "probe": Command(".foundation.probe:probe", "measure what features of an encoder tell of land cover"),
     "fit hyperspectral": Command(".hyperspectral:fit_model", "fit a classifier to a labelled scene"),
     "evaluate hyperspectral": Command(".hyperspectral:evaluate", "measure classifiers on a labelled scene"),
     "fit restoration": Command(
@@ -148,6 +151,9 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
     while rest:
         argument = rest.pop(0)
         key, equals, value = argument.partition("=")
+        underscored = f"--{key[2:].replace('-', '_')}"
+        if key.startswith("--") and underscored in kinds:  # --lora-rank is as good as --lora_rank
+            key, argument = underscored, f"{underscored}{equals}{value}"
         kind = kinds.get(key)
         if kind is bool and not equals:
             argument = f"{key}={rest.pop(0) if rest[:1] in (['true'], ['false']) else 'true'}"
@@ -162,7 +168,7 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
         elif gathering and not argument.startswith("-"):
             words.append(argument)
             continue
-        elif gathering and key in {*kinds, "--config"} and not equals and rest and rest[0] not in kinds:
+        elif gathering and key.partition(".")[0] in {*kinds, "--config"} and not equals and rest and rest[0] not in kinds:
             argument = f"{key}={rest.pop(0)}"  # so that the value is no item
         completed.append(argument)
     # As JSON, so that no character in a file's name means anything.

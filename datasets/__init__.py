@@ -1,16 +1,19 @@
 """The only place that opens data files: scenes, images, volumes, labels, and the writing of results."""
 
 from .classes import ClassInfo, default_color
+from .collections import Collection, from_torchgeo, open_collection
 from .grid import Grid
 from .images import Image, find_images, open_image, write_image
 from .labels import Labels, read_labels
 from .scene import Scene, open_scene
 from .synthetic import SyntheticScene, synthesize_scene
 from .volumes import Volume, find_volumes, open_volume, write_labels, write_volume
-from .writing import atomic, check_writable, write_bands, write_class_map, write_text_atomic
+from .writing import BandWriter, atomic, check_writable, stream_bands, write_bands, write_class_map, write_text_atomic
 
 __all__ = [
+    "BandWriter",
     "ClassInfo",
+    "Collection",
     "Grid",
     "Image",
     "Labels",
@@ -22,10 +25,13 @@ __all__ = [
     "default_color",
     "find_images",
     "find_volumes",
+    "from_torchgeo",
+    "open_collection",
     "open_image",
     "open_scene",
     "open_volume",
     "read_labels",
+    "stream_bands",
     "synthesize_scene",
     "write_bands",
     "write_class_map",

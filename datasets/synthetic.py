@@ -1,11 +1,5 @@
-"""A made-up labelled scene that behaves like a real one, for the demo and for tests without data.
+"""A made-up labelled scene that behaves like a real one, for the demo and for tests without data."""
 
-Reflectance is put together from what shapes real spectra between 400 and 2500 nm: chlorophyll and the red edge, liquid water at
-970, 1200, 1450 and 1940 nm, iron oxide near 870 nm, clay at 2200 nm, cellulose at 2100 nm, carbonate at 2330 nm (positions:
-Clark 1999, Spectroscopy of Rocks and Minerals; Jacquemoud and Baret 1990, PROSPECT).
-"""
-
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +9,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from .classes import ClassInfo, Color
+from .classes import ClassInfo
 from .grid import Grid
+from .materials import MATERIALS, Material
+from .random_fields import blur, field
 from .writing import atomic, write_class_map
 
 _Array = NDArray[np.float64]
@@ -54,15 +50,15 @@ def synthesize_scene(
         ValueError: fewer than 16 pixels a side or 16 bands, or a number of classes other than 2..8.
         FileExistsError, OSError: as in ``writing.atomic``.
     """
-    if min(height, width, bands) < 16 or not 2 <= classes <= len(_MATERIALS):
+    if min(height, width, bands) < 16 or not 2 <= classes <= len(MATERIALS):
         raise ValueError(
-            f"synthetic scene of {height} x {width} x {bands}, {classes} classes: needs 16 a side, 2..{len(_MATERIALS)} classes"
+            f"synthetic scene of {height} x {width} x {bands}, {classes} classes: needs 16 a side, 2..{len(MATERIALS)} classes"
         )
     files = SyntheticScene(*(Path(folder) / name for name in ("scene.tif", "labels.tif", "truth.tif")))
     rng = np.random.default_rng(seed)
     grid = Grid(height, width, CRS.from_epsg(32633), Affine(30.0, 0.0, 364095.0, 0.0, -30.0, 5809965.0))
-    materials = _MATERIALS[:classes]
-    truth = np.stack([_field(rng, grid.shape, 9) + 0.5 * _field(rng, grid.shape, 3) for _ in materials]).argmax(0)
+    materials = MATERIALS[:classes]
+    truth = np.stack([field(rng, grid.shape, 9) + 0.5 * field(rng, grid.shape, 3) for _ in materials]).argmax(0)
     wavelengths, fwhm = _sensor(bands)
     cube = _reflectance(rng, truth, materials, wavelengths)
 
@@ -79,82 +75,6 @@ def synthesize_scene(
     return files
 
 
-def _bump(w: _Array, centre: float, width: float) -> _Array:
-    return np.exp(-0.5 * ((w - centre) / width) ** 2)
-
-
-def _dips(w: _Array, *dips: tuple[float, float, float]) -> _Array:
-    """Product of absorption bands given as (centre nm, width nm, depth)."""
-    product = np.ones_like(w)
-    for centre, width, depth in dips:
-        product *= 1 - depth * _bump(w, centre, width)
-    return product
-
-
-def _rise(w: _Array, centre: float, width: float) -> _Array:
-    return 1 / (1 + np.exp(-(w - centre) / width))
-
-
-# Each spectrum takes wavelengths in nm and t in 0..1, the state within the class: moisture, density, age, wear.
-def _water(w: _Array, t: float) -> _Array:
-    return 0.008 + (0.05 + 0.05 * t) * _bump(w, 480 + 90 * t, 110) + 0.04 * t * _bump(w, 705, 40)
-
-
-def _leaves(w: _Array, nir: float, green: float, water: float) -> _Array:
-    plateau = nir * np.exp(-np.clip(w - 1300, 0, None) / 1300)
-    dips = _dips(w, (970, 35, 0.12 * water), (1190, 45, 0.22 * water), (1450, 75, 0.75 * water), (1940, 95, 0.85 * water))
-    return (0.03 + green * _bump(w, 552, 32)) * (1 - 0.6 * _rise(w, 1300, 90)) + plateau * _rise(w, 717, 14) * dips
-
-
-def _trees(w: _Array, t: float) -> _Array:
-    return _leaves(w, nir=0.34 + 0.10 * t, green=0.045 + 0.02 * t, water=0.85)
-
-
-def _meadow(w: _Array, t: float) -> _Array:
-    return (1 - 0.35 * t) * _leaves(w, nir=0.46, green=0.065, water=0.75) + 0.35 * t * _straw(w, 0.5)
-
-
-def _straw(w: _Array, t: float) -> _Array:
-    base = 0.06 + (0.30 + 0.08 * t) * (1 - np.exp(-(w - 400) / 420))
-    return base * _dips(w, (1450, 60, 0.15), (1930, 70, 0.25), (2100, 55, 0.18), (2310, 45, 0.14), (670, 25, 0.15 * (1 - t)))
-
-
-def _soil(w: _Array, t: float) -> _Array:
-    base = (0.42 - 0.16 * t) * (1 - np.exp(-(w - 250) / 620))
-    return base * _dips(w, (870, 90, 0.10), (1420, 40, 0.05 + 0.2 * t), (1920, 60, 0.08 + 0.3 * t), (2205, 25, 0.14))
-
-
-def _asphalt(w: _Array, t: float) -> _Array:
-    return (0.07 + 0.06 * t) * (1 + 0.45 * (w - 400) / 2000) * _dips(w, (2310, 40, 0.05))
-
-
-def _concrete(w: _Array, t: float) -> _Array:
-    base = (0.20 + 0.14 * t) * (1 - 0.45 * np.exp(-(w - 380) / 180))
-    return base * _dips(w, (1430, 45, 0.06), (1930, 60, 0.14), (2335, 35, 0.12))
-
-
-def _tiles(w: _Array, t: float) -> _Array:
-    return (0.06 + (0.22 + 0.10 * t) * _rise(w, 590, 28)) * _dips(w, (870, 80, 0.16), (1920, 60, 0.08), (2205, 30, 0.07))
-
-
-class _Material(NamedTuple):
-    name: str
-    color: Color
-    spectrum: Callable[[_Array, float], _Array]
-
-
-_MATERIALS = (
-    _Material("water", (31, 111, 180), _water),
-    _Material("trees", (21, 92, 44), _trees),
-    _Material("meadow", (141, 199, 84), _meadow),
-    _Material("bare soil", (166, 118, 72), _soil),
-    _Material("asphalt", (70, 70, 78), _asphalt),
-    _Material("concrete", (196, 196, 190), _concrete),
-    _Material("dry grass", (226, 201, 110), _straw),
-    _Material("tile roof", (190, 74, 52), _tiles),
-)
-
-
 def _sensor(bands: int) -> tuple[_Array, _Array]:
     """Band centres and widths (nm) in file order: a detector for 420..1000 nm, then one for 900..2450 nm."""
     first = bands * 3 // 8
@@ -166,35 +86,15 @@ def _within(w: _Array, limits: tuple[float, float]) -> NDArray[np.bool_]:
     return (w >= limits[0]) & (w <= limits[1])
 
 
-def _blur(image: _Array, sigma: float) -> _Array:
-    """Gaussian blur over the last two axes, edges reflected."""
-    radius = int(np.ceil(3 * sigma))
-    kernel = _bump(np.arange(-radius, radius + 1.0), 0, sigma)
-    kernel /= kernel.sum()
-    for axis in (-2, -1):
-        pad = [(radius, radius) if i == image.ndim + axis else (0, 0) for i in range(image.ndim)]
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, pad, mode="symmetric"), len(kernel), axis=axis)
-        image = windows @ kernel
-    return image
-
-
-def _field(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> _Array:
-    """A smooth random field of mean 0 and standard deviation 1."""
-    field = _blur(rng.standard_normal(shape), sigma)
-    field -= field.mean()
-    field /= field.std()
-    return field
-
-
-def _reflectance(rng: np.random.Generator, truth: NDArray[np.intp], materials: tuple[_Material, ...], w: _Array) -> _Array:
+def _reflectance(rng: np.random.Generator, truth: NDArray[np.intp], materials: tuple[Material, ...], w: _Array) -> _Array:
     shape = truth.shape
     cube = np.zeros((len(w), *shape))
     for index, material in enumerate(materials):
-        share = _blur((truth == index).astype(np.float64), 0.9)  # the point spread function mixes neighbours
-        state = (0.5 + 0.22 * _field(rng, shape, 5) + 0.22 * rng.standard_normal(shape)).clip(0, 1)
+        share = blur((truth == index).astype(np.float64), 0.9)  # the point spread function mixes neighbours
+        state = (0.5 + 0.22 * field(rng, shape, 5) + 0.22 * rng.standard_normal(shape)).clip(0, 1)
         low, high = material.spectrum(w, 0.0), material.spectrum(w, 1.0)
         cube += share * (low[:, None, None] * (1 - state) + high[:, None, None] * state)
-    light = (1 + 0.16 * _field(rng, shape, 12) + 0.05 * rng.standard_normal(shape)).clip(0.45, 1.5)
+    light = (1 + 0.16 * field(rng, shape, 12) + 0.05 * rng.standard_normal(shape)).clip(0.45, 1.5)
     stripes = 1 + 0.01 * rng.standard_normal((len(w), 1, shape[1]))
     # Sunlight, and with it the signal, falls towards longer waves and nearly vanishes in water vapour.
     noise = 0.006 + 0.010 * (w - 400) / 2000 + 0.25 * _within(w, _NOISY_NM)

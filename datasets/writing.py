@@ -4,16 +4,19 @@ import errno
 import logging
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.windows import Window
 
 from .classes import ClassInfo
 from .grid import Grid
@@ -24,6 +27,8 @@ logger = logging.getLogger(__name__)
 _SIDECAR = ".aux.xml"  # where GDAL keeps what TIFF has no tag for: here the category names
 
 _FULL_BYTES = 2**20
+
+BandType = Literal["float32", "float16", "int8", "uint8"]
 
 
 def _os_error(path: Path, why: str, code: int | None) -> OSError:
@@ -145,6 +150,72 @@ def write_bands(
     _write_cog(path, values.astype(np.float32, copy=False), grid, nodata=nodata, overwrite=overwrite, descriptions=descriptions)
 
 
+class BandWriter:
+    """Takes the parts of a raster one after the other, each pixel once; see ``stream_bands``."""
+
+    def __init__(self, dst: DatasetWriter, half: bool) -> None:
+        self.dst = dst
+        self._half = half
+        self._sums: dict[tuple[int, int, int, int], int] = {}
+
+    def write(self, values: NDArray[Any], row: int, column: int) -> None:
+        """Write (C, h, w) with its first pixel at ``row`` and ``column``."""
+        if self._half:
+            values = values.astype(np.float16)  # GDAL would cut digits off where this rounds
+        values = values.astype(self.dst.dtypes[0], copy=False)
+        self.dst.write(values, window=Window(column, row, values.shape[2], values.shape[1]))
+        self._sums[row, column, values.shape[1], values.shape[2]] = _checksum(values)
+
+    def verify(self, src: DatasetReader) -> None:
+        """Read a file back: GDAL keeps quiet about some write errors at closing, a full disk among them."""
+        for (row, column, height, width), expected in self._sums.items():
+            if _checksum(src.read(window=Window(column, row, width, height))) != expected:
+                raise OSError(errno.EIO, "what was written does not read back the same")
+
+
+def _checksum(values: NDArray[Any]) -> int:
+    # NaN has many bit patterns, and 0 has two.
+    same = np.where(np.isnan(values), values.dtype.type(np.nan), values) + 0 if values.dtype.kind == "f" else values
+    return zlib.crc32(np.ascontiguousarray(same).data)
+
+
+@contextmanager
+def stream_bands(
+    path: str | Path,
+    grid: Grid,
+    *,
+    descriptions: Sequence[str],
+    dtype: BandType = "float32",
+    nodata: float = float("nan"),
+    scales: Sequence[float] | None = None,
+    tags: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> Iterator[BandWriter]:
+    """Write a Cloud Optimized GeoTIFF of any size part by part; it appears after the block whole, or not at all.
+
+    Args:
+        path: of the file.
+        grid: of the raster.
+        descriptions: one for each band.
+        dtype: of the values. float16 is written as TIFF has it in every GDAL, as Float32 of 16 bits.
+        nodata: the value of pixels without data.
+        scales: of each band, as GDAL means them: what is stored, times the scale, is the value.
+        tags: of the file.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        FileExistsError, OSError: as in ``atomic``.
+    """
+    half = dtype == "float16"
+    stored = np.dtype(np.float32 if half else dtype)
+    with _cog(path, grid, len(descriptions), stored, nodata=nodata, overwrite=overwrite, half=half) as writer:
+        _describe(writer.dst, descriptions)
+        if scales is not None:
+            writer.dst.scales = tuple(scales)
+        writer.dst.update_tags(**(tags or {}))
+        yield writer
+
+
 def _write_cog(
     path: str | Path,
     values: NDArray[Any],
@@ -154,30 +225,55 @@ def _write_cog(
     overwrite: bool,
     names: Mapping[int, str] | None = None,
     colors: Mapping[int, tuple[int, ...]] | None = None,
-    descriptions: Sequence[str] | None = None,
+    descriptions: Sequence[str] = (),
 ) -> None:
     if values.shape[1:] != grid.shape:
         raise ValueError(f"{path}: values of shape {values.shape[1:]} for a grid of {grid.shape}")
+    with _cog(path, grid, len(values), values.dtype, nodata=nodata, overwrite=overwrite, names=names) as writer:
+        if colors is not None:
+            writer.dst.write_colormap(1, colors)
+        writer.write(values, 0, 0)
+        _describe(writer.dst, descriptions)
+
+
+def _describe(dst: DatasetWriter, descriptions: Sequence[str]) -> None:
+    for band, text in enumerate(descriptions, start=1):
+        dst.set_band_description(band, text)
+
+
+@contextmanager
+def _cog(
+    path: str | Path,
+    grid: Grid,
+    count: int,
+    dtype: np.dtype[Any],
+    *,
+    nodata: float,
+    overwrite: bool,
+    names: Mapping[int, str] | None = None,
+    half: bool = False,
+) -> Iterator[BandWriter]:
     profile = {
-        "driver": "GTiff", "count": len(values), "height": grid.height, "width": grid.width, "dtype": values.dtype,
+        "driver": "GTiff", "count": count, "height": grid.height, "width": grid.width, "dtype": dtype,
         "crs": grid.crs, "transform": grid.transform, "nodata": nodata, "tiled": True, "bigtiff": "IF_SAFER",
-    }  # fmt: skip
-    predictor = {"predictor": "YES"} if values.dtype.kind == "f" else {}
+    } | ({"nbits": 16} if half else {})  # fmt: skip
+    # Of 16 bits, the predictor of floats makes files larger.
+    predictor = {"predictor": "YES"} if dtype.kind == "f" and not half else {}
     # The COG driver only copies: what it copies is a plain GeoTIFF in a folder of its own, which never leaves the temporary one.
     with atomic(path, overwrite) as target, quiet_georeference(), tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         plain = Path(scratch) / "plain.tif"
         with rasterio.open(plain, "w", **profile) as dst:
-            if colors is not None:
-                dst.write_colormap(1, colors)
-            dst.write(values)
-            for band, text in enumerate(descriptions or (), start=1):
-                dst.set_band_description(band, text)
+            writer = BandWriter(dst, half)
+            yield writer
         if names is not None:
             _write_names(plain.with_name(plain.name + _SIDECAR), names)
         rasterio.shutil.copy(
             plain, target, driver="COG", compress="DEFLATE", overview_resampling="NEAREST", bigtiff="IF_SAFER", **predictor
         )
-        _verify(target, values, grid, path)
+        with rasterio.open(target) as src:
+            writer.verify(src)
+            if not Grid.of(src).matches(grid):
+                logger.warning("%s: GeoTIFF cannot hold this coordinate reference system exactly", path)
 
 
 def _write_names(sidecar: Path, names: Mapping[int, str]) -> None:
@@ -186,13 +282,3 @@ def _write_names(sidecar: Path, names: Mapping[int, str]) -> None:
     for value in range(max(names) + 1):
         ET.SubElement(categories, "Category").text = names.get(value, "")
     ET.ElementTree(root).write(sidecar, encoding="utf-8")
-
-
-def _verify(target: Path, values: NDArray[Any], grid: Grid, path: str | Path) -> None:
-    """Read the file back: GDAL keeps quiet about some write errors at closing, a full disk among them."""
-    with rasterio.open(target) as src:
-        for band, expected in enumerate(values, start=1):
-            if not np.array_equal(src.read(band), expected, equal_nan=expected.dtype.kind == "f"):
-                raise OSError(errno.EIO, "what was written does not read back the same")
-        if not Grid.of(src).matches(grid):
-            logger.warning("%s: GeoTIFF cannot hold this coordinate reference system exactly", path)

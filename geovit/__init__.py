@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 # Public name -> "module:attribute", relative to this package.
 _PUBLIC = {
     "classify": ".apps.hyperspectral:classify",
+    "embed": ".apps.foundation.embedding:embed",
     "evaluate": ".apps.hyperspectral:evaluate",
     "restore": ".apps.restoration.restoration:restore",
     "segment": ".apps.medical.segmentation:segment",

@@ -165,8 +165,8 @@ class MaskedAutoencoder(nn.Module):
                 totals.setdefault(name, []).append(part)
         parts = {name: torch.stack(values).mean() for name, values in totals.items()}
         loss = torch.stack(list(parts.values())).sum()
-        told = {name: part.detach() for name, part in parts.items()}
-        return Reconstruction(loss, told, tuple(images), tuple(hidden), tuple(counts), inputs)
+        parts = {name: part.detach() for name, part in parts.items()}
+        return Reconstruction(loss, parts, tuple(images), tuple(hidden), tuple(counts), inputs)
 
     def _stream(self, batch: SensorBatch, generator: Generators) -> _Stream:
         present = batch.valid.flatten(2).any(2)

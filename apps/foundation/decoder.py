@@ -147,7 +147,8 @@ class RangeHead(nn.Module):
         parts = [dict(head.named_parameters()) for head in self.heads]
         weight, bias = (torch.stack([part[name] for part in parts]) for name in ("weight", "bias"))
         routes = routes.to(weight)
-        return predict(x, (routes @ weight.flatten(1)).unflatten(1, weight.shape[1:]), routes @ bias)
+        mixed = (routes @ weight.flatten(1)).reshape(len(routes), *weight.shape[1:])
+        return predict(x, mixed, routes @ bias)
 
 
 def predict(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -164,8 +165,8 @@ def predict(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     bands, pixels = bias.shape
     patch = int(pixels**0.5)
     y = F.linear(x, weight.flatten(0, 1).to(x.dtype), bias.flatten().to(x.dtype))
-    y = y.unflatten(-1, (bands, patch, patch)).permute(0, 3, 1, 4, 2, 5)
-    return y.reshape(len(x), bands, x.shape[1] * patch, x.shape[2] * patch)
+    cut: Tensor = y.reshape(*x.shape[:3], bands, patch, patch).permute(0, 3, 1, 4, 2, 5)
+    return cut.reshape(len(x), bands, x.shape[1] * patch, x.shape[2] * patch)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -30,7 +30,9 @@ def open_model(path: str | os.PathLike[str]) -> FoundationModel:
     except ValueError as error:
         raise ValueError(f"{path} is {published.system.name}, but {error}") from error
     facts = {"system": published.system.name, "licence": published.system.licence, "size": published.size}
-    return FoundationModel(encoder=published.encoder, config=None, normalization=normalization.eval(), facts=facts)
+    return FoundationModel(
+        encoder=published.encoder, config=None, normalization=normalization.eval(), facts=facts, make=published.untrained
+    )
 
 
 def _is_ours(path: Path) -> bool:

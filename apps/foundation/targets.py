@@ -7,6 +7,7 @@ nothing of the others, and an image with little to see weighs no less.
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,8 +64,8 @@ def squared_error(image: Tensor, target: Tensor, counts: Tensor) -> Tensor:
         target: like ``image``; where it does not count it may be anything.
         counts: bool, like ``image``.
     """
-    error = (image.float() - target.float()).where(counts, 0.0).square().flatten(1).sum(1)
-    return (error / counts.flatten(1).sum(1).clamp_min(1)).mean()
+    error = (image.float() - target.float()).where(counts, 0.0).flatten(1)
+    return (torch.linalg.vecdot(error, error) / counts.flatten(1).sum(1).clamp_min(1)).mean()
 
 
 def absolute_error(image: Tensor, target: Tensor, counts: Tensor) -> Tensor:

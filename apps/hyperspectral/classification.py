@@ -18,6 +18,7 @@ from rich.table import Table
 from ... import __version__
 from ...core.device import resolve_device
 from ...core.precision import Precision, resolve_precision
+from ...core.sensors.model import FoundationModel, load_model
 from ...datasets import (
     ClassInfo,
     Scene,
@@ -30,6 +31,8 @@ from ...datasets import (
     write_class_map,
     write_text_atomic,
 )
+from .adaptation import adapting
+from .encoder_network import encoder_for
 from .mapping import cluster, predict
 from .model import Classifier, load_classifier, match_bands
 from .quicklook import write_quicklook
@@ -74,6 +77,11 @@ def classify(
     field: str | None = None,
     classes: Path | None = None,
     model: Path | None = None,
+    encoder: Path | None = None,
+    lora_rank: int | None = None,
+    freeze: bool = False,
+    full: bool = False,
+    adapters: bool = False,
     clusters: int = 8,
     out: Path = Path(),
     probabilities: bool = False,
@@ -90,20 +98,26 @@ def classify(
     With labels a network is fitted to them and maps the scene. With a model from an earlier run the scene is mapped with that.
     With neither, pixels of similar spectra are grouped (k-means), without any meaning given to the groups. Written are
     SCENE_classes.tif, a Cloud Optimized GeoTIFF on exactly the scene's grid, and SCENE_report.json; SCENE_model.safetensors if
-    a model was fitted. Nothing is written before everything is computed, and each file appears whole or not at all.
+    a model was fitted. With an encoder from `geovit pretrain`, it is that which is fitted to the labels. Nothing is written
+    before everything is computed, and each file appears whole or not at all.
 
     Args:
         scene: GeoTIFF, COG or other GDAL raster, ENVI file, or MATLAB file (scene.mat:key).
         labels: class raster, polygons or points (GeoPackage, GeoJSON, Shapefile), or MATLAB array to fit a network to.
         field: attribute of the vector labels that holds the class.
         classes: CSV file with value,name,#rrggbb of the classes.
-        model: map with this SCENE_model.safetensors instead of fitting one.
+        model: map with this SCENE_model.safetensors instead of fitting one; or with SCENE_adapters.safetensors and its encoder.
+        encoder: pretrained encoder to adapt to the labels, by adapters of low rank (LoRA) unless said otherwise.
+        lora_rank: of the adapters.
+        freeze: leave the encoder as it is and fit a linear classifier on it.
+        full: fit all weights of the encoder.
+        adapters: also write SCENE_adapters.safetensors, a small file with what was trained, without the encoder.
         clusters: number of groups if neither labels nor a model is given.
         out: folder to write to.
         probabilities: also write SCENE_probabilities.tif with the largest probability and the entropy.
         quicklook: also write SCENE_quicklook.png with a legend.
         overwrite: replace files that exist.
-        recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit) or a YAML file.
+        recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit, encoder) or a YAML file.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: auto, fp32, bf16 or fp16.
         seed: of all random choices.
@@ -124,8 +138,25 @@ def classify(
         raise ValueError(f"clusters is {clusters}, allowed are 2..255")
     target, dtype = resolve_device(device), resolve_precision(precision, resolve_device(device))
     opened = open_scene(scene)
-    wanted = {"map": True, "model": labels is not None, "probabilities": probabilities, "quicklook": quicklook, "report": True}
-    files = _outputs(opened, Path(out), [kind for kind, is_wanted in wanted.items() if is_wanted], overwrite, labels, model)
+    if labels is not None:
+        recipe, base = adapting(recipe, encoder, lora_rank=lora_rank, freeze=freeze, full=full, adapters=adapters)
+    elif lora_rank is not None or freeze or full or adapters:
+        raise ValueError("lora_rank, freeze, full and adapters are said of a fit to labels, but none were given")
+    elif encoder is not None and model is None:
+        raise ValueError("an encoder alone makes no map: give labels, or the adapters (--model) that belong to it")
+    else:
+        base = None if encoder is None else load_model(encoder)
+    wanted = {
+        "map": True,
+        "model": labels is not None,
+        "adapters": adapters,
+        "probabilities": probabilities,
+        "quicklook": quicklook,
+        "report": True,
+    }
+    files = _outputs(
+        opened, Path(out), [kind for kind, is_wanted in wanted.items() if is_wanted], overwrite, labels, model, encoder
+    )
     started = time.perf_counter()
     report = _describe(opened, seed)
 
@@ -137,9 +168,11 @@ def classify(
         prediction = None
     else:
         if labels is not None:
-            classifier = _fit(opened, labels, field, classes, recipe, seed, target, dtype, progress, report)
+            classifier = _fit(opened, labels, field, classes, recipe, base, seed, target, dtype, progress, report)
+            trained = classifier.adapters() if adapters else {}
+            classifier.merge()
         else:
-            classifier = load_classifier(Path(str(model)))
+            classifier = load_classifier(Path(str(model)), base)
         bands = match_bands(classifier.info, opened.wavelengths, opened.num_bands, opened.path)
         mapped = time.perf_counter()
         prediction = predict(opened, classifier, bands, device=target, precision=dtype, progress=progress)
@@ -154,6 +187,8 @@ def classify(
         at = {kind: stack.enter_context(atomic(path, overwrite)) for kind, path in files.items()}
         if "model" in at:
             classifier.cpu().save(at["model"])
+        if "adapters" in at:
+            classifier.save_adapters(at["adapters"], trained)
         values = np.array([0, *(info.value for info in infos)], dtype=np.int32)[index + 1]
         write_class_map(at["map"], values, opened.grid, infos)
         if prediction is not None and "probabilities" in at:
@@ -172,6 +207,11 @@ def fit_model(
     *,
     field: str | None = None,
     classes: Path | None = None,
+    encoder: Path | None = None,
+    lora_rank: int | None = None,
+    freeze: bool = False,
+    full: bool = False,
+    adapters: bool = False,
     out: Path = Path(),
     overwrite: bool = False,
     recipe: Recipe = DEFAULT_RECIPE,
@@ -189,9 +229,14 @@ def fit_model(
         labels: as in `geovit classify`.
         field: attribute of the vector labels that holds the class.
         classes: CSV file with value,name,#rrggbb of the classes.
+        encoder: as in `geovit classify`.
+        lora_rank: as in `geovit classify`.
+        freeze: as in `geovit classify`.
+        full: as in `geovit classify`.
+        adapters: as in `geovit classify`.
         out: folder to write to.
         overwrite: replace files that exist.
-        recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit) or a YAML file.
+        recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit, encoder) or a YAML file.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: auto, fp32, bf16 or fp16.
         seed: of all random choices.
@@ -206,13 +251,17 @@ def fit_model(
     """
     target, dtype = resolve_device(device), resolve_precision(precision, resolve_device(device))
     opened = open_scene(scene)
-    files = _outputs(opened, Path(out), ["model", "report"], overwrite, labels)
+    recipe, base = adapting(recipe, encoder, lora_rank=lora_rank, freeze=freeze, full=full, adapters=adapters)
+    kinds = ["model", "adapters", "report"] if adapters else ["model", "report"]
+    files = _outputs(opened, Path(out), kinds, overwrite, labels, encoder)
     report = _describe(opened, seed)
-    model = _fit(opened, labels, field, classes, recipe, seed, target, dtype, progress, report)
+    model = _fit(opened, labels, field, classes, recipe, base, seed, target, dtype, progress, report)
     report |= {"method": recipe.network, "device": str(target), "seconds": report["fit_seconds"]}
     with ExitStack() as stack:
         at = {kind: stack.enter_context(atomic(path, overwrite)) for kind, path in files.items()}
         model.cpu().save(at["model"])
+        if "adapters" in at:
+            model.save_adapters(at["adapters"], model.adapters())
         write_text_atomic(at["report"], json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return Classification(files, report)
 
@@ -220,6 +269,7 @@ def fit_model(
 _ENDINGS = {
     "map": "_classes.tif",
     "model": "_model.safetensors",
+    "adapters": "_adapters.safetensors",
     "probabilities": "_probabilities.tif",
     "quicklook": "_quicklook.png",
     "report": "_report.json",
@@ -251,21 +301,23 @@ def _describe(scene: Scene, seed: int) -> dict[str, Any]:
 
 
 def _fit(
-    scene: Scene, labels: str, field: str | None, classes: Path | None, recipe: Recipe, seed: int, device: Any, dtype: Any,
-    progress: bool, report: dict[str, Any],
+    scene: Scene, labels: str, field: str | None, classes: Path | None, recipe: Recipe, base: FoundationModel | None, seed: int,
+    device: Any, dtype: Any, progress: bool, report: dict[str, Any],
 ) -> Classifier:  # fmt: skip
+    source = None if base is None else encoder_for(scene, base)
     read = read_labels(labels, scene.grid, field=field, classes=classes)
     tiles = tiling(recipe)
     labelled = LabelledScene(scene, read, margin=tiles.margin, core=tiles.core)
     everything = np.ones(len(labelled), dtype=np.bool_)
     started = time.perf_counter()
-    model = fit(scene, labelled, everything, recipe, seed=seed, device=device, precision=dtype, progress=progress)
+    model = fit(scene, labelled, everything, recipe, seed=seed, device=device, precision=dtype, progress=progress, encoder=source)
     counts = np.bincount(labelled.targets)
     report |= {
         "labels": labels,
         "labelled_pixels": {info.name: int(n) for info, n in zip(labelled.classes, counts, strict=True)},
         "recipe": recipe.to_dict(),
         "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "fit_seconds": round(time.perf_counter() - started, 2),
         "validation": model.info.validation,
     }

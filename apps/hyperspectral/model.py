@@ -3,6 +3,7 @@
 It holds member networks with their transforms, a temperature, and what they were fitted on.
 """
 
+import copy
 import json
 import math
 from collections.abc import Sequence
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from ...core.sensors.model import FoundationModel
 from ...core.weights import load_into, load_state, save_module
 from ...datasets import ClassInfo
+from .encoder_network import EncoderNetwork, SceneEncoder, SensorTransform, fingerprint
 from .recipe import Recipe, recipe_from_dict
-from .spectra import SpectralTransform
 
 FORMAT = "geovit hyperspectral classifier 1"
+ADAPTERS = "geovit hyperspectral adapters 1"
 _NEVER = 1e12  # nm^2, more than all pairs of near bands together
 
 
@@ -36,6 +39,7 @@ class ModelInfo:
         classes: in the order of the network's outputs.
         recipe: that was fitted.
         validation: measured while fitting.
+        encoder: fingerprint of the pretrained encoder that was adapted; None if there was none.
     """
 
     version: str
@@ -44,6 +48,7 @@ class ModelInfo:
     classes: tuple[ClassInfo, ...]
     recipe: Recipe
     validation: dict[str, Any]
+    encoder: str | None = None
 
 
 class Member(nn.Module):
@@ -54,7 +59,7 @@ class Member(nn.Module):
 
     def __init__(self, info: ModelInfo) -> None:
         super().__init__()
-        self.transform = SpectralTransform(info.bands, info.recipe.transform)
+        self.transform = info.recipe.build_transform(info.bands)
         self.network = info.recipe.build(self.transform.features, len(info.classes))
         self.window, self.receptive_field = (int(getattr(self.network, name)) for name in ("window", "receptive_field"))
 
@@ -97,22 +102,73 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([(member(x) / self.temperature).softmax(1) for member in self.members]).mean(0)
 
+    def adapt(self, source: SceneEncoder) -> None:
+        """Give the members the weights of a pretrained encoder, with adapters where the recipe wants them.
+
+        Raises:
+            ValueError: the recipe's network is no encoder, or the weights do not fit.
+        """
+        for member in self.members:
+            if not isinstance(member.network, EncoderNetwork) or not isinstance(member.transform, SensorTransform):
+                raise ValueError(f"an encoder was given, but the recipe's network is {self.info.recipe.network}")  # noqa: TRY004
+            member.network.adapt(source)
+            member.transform.adapt(source)
+
+    def merge(self) -> "Classifier":
+        """Fold adapters into the layers that they adapt, in place."""
+        for member in self.members:
+            if isinstance(member.network, EncoderNetwork):
+                member.network.merge()
+        return self
+
     def save(self, path: Path) -> None:
-        """Write weights, statistics and info."""
+        """Write weights, statistics and info; adapters are merged in the file."""
+        whole = copy.deepcopy(self).merge() if self.info.recipe.network == "encoder" else self
+        save_module(path, whole, self._metadata(FORMAT))
+
+    def save_adapters(self, path: Path, adapters: dict[str, Tensor]) -> None:
+        """Write what ``adapters`` gave: for ``load_classifier`` with the encoder."""
+        save_module(path, adapters, self._metadata(ADAPTERS))
+
+    def adapters(self) -> dict[str, Tensor]:
+        """Return what was trained and measured, without the encoder that it adapts. A merge ends it: ask before.
+
+        Raises:
+            ValueError: the encoder itself was trained, or there is none.
+        """
+        chosen, network = self.info.recipe.encoder.adaptation, self.info.recipe.network
+        if network != "encoder" or chosen not in ("lora", "freeze"):
+            what = chosen if network == "encoder" else network
+            raise ValueError(f"adapters alone can be written after lora or freeze: {what} trains all weights")
+        state = {"temperature": self.temperature.clone()}
+        for i, member in enumerate(self.members):
+            assert isinstance(member.network, EncoderNetwork)
+            state |= {f"{i}.network.{name}": tensor for name, tensor in member.network.own_state().items()}
+            state |= {f"{i}.transform.{name}": tensor for name, tensor in member.transform.state_dict().items()}
+        return state
+
+    def _metadata(self, kind: str) -> dict[str, str]:
         info = {**asdict(self.info), "recipe": self.info.recipe.to_dict()}
-        save_module(path, self, {"format": FORMAT, "info": json.dumps(info)})
+        return {"format": kind, "info": json.dumps(info)}
 
 
-def load_classifier(path: Path) -> Classifier:
-    """Read a file that ``Classifier.save`` wrote.
+def load_classifier(path: Path, encoder: FoundationModel | None = None) -> Classifier:
+    """Read a file that ``Classifier.save`` or ``save_adapters`` wrote.
+
+    Args:
+        path: of the file.
+        encoder: that the adapters of the latter belong to; for the former None.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another kind of file, or a damaged one.
+        ValueError: another kind of file, a damaged one, adapters without their encoder, or an encoder that nothing asks for.
     """
     tensors, metadata = load_state(path)
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a model of `geovit classify`: its format is {metadata.get('format')!r}")
+    kind = metadata.get("format")
+    if kind not in (FORMAT, ADAPTERS):
+        raise ValueError(f"{path} is not a model of `geovit classify`: its format is {kind!r}")
+    if kind == FORMAT and encoder is not None:
+        raise ValueError(f"{path} holds all weights: an encoder beside it is of no use")
     try:
         info = json.loads(metadata["info"])
         classes = tuple(ClassInfo(c["value"], c["name"], tuple(c["color"])) for c in info["classes"])
@@ -120,8 +176,33 @@ def load_classifier(path: Path) -> Classifier:
         model = Classifier(ModelInfo(**{**info, "classes": classes, "recipe": recipe}))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: its description cannot be read ({error!r})") from error
-    load_into(model, tensors)
+    if kind == ADAPTERS:
+        _load_adapters(model, tensors, encoder, path)
+    else:
+        load_into(model, tensors)
     return model.eval()
+
+
+def _load_adapters(model: Classifier, tensors: dict[str, Tensor], encoder: FoundationModel | None, path: Path) -> None:
+    if encoder is None:
+        raise ValueError(f"{path} holds adapters alone: give the encoder that they belong to")
+    if fingerprint(encoder) != model.info.encoder:
+        raise ValueError(f"{path} adapts another encoder: the weights of the one given differ from those it was trained with")
+    state = {name: tensor for name, tensor in tensors.items() if name != "temperature"}
+    try:
+        model.temperature.copy_(tensors["temperature"])
+        for i, member in enumerate(model.members):
+            assert isinstance(member.network, EncoderNetwork)
+            member.network.load_base(encoder)
+            own = {name.removeprefix(f"{i}."): state.pop(name) for name in list(state) if name.startswith(f"{i}.")}
+            parts = {
+                part: {name.removeprefix(f"{part}."): t for name, t in own.items() if name.startswith(f"{part}.")}
+                for part in ("network", "transform")
+            }
+            member.network.load_own_state(parts["network"])
+            load_into(member.transform, parts["transform"])
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error}") from error
 
 
 def match_bands(info: ModelInfo, wavelengths: NDArray[np.float64] | None, bands: int, name: str) -> list[int]:

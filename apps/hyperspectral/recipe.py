@@ -8,12 +8,13 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
+from .encoder_network import EncoderNetwork, EncoderNetworkConfig, SensorTransform
 from .lola_specvit import LolaSpecViTConfig
 from .patches import SlidingPatches
-from .spectra import SpectralTransformConfig
+from .spectra import SpectralTransform, SpectralTransformConfig
 from .spectral_swin import SpectralSwin, SpectralSwinConfig
 
-NetworkName = Literal["spectral_swin", "lola_specvit"]
+NetworkName = Literal["spectral_swin", "lola_specvit", "encoder"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class TrainingConfig:
         members: networks that are fitted, each with other validation blocks held out, and averaged.
         steps: optimiser steps of each at the most.
         batch: crops in a step.
-        crop: pixels on a side of a crop; a patch network takes its own size.
+        crop: pixels on a side of a crop; a patch network and an encoder take their own size.
         lr: peak of the one-cycle schedule.
         weight_decay: of AdamW.
         label_smoothing: of the cross-entropy.
@@ -61,13 +62,15 @@ class Recipe:
         network: which of the networks below is built; the settings of the others are not used.
         spectral_swin: settings of the dense network.
         lola_specvit: settings of the published patch network. Its bands and classes are taken from the scene.
-        transform: of the spectra.
+        encoder: settings of a pretrained encoder, adapted to the labels.
+        transform: of the spectra; an encoder has its own.
         training: of the network.
     """
 
     network: NetworkName = "spectral_swin"
     spectral_swin: SpectralSwinConfig = field(default_factory=SpectralSwinConfig)
     lola_specvit: LolaSpecViTConfig = field(default_factory=LolaSpecViTConfig)
+    encoder: EncoderNetworkConfig = field(default_factory=EncoderNetworkConfig)
     transform: SpectralTransformConfig = field(default_factory=SpectralTransformConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -79,16 +82,28 @@ class Recipe:
         """
         if self.network == "spectral_swin":
             return SpectralSwin(features, classes, config=self.spectral_swin)
+        if self.network == "encoder":
+            return EncoderNetwork(features, classes, config=self.encoder)
         return SlidingPatches(features, classes, config=self.lola_specvit)
+
+    def build_transform(self, bands: int) -> SpectralTransform | SensorTransform:
+        """Return what goes before the network, not fitted yet."""
+        return (
+            SensorTransform(bands, self.encoder.scale) if self.network == "encoder" else SpectralTransform(bands, self.transform)
+        )
 
     @property
     def crop(self) -> int:
         """Pixels on a side of a training crop."""
+        if self.network == "encoder":
+            return self.encoder.context * self.encoder.architecture.patch
         return self.training.crop if self.network == "spectral_swin" else self.lola_specvit.patch
 
     @property
     def jitter(self) -> int:
         """Pixels by which the crop's centre may miss its labelled pixel; a patch network classifies just that."""
+        if self.network == "encoder":
+            return (self.crop - 1) // 2  # anywhere in a window, as pixels of a map are
         return self.training.crop // 4 if self.network == "spectral_swin" else 0
 
     def to_dict(self) -> dict[str, Any]:

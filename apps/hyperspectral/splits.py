@@ -41,6 +41,24 @@ def random_split(labelled: LabelledScene, per_class: float, *, seed: int) -> Spl
     return Split(training, ~training)
 
 
+def thinned(labelled: LabelledScene, split: Split, per_class: float, *, seed: int) -> Split:
+    """Return a split with fewer training pixels of each class, drawn at random; a class that has fewer keeps all of them.
+
+    Args:
+        labelled: the pixels.
+        split: its test stays as it is.
+        per_class: number for each class, or, below 1, share of each, two pixels at least.
+        seed: of the draw.
+    """
+    random = np.random.default_rng(seed)
+    training = np.zeros_like(split.training)
+    for k in range(len(labelled.classes)):
+        pixels = random.permutation(np.flatnonzero(split.training & (labelled.targets == k)))
+        count = int(per_class) if per_class >= 1 else max(round(per_class * len(pixels)), 2)
+        training[pixels[:count]] = True
+    return Split(training, split.test)
+
+
 def block_split(labelled: LabelledScene, *, block: int, buffer: int, share: float, seed: int) -> Split:
     """Cut the scene into square blocks; some test, the others train but for pixels within ``buffer`` of a test pixel.
 

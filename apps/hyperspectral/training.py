@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ... import __version__
 from ...core.training.runs import interruptible
 from ...datasets import Scene
+from .encoder_network import EncoderNetwork, SceneEncoder, fingerprint
 from .model import Classifier, ModelInfo
 from .recipe import Recipe, TrainingConfig
 from .samples import UNLABELLED, Crops, LabelledScene, Mask, at_pixels, centre, require_trainable, validation_folds
@@ -61,22 +63,30 @@ def fit(
     device: torch.device,
     precision: torch.dtype = torch.float32,
     progress: bool = False,
+    encoder: SceneEncoder | None = None,
 ) -> Classifier:
     """Fit a classifier to the chosen labelled pixels; no other label is looked at.
 
     Each member holds out other blocks of them, for early stopping and for the temperature. The same seed gives the same
-    weights on a CPU.
+    weights on a CPU. A pretrained encoder is what each member starts from, if the recipe's network is an encoder; adapters are
+    left as they are, beside the layers that they adapt.
 
     Raises:
-        ValueError: fewer than two classes, or a class with fewer than two pixels.
+        ValueError: fewer than two classes, a class with fewer than two pixels, or an encoder is missing, given in vain, or does
+            not fit.
     """
     require_trainable(labelled.classes, labelled.targets[training])
     wavelengths = None if scene.wavelengths is None else scene.wavelengths.tolist()
-    info = ModelInfo(__version__, scene.num_bands, wavelengths, labelled.classes, recipe, {})
+    if encoder is None and recipe.network == "encoder":
+        raise ValueError("the recipe adapts a pretrained encoder: give one (--encoder)")
+    base = None if encoder is None else fingerprint(encoder.model)
+    info = ModelInfo(__version__, scene.num_bands, wavelengths, labelled.classes, recipe, {}, base)
     spectra = torch.from_numpy(labelled.spectra())
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = Classifier(info)
+        if encoder is not None:
+            model.adapt(encoder)
         outputs, truths, history = [], [], []
         for number, held_out in enumerate(validation_folds(labelled, training, recipe.training, seed)):
             logger.info("fitting member %d of %d", number + 1, len(model.members))
@@ -84,6 +94,9 @@ def fit(
             member = model.members[number]
             member.transform.fit(spectra[training & ~held_out])
             seen = labelled.transformed(member.transform)
+            if isinstance(member.network, EncoderNetwork):
+                member.network.eval().standardize(_outputs(member.network.features, member.network, seen, training & ~held_out))
+                member.network.train()
             curve = _fit_member(
                 member.network, seen, training & ~held_out, held_out, recipe, seed=seed + 1000 * number, device=device,
                 precision=precision, progress=progress,
@@ -104,6 +117,7 @@ def fit(
         note="on blocks held out of the training labels; they also stopped the training, so this is optimistic",
         temperature=round(float(model.temperature), 4),
         members=history,
+        trained_parameters=sum(p.numel() for p in model.members[0].network.parameters() if p.requires_grad),
     )
     return model.eval().to(device)
 
@@ -122,6 +136,7 @@ def _fit_member(
 ) -> list[float]:
     """Train in place, ending at the weights of the lowest validation loss; return that loss at each validation."""
     config = recipe.training
+    frozen = {name: p.detach().clone() for name, p in network.named_parameters() if not p.requires_grad}
     task = _Task(network, labelled, held_out, config)
     crops = Crops(labelled, training, config, side=recipe.crop, jitter=recipe.jitter, seed=seed)
     callbacks: list[Callback] = [EMAWeightAveraging(decay=0.98)]
@@ -149,6 +164,7 @@ def _fit_member(
         trainer.fit(task, DataLoader(crops, batch_size=None), DataLoader(TensorDataset(torch.zeros(1)), batch_size=None))
     if task.best is not None:
         network.load_state_dict(task.best)
+    network.load_state_dict(frozen, strict=False)  # to the bit: the average of equal weights is rounded
     network.eval().cpu()
     return task.curve
 
@@ -188,8 +204,14 @@ class _Task(L.LightningModule):
 
 @torch.inference_mode()
 def _logits(network: nn.Module, labelled: LabelledScene, chosen: Mask, device: torch.device) -> Tensor:
+    return _outputs(lambda z: network(z.to(device)).float(), network, labelled, chosen)
+
+
+@torch.inference_mode()
+def _outputs(call: Callable[[Tensor], Tensor], network: nn.Module, labelled: LabelledScene, chosen: Mask) -> Tensor:
+    """Apply a part of a network, which looks as far as that, at some labelled pixels."""
     reach, window = int(network.receptive_field), int(network.window)  # type: ignore[arg-type]
-    return at_pixels(lambda z: network(z.to(device)).float(), labelled, chosen, reach=reach, window=window)
+    return at_pixels(call, labelled, chosen, reach=reach, window=window)
 
 
 def _temperature(logits: Tensor, targets: Tensor) -> Tensor:

@@ -115,7 +115,8 @@ def _of_case(facts: CaseFacts, case_set: CaseSet) -> Iterator[Finding]:
         yield error("channels", f"the image has {len(facts.channels)} channels, expected {len(case_set.channels)}: {names}{many}")
     for number, channel in enumerate(facts.channels):
         if channel.nonfinite:
-            yield error("non-finite", f"{channel.nonfinite} voxels of channel {number} are NaN or infinite")
+            some = "1 voxel" if channel.nonfinite == 1 else f"{channel.nonfinite} voxels"
+            yield error("non-finite", f"channel {number} is NaN or infinite in {some}")
         elif channel.image.minimum == channel.image.maximum:
             yield error("constant", f"all voxels of channel {number} are {channel.image.minimum:g}")
     if not facts.foreground:

@@ -207,6 +207,8 @@ class Segmentation:
         plan = self.segmenter.plan
         _check_channels(volume, plan.channels)
         check_finite(volume)
+        if len(plan.roi) == 3 and 1 in volume.size:
+            logger.warning("%s is a single slice: the model was trained on volumes", volume.path or "the image")
         times = [time.perf_counter()]
         prepared = prepare(volume, plan)
         times.append(time.perf_counter())

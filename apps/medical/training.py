@@ -4,10 +4,8 @@ import json
 import logging
 import math
 import shlex
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from ...core.training.hardware import HardwareConfig
+from ...core.training.records import METRICS, OPTIONS, History, events, plain_options, quiet, require_same
 from ...core.training.runs import (
     BEST,
     Averaging,
@@ -40,9 +39,7 @@ from .task import SegmentationOptimizer, SegmentationTask
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.jsonl"
 ADAPTERS = "adapters.safetensors"
-_OPTIONS = "options.json"
 
 
 @dataclass(frozen=True)
@@ -142,14 +139,14 @@ def fit(
         raise ValueError(f"LoRA of rank {lora.rank} adapts trained weights: give a checkpoint to start from")
     begun = read_start(network, start)
     config = begun.network
-    options = _options(
+    options = plain_options(
         network=config, lora=lora, plan=wishes, crops=crops, augmentation=augmentation, loss=loss, optimizer=optimizer,
         start=start, fold=fold, folds=folds,
         steps=steps, epochs=epochs, minutes=minutes, check_every=check_every, seed=seed,
     )  # fmt: skip
     clock = Clock(steps, minutes)
     if resume:
-        _require_same(out / _OPTIONS, options)
+        require_same(out / OPTIONS, options)
         study = reopen_study(data, out, fold=fold)
     else:
         needs = needs_of(config, axes=wishes.axes, roi=wishes.roi)
@@ -171,8 +168,8 @@ def fit(
         if not resume:  # everything fits: from here on there is something to keep
             out.mkdir(parents=True, exist_ok=True)
             study.write(out)
-            write_text_atomic(out / _OPTIONS, json.dumps(options, indent=1) + "\n", overwrite=True)
-        callbacks: list[Callback] = [_Best(out, adapters=lora.rank > 0), SeededSteps(seed), clock, _Metrics(out / METRICS, clock)]
+            write_text_atomic(out / OPTIONS, json.dumps(options, indent=1) + "\n", overwrite=True)
+        callbacks: list[Callback] = [_Best(out, adapters=lora.rank > 0), SeededSteps(seed), clock, History(out / METRICS, clock)]
         if optimizer.average:
             callbacks.append(Averaging(optimizer.average))
         if progress:
@@ -186,47 +183,19 @@ def fit(
             num_sanity_val_steps=0,
             gradient_clip_val=optimizer.clip or None,
             callbacks=[*callbacks, SaveState(last)],
-            logger=_events(out) if tensorboard else False,
+            logger=events(out) if tensorboard else False,
             enable_progress_bar=progress,
             enable_model_summary=False,
         )
-        with interruptible(), _quiet():
+        with interruptible(), quiet():
             trainer.fit(task, datamodule=cases, ckpt_path=str(last) if resume else None, weights_only=True)
     best = max(task.history, key=lambda row: -1.0 if row["dice"] is None else row["dice"])
     return Fit(out / BEST, best["dice"], best["targets"], tuple(task.history), clock.seconds / 60)
 
 
-def _options(**given: Any) -> dict[str, Any]:
-    plain = {key: asdict(value) if hasattr(value, "__dataclass_fields__") else value for key, value in given.items()}
-    return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
-
-
-def _require_same(file: Path, options: dict[str, Any]) -> None:
-    if not file.is_file():
-        raise FileNotFoundError(f"nothing to resume: no file {file}")
-    begun = json.loads(file.read_text(encoding="utf-8"))
-    for key, value in options.items():
-        if begun.get(key) != value:
-            raise ValueError(f"the training in {file.parent} was begun with {key} {begun.get(key)}, not {value}: resume it so")
-
-
-def _events(out: Path) -> Any:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    return TensorBoardLogger(out, name="", version="events")
-
-
 def _told(score: float, targets: dict[str, float | None]) -> str:
     each = ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in targets.items())
     return f"Dice {score:.4f} ({each})"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what Lightning advises: cases lie in memory, where more processes only cost."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers")
-        yield
 
 
 class _Best(Callback):
@@ -257,16 +226,3 @@ class _Best(Callback):
             save_segmenter(self.out / BEST, found)
             if self.adapters:
                 save_adapters(self.out / ADAPTERS, pl_module.network)
-
-
-class _Metrics(Callback):
-    """Writes the history of validations, whole, after each; after a stop it is that of the state."""
-
-    def __init__(self, file: Path, clock: Clock) -> None:
-        self.file, self.clock = file, clock
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, SegmentationTask)
-        pl_module.history[-1]["minutes"] = round(self.clock.seconds / 60, 3)
-        if trainer.is_global_zero:
-            write_text_atomic(self.file, "".join(json.dumps(row) + "\n" for row in pl_module.history), overwrite=True)

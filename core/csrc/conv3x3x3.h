@@ -150,11 +150,12 @@ struct Tiling {
 };
 
 // With the number of outputs on the first axis for which least is done: a kernel taken to one point costs as much as the products of
-// `filter` tiles there. More points need larger tiles to pay.
-inline Tiling tiling_of(Size size, int64_t images) {
+// `filter` tiles there. More points need larger tiles to pay. They also round more: a caller with long sums says how many are allowed.
+inline Tiling tiling_of(Size size, int64_t images, int64_t deepest = 4) {
     constexpr int64_t filter = 68;  // measured
     Tiling best{size, 1};
     for (const int64_t deep : {2, 4}) {
+        if (deep > deepest) break;
         const Tiling other{size, deep};
         const auto cost = [&](const Tiling& t) { return (t.deep + 2) * (filter + images * t.tiles()); };
         if (cost(other) < cost(best)) best = other;

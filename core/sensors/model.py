@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -28,17 +28,27 @@ class FoundationModel:
         config: of the encoder; None for one that is published, whose own file is kept.
         normalization: of physical values.
         facts: what else the file tells, such as sensors and training; as JSON.
+        make: makes such an encoder with random weights, where ``config`` does not.
     """
 
     encoder: Encoder
     config: EncoderConfig | None
     normalization: Normalization
     facts: Mapping[str, Any] = field(default_factory=dict)
+    make: Callable[[], Encoder] | None = None
 
     def encode(self, batch: SensorBatch) -> Encoded:
         """Encode images in physical units."""
         batch = self.normalization(batch)
         return self.encoder(batch.values, batch.wavelengths, batch.gsd, batch.valid.flatten(2).any(2))
+
+    def untrained(self) -> Encoder:
+        """Return an encoder of the same kind with random weights."""
+        if self.make is not None:
+            return self.make()
+        if self.config is None:
+            raise ValueError("it is not told how an encoder of this kind is made")
+        return build_encoder(self.config)
 
 
 def _module(model: FoundationModel) -> nn.Module:

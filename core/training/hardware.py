@@ -13,7 +13,7 @@ class HardwareConfig:
     Args:
         accelerator: "auto", "cpu", "gpu", "mps".
         devices: how many; the default takes one.
-        strategy: "auto", "ddp".
+        strategy: "auto"; "ddp", all weights on every device; "fsdp", a part of them on each, where a task can be so split.
         precision: "32" or mixed with "bf16" or "fp16".
     """
 
@@ -24,9 +24,15 @@ class HardwareConfig:
 
     def trainer_options(self) -> dict[str, Any]:
         """Return the options of Lightning's ``Trainer`` that follow."""
+        strategy: Any = self.strategy
+        if strategy == "fsdp":
+            from lightning.pytorch.strategies import ModelParallelStrategy
+
+            # One file for the state, by which any number of devices goes on.
+            strategy = ModelParallelStrategy(self.devices, 1, save_distributed_checkpoint=False)
         return {
             "accelerator": self.accelerator,
             "devices": self.devices,
-            "strategy": self.strategy,
+            "strategy": strategy,
             "precision": _PRECISION[self.precision],
         }

@@ -339,7 +339,10 @@ CASES = {
     "unknown option": ("SCENE --colour red", "--colour"),
     "no scene": ("--clusters 3", "scene"),
     "option without value": ("SCENE --labels", "--labels.*expected one argument"),
-    "unknown recipe": ("SCENE --recipe resnet", "no recipe 'resnet': allowed are lola_specvit, spectral_swin and YAML files"),
+    "unknown recipe": (
+        "SCENE --recipe resnet",
+        "no recipe 'resnet': allowed are encoder, lola_specvit, spectral_swin and YAML files",
+    ),
     "recipe with other keys": ("SCENE --recipe {}/odd.yaml", "odd.yaml is no recipe: .*speed"),
     "recipe no mapping": ("SCENE --recipe {}/list.yaml", "list.yaml"),
     "recipe no yaml": ("SCENE --recipe {}/broken.yaml", "broken.yaml is not YAML"),

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ....core.backbones.token_encoder import TokenEncoder
+from ....core.backbones.token_encoder import Encoded, TokenEncoder
 from ....core.layers.linear import Linear
 from .parts import LAYER_NORM
 
@@ -26,9 +26,10 @@ class TokenClassifier(nn.Module):
 
     def features(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor, band_mask: Tensor | None = None) -> Tensor:
         """Return (batch, dim): see ``Tokenizer`` for the arguments."""
-        encoded = self.encoder(x, wavelengths, gsd, band_mask)
+        encoded: Encoded = self.encoder(x, wavelengths, gsd, band_mask)
         if self.norm is None:
-            return encoded.prefix[:, 0]
+            first: Tensor = encoded.prefix[:, 0]
+            return first
         y: Tensor = self.norm(encoded.places().mean((1, 2)))
         return y
 

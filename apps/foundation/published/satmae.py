@@ -1,7 +1,7 @@
 """SatMAE and SatMAE++: a token for each group of bands and place.
 
 Source: Cong et al. 2022 (SatMAE), section 3.3; Noman et al. 2024 (SatMAE++), section 3. With one group of three bands, as for
-RGB, they are MAE (He et al. 2022).
+RGB, they are MAE (He et al. 2022). Their classifier is a ``TokenClassifier``.
 """
 
 from collections.abc import Sequence
@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ....core.backbones.token_encoder import Encoded, TokenEncoder
-from ....core.layers.linear import Linear
+from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.token_position import GridPosition, JoinedPosition, OrderPosition, TablePosition
 from ....core.layers.tokenizers import GroupEmbed, Tokens
 from ..decoder import Decoder
 from ..multiscale import MultiScaleHead, multiscale_error
 from ..patch_targets import group_error, normalize_patches
-from .parts import LAYER_NORM, PixelHead, Prediction, transformer_blocks
+from .parts import PixelHead, Prediction, transformer_blocks
 
 Groups = Sequence[Sequence[float]]
 
@@ -32,7 +31,6 @@ def group_encoder(
     qkv_bias: bool = True,
     group_dim: int = 256,
     size: int | None = None,
-    norm: bool = True,
 ) -> TokenEncoder:
     """Return the encoder.
 
@@ -43,7 +41,6 @@ def group_encoder(
         depth, heads, mlp_ratio, qkv_bias: of the blocks.
         group_dim: channels that tell the group, the others the place; 0: all tell the place.
         size: tokens on a side for which positions are learned; None: they are fixed waves, for any size.
-        norm: whether a norm ends it.
     """
     position: nn.Module
     if size is None:
@@ -57,10 +54,7 @@ def group_encoder(
             _start(order, OrderPosition(group_dim))
             position = JoinedPosition([position, order])
     blocks = transformer_blocks(dim, depth, heads, mlp_ratio, qkv_bias)
-    encoder = TokenEncoder(GroupEmbed(dim, patch=patch, groups=groups, others="drop"), position, blocks)
-    if not norm:
-        encoder.norm = nn.Identity()
-    return encoder
+    return TokenEncoder(GroupEmbed(dim, patch=patch, groups=groups, others="drop"), position, blocks)
 
 
 @torch.no_grad()
@@ -141,32 +135,3 @@ class GroupAutoencoder(nn.Module):
         if larger:
             losses["larger"] = multiscale_error(images, larger)
         return Prediction(image, images, losses)
-
-
-class GroupClassifier(nn.Module):
-    """The classifier of SatMAE and SatMAE++.
-
-    Args:
-        encoder: of ``group_encoder``, without a norm if ``pooled``.
-        classes: outputs; 0: none.
-        pooled: whether it sees the norm of the mean of all tokens, and not the class token.
-    """
-
-    def __init__(self, encoder: TokenEncoder, classes: int, *, pooled: bool = False) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.norm = LAYER_NORM(encoder.dim) if pooled else None
-        self.head = Linear(encoder.dim, classes) if classes else nn.Identity()
-
-    def features(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor) -> Tensor:
-        """Return (batch, dim)."""
-        encoded: Encoded = self.encoder(x, wavelengths, gsd)
-        if self.norm is None:
-            return encoded.prefix[:, 0]
-        y: Tensor = self.norm(encoded.tokens.mean((1, 2, 3)))
-        return y
-
-    def forward(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor) -> Tensor:
-        """Return logits, (batch, classes)."""
-        y: Tensor = self.head(self.features(x, wavelengths, gsd))
-        return y

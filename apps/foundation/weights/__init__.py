@@ -65,6 +65,10 @@ class Published:
         """Pixels on a side of the images that it was trained on; None if that does not show."""
         return self.system.size(self.arguments)
 
+    def untrained(self) -> Encoder:
+        """Return such an encoder with random weights."""
+        return self.system.encoder(self.system.build(self.arguments).eval())
+
     def normalization(self) -> Normalization:
         """Return what makes the encoder's input of images in physical units.
 

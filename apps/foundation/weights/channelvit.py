@@ -102,7 +102,7 @@ def scale(arguments: Mapping[str, Any]) -> Normalization:
 
 SYSTEMS = (
     System(
-        "ChannelViT", "CC-BY-NC-4.0 by the file LICENSE (heads of source files say Apache-2.0)", infer, build, load, classifier_encoder, scale,
+        "ChannelViT", "CC-BY-NC-4.0", infer, build, load, classifier_encoder, scale,
         lambda arguments: int(arguments["img_size"][0]),
     ),
 )  # fmt: skip

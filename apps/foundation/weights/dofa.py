@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ....core.backbones.token_encoder import TokenEncoder
 from ....core.weights.arguments import read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.classifier import TokenClassifier
@@ -53,12 +54,15 @@ def _infer(state: Mapping[str, Tensor], prefix: str) -> dict[str, Any] | None:
     arguments = {**sizes, "img_size": side * patch, "patch_size": patch}
     if prefix:
         return arguments
-    trained = any(re.search(_OF_PRETRAINING, name) for name in state)
     return arguments | {
         "dynamic_embed_dim": tokens.shape[1],
         "num_classes": len(state["head.weight"]) if "head.weight" in state else 0,
-        "global_pool": trained or "norm.weight" not in state,
+        "global_pool": _pretrained(state) or "norm.weight" not in state,
     }
+
+
+def _pretrained(state: Mapping[str, Tensor]) -> bool:
+    return any(re.search(_OF_PRETRAINING, name) for name in state)
 
 
 def build(arguments: Mapping[str, Any]) -> TokenClassifier:
@@ -93,7 +97,7 @@ def build_second(arguments: Mapping[str, Any]) -> TokenClassifier:
     return TokenClassifier(_encoder(args | {"dynamic_embed_dim": args["wv_planes"]}, layer_scale=1e-5), 0)
 
 
-def _encoder(args: Mapping[str, Any], layer_scale: float | None = None) -> Any:
+def _encoder(args: Mapping[str, Any], layer_scale: float | None = None) -> TokenEncoder:
     return dofa_encoder(
         args["embed_dim"],
         patch=args["patch_size"],
@@ -118,11 +122,10 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     stays at its initial values, which scale by nothing. The coverage says so.
     """
     assert isinstance(module, TokenClassifier)
-    dropped = tuple(name for name in state if re.search(_OF_PRETRAINING, name))
-    if module.norm is not None and (dropped or "fc_norm.weight" in state):
-        dropped += tuple(name for name in state if name.startswith("norm."))
+    own_norm = module.norm is None or not (_pretrained(state) or "fc_norm.weight" in state)
+    dropped = tuple(name for name in state if re.search(_OF_PRETRAINING, name) or (name.startswith("norm.") and not own_norm))
     ours = to_ours({name: tensor for name, tensor in state.items() if name not in dropped})
-    untouched = ()
+    untouched: tuple[str, ...] = ()
     if module.norm is not None and not any(name.startswith("norm.") for name in ours):
         untouched = tuple(f"norm.{name}" for name in module.norm.state_dict())
         ours |= {f"norm.{name}": tensor for name, tensor in module.norm.state_dict().items()}
@@ -146,8 +149,8 @@ def load_second(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
 
 
 # Sentinel-2 as the authors give it: images of SatlasPretrain, 8 bits at the top of the atmosphere (B02, B03 and B04 those of the
-# colour picture, full at a reflectance of 0.3558; the others full at 0.816), and their mean and deviation. Radar of SatlasPretrain
-# is no calibrated quantity, and the statistics of other images of the pretraining are not published.
+# colour picture, full at a reflectance of 0.3558; the others full at 0.816), and their mean and deviation. Radar is no calibrated
+# quantity there, and the statistics of other images of the pretraining are not published.
 _BANDS = (490.0, 560.0, 665.0, 705.0, 740.0, 783.0, 842.0, 1610.0, 2190.0)
 _MEAN = (126.63977424, 114.81779093, 114.1099739, 84.33539309, 97.84789168, 103.94461911, 101.435633, 72.32804172, 56.66528851)
 _DEVIATION = (67.42465279, 69.96844919, 77.84352553, 64.57022983, 61.72545487, 61.34187099, 60.29744676, 47.88519516, 42.55886798)

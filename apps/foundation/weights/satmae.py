@@ -15,7 +15,8 @@ from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.metre_position import plane, sincos
 from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.load import Coverage, rename
-from ..published.satmae import GroupAutoencoder, GroupClassifier, group_encoder
+from ..published.classifier import TokenClassifier
+from ..published.satmae import GroupAutoencoder, group_encoder
 from .scales import RangeScale
 from .system import BLOCK_NAMES, System, UnscaledError, depth_of, heads_of, load_renamed
 
@@ -178,7 +179,7 @@ def build_autoencoder(arguments: Mapping[str, Any]) -> GroupAutoencoder:
     )
 
 
-def build_classifier(arguments: Mapping[str, Any]) -> GroupClassifier:
+def build_classifier(arguments: Mapping[str, Any]) -> TokenClassifier:
     """Make a classifier of arguments of the official GroupChannelsVisionTransformer; errors as ``build_autoencoder``."""
     own = {"num_classes": 1000, "global_pool": False, "channel_groups": SENTINEL2_GROUPS, "channel_embed": 256, "qkv_bias": True}
     args = read_arguments(
@@ -193,9 +194,8 @@ def build_classifier(arguments: Mapping[str, Any]) -> GroupClassifier:
         group_dim=args["channel_embed"],
         qkv_bias=args["qkv_bias"],
         size=args["img_size"] // args["patch_size"],
-        norm=not args["global_pool"],
     )
-    return GroupClassifier(encoder, args["num_classes"], pooled=args["global_pool"])
+    return TokenClassifier(encoder, args["num_classes"], pooled=args["global_pool"])
 
 
 def autoencoder_state(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -265,7 +265,7 @@ def load_classifier(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
 
 
 def _part(module: nn.Module) -> TokenEncoder:
-    assert isinstance(module, GroupAutoencoder | GroupClassifier)
+    assert isinstance(module, GroupAutoencoder | TokenClassifier)
     return module.encoder
 
 

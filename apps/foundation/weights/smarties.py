@@ -12,7 +12,7 @@ from ....core.layers.tokenizers import RADAR, SMARTIES_RANGES, SpectralRange
 from ....core.sensors.normalization import Normalization
 from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.load import Coverage, rename
-from ..published.smarties import SmartiesAutoencoder, SmartiesClassifier, range_encoder
+from ..published.smarties import Pooling, SmartiesAutoencoder, SmartiesClassifier, range_encoder
 from .smarties_scale import smarties_scale
 from .system import BLOCK_NAMES, System, UnscaledError, depth_of, heads_of, load_renamed
 
@@ -149,7 +149,7 @@ def build_classifier(arguments: Mapping[str, Any], *, as_published: bool = False
         defaults=_COMMON | own,
         ignored=(*_IGNORED, "drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init"),
     )
-    pooling = "none" if args["all_tokens"] else "mean" if args["global_pool"] else "class"
+    pooling: Pooling = "none" if args["all_tokens"] else "mean" if args["global_pool"] else "class"
     if args["all_tokens"] and args["num_classes"]:
         raise ValueError("SmartiesVisionTransformer: all_tokens returns maps, which its head does not take: set num_classes to 0")
     return SmartiesClassifier(

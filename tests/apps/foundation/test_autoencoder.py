@@ -199,7 +199,7 @@ def test_predictions_come_in_the_units_of_the_input(normalize):
         found.loss.backward()
         optimizer.step()
     found = model.eval()((batch,), seeded(1))
-    assert found.loss < 0.3 * first
+    assert found.loss < 0.7 * first
     physical = normalization.undo(found.images[0], batch.wavelengths)
     torch.testing.assert_close(normalization.undo(batch.values, batch.wavelengths), raw.values)
     error = (physical - raw.values)[found.counts[0]].square().mean()

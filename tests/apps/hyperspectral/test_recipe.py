@@ -12,6 +12,7 @@ def spelled(recipe):
 
 def test_a_recipe_comes_with_each_network():
     assert {name: named_recipe(name).network for name in recipe_files()} == {
+        "encoder": "encoder",
         "lola_specvit": "lola_specvit",
         "spectral_swin": "spectral_swin",
     }
@@ -68,5 +69,7 @@ def test_what_is_no_recipe_is_named_in_one_line(tmp_path, text, message):
 
 
 def test_unknown_names_are_answered_with_the_known():
-    with pytest.raises(ValueError, match="no model or recipe 'resnet': allowed are svm, forest, lola_specvit, spectral_swin"):
+    with pytest.raises(
+        ValueError, match="no model or recipe 'resnet': allowed are svm, forest, encoder, lola_specvit, spectral_swin"
+    ):
         named_recipe("resnet")

@@ -438,6 +438,14 @@ def test_two_images_never_share_a_label_map(run, model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_single_slice_is_told_to_be_none_of_the_volumes_that_the_model_knows(run, model, tmp_path):
+    image = write(tmp_path / "slice.nii.gz", body()[:, :, :1])
+    code, _, told = run(image, "--model", model())
+    assert code == 0
+    assert "warning: " in told
+    assert "slice.nii.gz is a single slice: the model was trained on volumes" in told
+
+
 def test_dicom_seg_is_for_dicom(run, model, tmp_path):
     write(tmp_path / "a.nii.gz", body((9, 9, 9)))
     code, _, errors = run(tmp_path / "a.nii.gz", "--model", model(), "--format=dicom-seg")

@@ -22,7 +22,8 @@ from geovit.apps.medical.model import load_segmenter
 from geovit.apps.medical.networks import NetworkConfig
 from geovit.apps.medical.planning import Wishes
 from geovit.apps.medical.task import SegmentationOptimizer
-from geovit.apps.medical.training import ADAPTERS, METRICS, fit
+from geovit.apps.medical.training import ADAPTERS, fit
+from geovit.core.training.records import METRICS
 from geovit.core.training.runs import BEST
 from geovit.datasets.cases import make_folds
 

@@ -200,6 +200,14 @@ def test_a_norm_before_is_applied_inside_the_volume_only(dtype, dim, kernel):
     assert error(mean, want.mean((1, 2, 3))) <= TOLERANCE[dtype]
 
 
+@needs_native
+def test_sums_over_many_channels_keep_their_precision():
+    given, _ = inputs(1, (24, 24, 24), 1024, 0, 8)
+    y = conv(given[0], given[1], given[2], backend="native")
+    want = conv(*(t.double() for t in given[:3]), backend="eager")
+    assert error(y, want) <= TOLERANCE[torch.float32]
+
+
 def test_moments_have_gradients_in_eager():
     given, _ = inputs(1, (4, 5, 6), 3, 0, 4)
     leaves = [t.double().requires_grad_() for t in given]

@@ -133,7 +133,7 @@ def test_random_bands_without_end_are_not_kept_without_end(embed):
 
 
 def test_compiled_it_gives_the_same(embed):
-    compiled = torch.compile(embed, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(embed, backend="eager", fullgraph=True)
     for mode in (False, True):
         embed.train(mode)
         for waves in (WAVES, WAVES + 30):

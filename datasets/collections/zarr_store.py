@@ -1,0 +1,112 @@
+"""Pixels in Zarr stores."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from ..grid import Grid
+from .rasters import SCL_HIDDEN
+
+
+@dataclass(frozen=True)
+class ZarrImage:
+    """An image of an array. Opened for each call."""
+
+    store: str
+    path: str
+    at: tuple[int, ...]  # along the axes before band, y and x
+    order: tuple[int, int, int]  # of band, y and x among the last three axes
+    fill: float | None
+
+    def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
+        (top, bottom), (left, right) = ((None, None), (None, None)) if window is None else window.toranges()
+        parts: dict[int, Any] = dict(zip(self.order, (slice(None), slice(top, bottom), slice(left, right)), strict=True))
+        with opened(self.store) as root:
+            array = root[self.path] if self.path else root
+            try:
+                cube = np.asarray(array[(*self.at, *(parts[i] for i in range(3)))])
+            except (RuntimeError, OSError, KeyError) as error:
+                raise ValueError(f"{self.store}/{self.path}: cannot be read ({error})") from error
+        cube = cube.transpose(self.order)[[band - 1 for band in bands]]
+        values: NDArray[np.float32] = cube.astype(np.float32)
+        if self.fill is not None:
+            values[cube == self.fill] = np.nan
+        values[~np.isfinite(values)] = np.nan
+        return values
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a path is a Zarr store, version 2 or 3: a folder, or a zip archive named so."""
+    names = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+    return path.name.endswith(".zarr.zip") or any((path / name).is_file() for name in names)
+
+
+@contextmanager
+def opened(store: str) -> Iterator[Any]:
+    """The root of a store: a group or an array."""
+    try:
+        import zarr
+    except ImportError as error:
+        raise ValueError("Zarr stores are read by zarr: pip install 'geovit[foundation]'") from error
+    if not Path(store).exists():
+        raise FileNotFoundError(f"{store}: no such file")
+    try:
+        archive = zarr.storage.ZipStore(store, mode="r") if store.endswith(".zip") else None
+        root = zarr.open(archive or store, mode="r")
+    except (ValueError, KeyError, OSError, BadZipFile) as error:
+        raise ValueError(f"{store}: no Zarr store that can be read ({error})") from error
+    try:
+        yield root
+    finally:
+        if archive is not None:
+            archive.close()
+
+
+@dataclass(frozen=True)
+class ZarrPlane:
+    """Whole numbers (height, width) of an array: classes, or a mask."""
+
+    store: str
+    path: str
+    at: tuple[int, ...]
+    grid: Grid
+
+    @property
+    def where(self) -> str:
+        """The array, for messages."""
+        return f"{self.store}/{self.path}"
+
+    def numbers(self, rows: slice, columns: slice) -> NDArray[np.int64]:
+        """Return a part of it."""
+        with opened(self.store) as root:
+            codes: NDArray[np.int64] = np.asarray(root[self.path][(*self.at, rows, columns)]).astype(np.int64)
+        return codes
+
+
+class ZarrLabels(ZarrPlane):
+    """Classes, 0 where there is none."""
+
+    def read(self, window: Window | None = None) -> NDArray[np.int64]:
+        """Return classes (height, width)."""
+        if window is None:
+            return self.numbers(slice(None), slice(None))
+        (top, bottom), (left, right) = window.toranges()
+        return self.numbers(slice(top, bottom), slice(left, right))
+
+
+class ZarrScl(ZarrPlane):
+    """Sentinel-2's scene classification on the grid of the image."""
+
+    def read(self, window: Window, shape: tuple[int, int], of: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return True where pixels are hidden."""
+        del shape, of  # both are those of the plane
+        (top, bottom), (left, right) = window.toranges()
+        hidden: NDArray[np.bool_] = np.isin(self.numbers(slice(top, bottom), slice(left, right)), SCL_HIDDEN)
+        return hidden
