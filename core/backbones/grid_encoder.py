@@ -53,7 +53,7 @@ class GridEncoder(nn.Module):
             y = self._run(x)
         else:
             y = torch.zeros_like(x)
-            bands, which = tokens.present.unique(dim=0, return_inverse=True)
+            bands, which = torch.unique(tokens.present, dim=0, return_inverse=True)
             for index, there in enumerate(bands):
                 images = (which == index).nonzero()[:, 0]
                 if bool(there.any()):

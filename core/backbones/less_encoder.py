@@ -82,7 +82,7 @@ class LessEncoder(nn.Module):
         prefix, y = y[:, :1, 0], y[:, 1:, 1:]
         if kept is not None:
             y = _spread(_spread(y, kept[1], size[1] * size[2], 2), kept[0], size[0], 1)
-        y = y.unflatten(2, size[1:])
+        y = torch.unflatten(y, 2, size[1:])
         if tokens.present is not None:
             y = y.masked_fill(~tokens.present[:, :, None, None, None], 0.0)
         return Encoded(y, prefix, tokens.present)
@@ -141,7 +141,7 @@ class LessEncoder(nn.Module):
         """
         if radius is None:
             return None
-        near = perception_field(*tokens.x.shape[2:4], tokens.pitch.to(tokens.x.device), radius)
+        near = perception_field(tokens.x.shape[2], tokens.x.shape[3], tokens.pitch.to(tokens.x.device), radius)
         if kept is not None:
             near = near.gather(1, kept[..., None].expand(-1, -1, near.shape[2]))
             near = near.gather(2, kept[:, None].expand(-1, near.shape[1], -1))

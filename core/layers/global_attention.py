@@ -37,7 +37,8 @@ class GlobalAttention(nn.Module):
         qkv = torch.unflatten(self.qkv(x.flatten(1, -2)), -1, (3, self.heads, -1))
         if seen is None and length and choose_backend(qkv.device, qkv.dtype)[0] == "native":
             # One window that holds all: on the CPU about twice as fast as PyTorch's kernel, forward and backward.
-            y = local_attention(*qkv.unbind(2), windows((length,)))
+            q, k, v = qkv.unbind(2)
+            y = local_attention(q, k, v, windows((length,)))
         else:
             q, k, v = qkv.transpose(1, 3).unbind(2)
             mask = None if seen is None else seen[:, None, None]

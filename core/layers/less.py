@@ -82,7 +82,7 @@ class ClassPool(nn.Module):
         k, v = torch.unflatten(self.kv(x), -1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
         mask = None if seen is None else seen.repeat_interleave(rows, 0)[:, None, None]
         y: Tensor = self.proj(F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=mask).flatten(1))
-        return y.unflatten(0, (batch, rows))
+        return torch.unflatten(y, 0, (batch, rows))
 
 
 class AxisProjection(nn.Module):
@@ -182,13 +182,14 @@ class LessAttention(nn.Module):
             y = less_attention(
                 *of_bands, *of_places, band_mask=seen, place_mask=context.near, weight=weight, bias=bias, mean=self.mean
             )
-            return y if weight is not None else self.proj(y)  # type: ignore[no-any-return] # an adapter in its place
+            return y if weight is not None else self.proj(y)  # or by an adapter in its place
         return self._added(self._attend(of_bands, seen), self._attend(of_places, context.near))
 
     @staticmethod
     def _pooled(x: Tensor, norm: nn.Module, pool: nn.Module | None, seen: Tensor | None) -> Tensor:
         """Return what stands for each row: (batch, rows, length, width) to (batch, rows, width)."""
-        return x[:, :, 0] + (norm(x[:, :, 0]) if pool is None else pool(norm(x), seen))
+        pooled: Tensor = norm(x[:, :, 0]) if pool is None else pool(norm(x), seen)
+        return x[:, :, 0] + pooled
 
     def _attend(self, qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None) -> Tensor:
         """Attend on one axis and join the ranks: (batch, length, heads, width)."""
@@ -242,9 +243,10 @@ class GridAttention(nn.Module):
             mask = mask.flatten(3).flatten(1, 2)[:, None]
         y = F.scaled_dot_product_attention(q, k, qkv[2].flatten(2, 3), attn_mask=mask)
         out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
-        return out.unflatten(1, size)
+        return torch.unflatten(out, 1, size)
 
     @staticmethod
     def _turn(x: Tensor, context: GridContext) -> Tensor:
-        by_place, by_band = x.split([x.shape[-1] // 2, x.shape[-1] - x.shape[-1] // 2], dim=-1)
+        half = x.shape[-1] // 2
+        by_place, by_band = x[..., :half], x[..., half:]
         return torch.cat([_turned(by_place, context.places, 3), _turned(by_band, context.bands, 2)], dim=-1)

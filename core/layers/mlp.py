@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ..ops.swiglu import swiglu
 from .linear import Linear
+from .reuse import by_parts
 
 
 class MLP(nn.Module):
@@ -11,12 +12,16 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, hidden: int, *, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
+        self.hidden = hidden
         self.fc1: nn.Module = Linear(dim, hidden, bias=bias)
         self.act = nn.GELU()
         self.drop = nn.Dropout(dropout)
         self.fc2 = Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        return by_parts(self._mix, x, self.hidden)
+
+    def _mix(self, x: Tensor) -> Tensor:
         # The GELU costs nothing in the layer itself; an adapter in its place, and another activation, do as they like.
         fused = isinstance(self.fc1, Linear) and type(self.act) is nn.GELU and self.act.approximate == "none"
         y: Tensor = self.fc2(self.drop(self.fc1(x, "gelu") if fused else self.act(self.fc1(x))))

@@ -92,7 +92,7 @@ class TablePosition(nn.Module):
         spectral, rows, columns = self.size
         if spectral not in (1, tokens.x.shape[1]):
             raise ValueError(f"TablePosition: got {tokens.x.shape[1]} spectral tokens, the table has {spectral}")
-        table = self.table
+        table: Tensor = self.table
         if (rows, columns) not in ((1, 1), tokens.x.shape[2:4]):
             maps = F.interpolate(table.movedim(-1, 1), size=tokens.x.shape[2:4], mode="bicubic", align_corners=False)
             table = maps.movedim(1, -1)
@@ -117,7 +117,7 @@ class SumPosition(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Return the sum, of the shape that the parts' shapes give together."""
-        total: Tensor = sum(part(tokens) for part in self.parts)  # type: ignore[assignment]
+        total: Tensor = sum(part(tokens) for part in self.parts)
         return total if self.scale == 1 else total * self.scale
 
 
@@ -136,7 +136,7 @@ class JoinedPosition(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         """Return (batch or 1, spectral or 1, rows or 1, columns or 1, dim)."""
         made = [part(tokens) for part in self.parts]
-        shape = torch.broadcast_shapes(*(m.shape[:-1] for m in made))
+        shape = torch.broadcast_shapes(*(m.shape[:-1] for m in made))  # type: ignore[no-untyped-call]
         return torch.cat([m.expand(*shape, -1) for m in made], dim=-1)
 
 

@@ -145,7 +145,9 @@ class LessAutoencoder(nn.Module):
         self.mask_token, self.band_token, self.place_token = (nn.Parameter(torch.zeros(decoder.dim)) for _ in range(3))
         for token in (self.mask_token, self.band_token, self.place_token):
             nn.init.normal_(token, std=0.02)
-        self.place, self.band = decoder.position() if decoder.rotary is None else (None, None)
+        positions = decoder.position() if decoder.rotary is None else None
+        self.place = None if positions is None else positions[0]
+        self.band = None if positions is None else positions[1]
         self.rotation = None if blind else decoder.rotation()
         self.blocks = nn.ModuleList(decoder.block() for _ in range(decoder.depth))
         self.norm = _NORM(decoder.dim)
@@ -184,7 +186,7 @@ class LessAutoencoder(nn.Module):
             y = y + 0.5 * (place + torch.cat([zero, band.to(place.dtype)], dim=1))
         turned = (None, None) if self.rotation is None else self.rotation(tokens)
         near = self.encoder.field(tokens, self.radius)
-        context = GridContext(*turned, near=near)
+        context = GridContext(turned[0], turned[1], near)
         for block in self.blocks:
             y = block(y, context)
         y = self.norm(y)[:, 1:, 1:]

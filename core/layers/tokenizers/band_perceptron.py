@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..linear import Linear
+from ..reuse import by_parts
 from .bands import check_bands
 from .patches import check_size, pitch_of
 from .tokens import Tokens
@@ -47,5 +48,8 @@ class BandPerceptronEmbed(nn.Module):
 
 
 def _through(layers: nn.ModuleDict, patches: Tensor) -> Tensor:
-    y: Tensor = layers["fc2"](layers["fc1"](patches, "relu"))
-    return y
+    def mix(x: Tensor) -> Tensor:
+        y: Tensor = layers["fc2"](layers["fc1"](x, "relu"))
+        return y
+
+    return by_parts(mix, patches, layers["fc1"].out_features)  # type: ignore[arg-type] # nn.ModuleDict forgets the layer's type

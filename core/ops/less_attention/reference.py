@@ -25,7 +25,7 @@ def less_attention(
         w_BRHNN, v_BRHNQ = _weights(places, place_mask, dtype), places[2].to(dtype)
         joint = _kronecker(w_BRHCC, w_BRHNN) @ _kronecker(v_BRHCP, v_BRHNQ)
         joint = joint.mean(1) if mean else joint.sum(1)
-        out = torch.unflatten(joint.transpose(1, 2), 1, (v_BRHCP.shape[-2], v_BRHNQ.shape[-2])).flatten(-2)
+        out: Tensor = torch.unflatten(joint.transpose(1, 2), 1, (v_BRHCP.shape[-2], v_BRHNQ.shape[-2])).flatten(-2)
         if weight_OD is not None:
             out = out @ weight_OD.to(dtype).mT
         if bias_O is not None:
@@ -38,10 +38,11 @@ def _weights(qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, dtype: tor
     scores = q @ k.mT * q.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask[..., None, None, :, :], -torch.inf)
-    return scores.softmax(-1)
+    weights: Tensor = scores.softmax(-1)
+    return weights
 
 
 def _kronecker(a: Tensor, b: Tensor) -> Tensor:
     """Kronecker products of the matrices on the last two axes."""
-    shape = (*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2] * b.shape[-2], a.shape[-1] * b.shape[-1])
-    return torch.einsum("...ij,...kl->...ikjl", a, b).reshape(shape)
+    made = torch.einsum("...ij,...kl->...ikjl", a, b)
+    return made.flatten(-2).flatten(-3, -2)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from geovit.core.layers import reuse
 from geovit.core.layers.mlp import MLP, SwiGLU
 
 
@@ -34,3 +35,14 @@ def test_mlp_takes_adapters_and_other_activations():
     torch.testing.assert_close(layer(x), expected)
     layer.act = torch.nn.ReLU()
     torch.testing.assert_close(layer(x), layer.fc2(F.relu(layer.fc1(x))))
+
+
+def test_without_gradients_many_tokens_are_mixed_in_parts(monkeypatch):
+    monkeypatch.setattr(reuse, "_PART", 1024)
+    mlp, x, seen = MLP(8, 16).double(), torch.randn(3, 300, 8, dtype=torch.float64), []
+    mlp.fc1.register_forward_hook(lambda module, given, result: seen.append(len(result)))
+    with torch.no_grad():
+        parts = mlp(x)
+    assert seen == [256, 256, 256, 132]
+    torch.testing.assert_close(parts, mlp(x))
+    assert len(seen) == 5
