@@ -114,11 +114,20 @@ class TokenEncoder(nn.Module):
         return self.encode(self.embed(x, wavelengths, gsd, band_mask))
 
 
+def check_hidden(tokens: Tokens, hidden: Tensor | None) -> None:
+    """Check that each token is told to be hidden or not.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    if hidden is not None and hidden.shape != tokens.x.shape[:4]:
+        raise ValueError(f"hidden is {tuple(hidden.shape)}, expected {tuple(tokens.x.shape[:4])} like the tokens")
+
+
 def seen_tokens(tokens: Tokens, hidden: Tensor | None) -> Tensor | None:
-    """Return which tokens are there and not hidden, bool (batch, spectral, rows, columns); None: all."""
+    """Return which tokens are there and not hidden, bool (batch, spectral, rows, columns); None: all. Checks ``hidden``."""
+    check_hidden(tokens, hidden)
     size = tokens.x.shape[:4]
-    if hidden is not None and hidden.shape != size:
-        raise ValueError(f"hidden is {tuple(hidden.shape)}, expected {tuple(size)} like the tokens")
     if tokens.present is None or bool(tokens.present.all()):
         return None if hidden is None else ~hidden
     there = tokens.present[:, :, None, None].expand(size)

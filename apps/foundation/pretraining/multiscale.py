@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,16 +49,11 @@ class MultiScaleHead(nn.Module):
         return tuple(images)
 
 
-def multiscale_error(images: Sequence[Tensor], targets: Sequence[Tensor], valid: Sequence[Tensor] | None = None) -> Tensor:
+def multiscale_error(images: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """Return the mean absolute error of each size, and of these the mean.
 
     Args:
         images: of ``MultiScaleHead``.
         targets: the true images of those sizes.
-        valid: bool, like them: what counts. Default: all.
     """
-    errors = []
-    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-        error = (image - target).abs()
-        errors.append(error.mean() if valid is None else error.mul(valid[i]).sum() / valid[i].sum().clamp_min(1))
-    return sum(errors[1:], errors[0]) / len(errors)
+    return torch.stack([(image - target).abs().mean() for image, target in zip(images, targets, strict=True)]).mean()

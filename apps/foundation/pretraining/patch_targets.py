@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .targets import patches
+
 Groups = Sequence[Sequence[int]]
 
 
@@ -18,7 +20,7 @@ def normalize_patches(image: Tensor, patch: int, groups: Groups) -> Tensor:
     """
     normal = torch.empty_like(image)
     for group in groups:
-        x = _patches(image[:, list(group)], patch)
+        x = patches(image[:, list(group)], patch)
         mean, variance = x.mean((1, 3, 5), keepdim=True), x.var((1, 3, 5), keepdim=True)
         normal[:, list(group)] = ((x - mean) / (variance + 1e-6).sqrt()).flatten(4, 5).flatten(2, 3)
     return normal
@@ -34,7 +36,7 @@ def group_error(image: Tensor, target: Tensor, hidden: Tensor, groups: Groups) -
     """
     error = (image - target).square()
     patch = image.shape[2] // hidden.shape[2]
-    means = torch.stack([_patches(error[:, list(group)], patch).mean((1, 3, 5)) for group in groups], dim=1)
+    means = torch.stack([patches(error[:, list(group)], patch).mean((1, 3, 5)) for group in groups], dim=1)
     total: Tensor = (means * hidden).sum() / hidden.sum()
     return total
 
@@ -53,7 +55,3 @@ def spectral_sum_error(image: Tensor, target: Tensor, depth: int) -> Tensor:
         raise ValueError(f"spectral_sum_error: {image.shape[1]} bands are no multiple of {depth}")
     error = torch.unflatten(image - target, 1, (-1, depth)).sum(1)
     return error.square().mean()
-
-
-def _patches(x: Tensor, patch: int) -> Tensor:
-    return x.reshape(len(x), x.shape[1], x.shape[2] // patch, patch, x.shape[3] // patch, patch)
