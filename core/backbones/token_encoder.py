@@ -105,10 +105,8 @@ class TokenEncoder(nn.Module):
         x = self.norm(x)
         prefix, x = x[:, :count], x[:, count:]
         if kept is not None:
-            x = x if valid is None else x.masked_fill(~valid[..., None], 0.0)
-            whole = x.new_zeros(len(x), tokens.x.shape[1:4].numel(), self.dim)
-            x = whole.scatter(1, kept[..., None].expand(-1, -1, self.dim), x)
-        return Encoded(x.unflatten(1, tokens.x.shape[1:4]), prefix, tokens.present)
+            x = in_place(x, kept, valid, tokens.x.shape[1:4].numel())
+        return Encoded(torch.unflatten(x, 1, tokens.x.shape[1:4]), prefix, tokens.present)
 
     def forward(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor, band_mask: Tensor | None = None) -> Encoded:
         return self.encode(self.embed(x, wavelengths, gsd, band_mask))
@@ -147,6 +145,12 @@ def seen_first(seen: Tensor) -> tuple[Tensor, Tensor | None]:
     if bool((counts == most).all()):
         return order, None
     return order, torch.arange(most, device=seen.device) < counts[:, None]
+
+
+def in_place(x: Tensor, kept: Tensor, valid: Tensor | None, length: int) -> Tensor:
+    """Put tokens (batch, most, dim) back where ``seen_first`` found them: (batch, length, dim), 0 elsewhere."""
+    x = x if valid is None else x.masked_fill(~valid[..., None], 0.0)
+    return x.new_zeros(len(x), length, x.shape[-1]).scatter(1, kept[..., None].expand(-1, -1, x.shape[-1]), x)
 
 
 def _visible(valid: Tensor, prefix: int) -> Tensor:

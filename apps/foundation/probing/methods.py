@@ -11,7 +11,7 @@ from ....core.precision import Precision
 from ....core.sensors.model import FoundationModel
 from ....datasets.sensors import SensorImage
 from ..embedding import Embedder, Tiling
-from ..features import LAST, parse_layers
+from ..features import LAST, blocks_of, parse_layers
 from ..scenes import LoadedImage
 from .probes import Features
 from .references import band_statistics, random_convolutions
@@ -27,7 +27,8 @@ class FeatureOptions:
 
     Args:
         layer: depth of the encoder's features: last, a number of blocks, several joined by commas, or auto: the tokens before
-            the first block, those after half of the blocks or the last ones, by cross-validation on training cells.
+            the first block, those after half of the blocks or the last ones, by cross-validation on training cells; of encoders
+            on grids the last ones.
         pool: cells on a side whose mean is joined to each cell's own features, for all methods; 1: none.
         convolutions: random ones, twice as many features.
         seeds: random convolutions, and untrained encoders, that the figures are the mean of.
@@ -104,8 +105,9 @@ class Extractor:
         ]
 
     def _encoded(self, model: FoundationModel, images: Sequence[SensorImage]) -> list[Features]:
-        blocks = getattr(model.encoder, "blocks", ())
-        candidates = [self.options.layer] if self.options.layer != AUTO else ["0", str(len(blocks) // 2), LAST]
+        blocks, candidates = blocks_of(model.encoder), [self.options.layer]
+        if self.options.layer == AUTO:
+            candidates = ["0", str(blocks // 2), LAST] if blocks else [LAST]
         embedder = Embedder(
             model, layer=",".join(candidates), tiling=self.options.tiling, device=self.device, precision=self.precision
         )
