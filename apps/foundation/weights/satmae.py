@@ -67,8 +67,7 @@ def infer_autoencoder(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     grouped = "patch_embed.0.proj.weight" in state
     if not (grouped or "proj_up_conv.weight" in state) or "decoder_embed.weight" not in state or "mask_token" not in state:
         return None
-    arguments = _sizes(state)
-    arguments |= {
+    arguments = _sizes(state) | {
         "decoder_embed_dim": len(state["decoder_embed.weight"]),
         "decoder_depth": depth_of(state, "decoder_blocks"),
     }
@@ -83,13 +82,11 @@ def infer_classifier(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """Tell the arguments of the official classifier of groups from a state dict."""
     if "patch_embed.0.proj.weight" not in state or "channel_cls_embed" not in state:
         return None
-    arguments = _sizes(state)
-    arguments |= {
+    return _sizes(state) | {
         "num_classes": len(state["head.weight"]) if "head.weight" in state else 0,
         "global_pool": "fc_norm.weight" in state,
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
     }
-    return arguments
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -104,11 +101,10 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     if grouped:
         sizes = tuple(embed.shape[1] for embed in embeds)
-        known = tuple(len(group) for group in SENTINEL2_GROUPS)
         first = [sum(sizes[:i]) for i in range(len(sizes))]
         counted = tuple(tuple(range(start, start + size)) for start, size in zip(first, sizes, strict=True))
         arguments |= {
-            "channel_groups": SENTINEL2_GROUPS if sizes == known else counted,
+            "channel_groups": SENTINEL2_GROUPS if sizes == (4, 4, 2) else counted,
             "channel_embed": state["channel_embed"].shape[-1],
         }
     return arguments
