@@ -40,9 +40,9 @@ COMMANDS = {
     "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene"),
     "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images"),
     "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes"),
-    "pretrain": Command(".foundation.training:pretrain", "train an encoder on unlabelled images of many sensors", "foundation"),
+    "pretrain": Command(".foundation.pretraining.training:pretrain", "train an encoder on images of many sensors", "foundation"),
     "embed": Command(".foundation.embedding_files:embed_files", "turn scenes of any sensor into rasters of features"),
-    "probe": Command(".foundation.probe:probe", "measure what features of an encoder tell of land cover"),
+    "probe": Command(".foundation.probing.probe:probe", "measure what features of an encoder tell of land cover"),
     "fit hyperspectral": Command(".hyperspectral:fit_model", "fit a classifier to a labelled scene"),
     "evaluate hyperspectral": Command(".hyperspectral:evaluate", "measure classifiers on a labelled scene"),
     "fit restoration": Command(

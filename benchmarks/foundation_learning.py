@@ -29,14 +29,14 @@ import numpy as np
 import torch
 from page import heading, show
 
-from geovit.apps.foundation.cells import Cells, Fold, across_places, gather, within_places
-from geovit.apps.foundation.feeding import CropsConfig
-from geovit.apps.foundation.labelled import HALF, LabelledImages, read_labelled
-from geovit.apps.foundation.methods import Extractor, FeatureOptions
-from geovit.apps.foundation.probes import Features
-from geovit.apps.foundation.scoring import Figures, interval
-from geovit.apps.foundation.study import Probe, Scorer, predict
-from geovit.apps.foundation.training import PlacesConfig, pretrain
+from geovit.apps.foundation.pretraining.feeding import CropsConfig
+from geovit.apps.foundation.pretraining.training import PlacesConfig, pretrain
+from geovit.apps.foundation.probing.cells import Cells, Fold, across_places, gather, within_places
+from geovit.apps.foundation.probing.labelled import HALF, LabelledImages, read_labelled
+from geovit.apps.foundation.probing.methods import Extractor, FeatureOptions
+from geovit.apps.foundation.probing.probes import Features
+from geovit.apps.foundation.probing.scoring import Figures, interval
+from geovit.apps.foundation.probing.study import Probe, Scorer, predict
 from geovit.core.sensors.encoder import EncoderConfig
 from geovit.core.sensors.model import load_model
 from geovit.datasets.sensors import SensorImage, sensor

@@ -15,10 +15,8 @@ In float32 and in bfloat16 (by autocast). A bar that is missed in float32 makes 
 
 import argparse
 import functools
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import page
@@ -32,7 +30,7 @@ from geovit.apps.foundation.weights import dofa, satmae
 from geovit.core.backbones.token_encoder import TokenEncoder
 from geovit.core.blocks.metaformer import mlp_block
 from geovit.core.layers.global_attention import GlobalAttention
-from geovit.core.layers.metre_position import plane
+from geovit.core.layers.sincos import plane
 from geovit.core.layers.token_position import TablePosition
 from geovit.core.layers.tokenizers import GroupEmbed
 from geovit.core.precision import autocast
@@ -48,18 +46,6 @@ CPU = torch.device("cpu")
 _norm = functools.partial(nn.LayerNorm, eps=1e-6)
 
 Pair = tuple[Callable[[], Tensor], Callable[[], Tensor]]
-
-
-def medians(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Run the calls in turn; return the median seconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for run in range(runs + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if run:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def dofa_pair(size: str, x: Tensor) -> Pair:
@@ -163,7 +149,7 @@ def encoder_row(name: str, pair: Pair, dtype: torch.dtype, args: argparse.Namesp
                 return call()
 
         errors = [float((run(call).float() - want).abs().max() / (want.max() - want.min())) for call in pair]
-        taken = medians({"peer": lambda: run(peer), "geovit": lambda: run(ours)}, args.runs)
+        taken = page.medians({"peer": lambda: run(peer), "geovit": lambda: run(ours)}, args.runs)
     tokens = args.batch * ROWS**2
     gain = taken["peer"] / taken["geovit"]
     cells = [name, str(dtype).removeprefix("torch."), *(f"{tokens / seconds:.0f}" for seconds in taken.values()), f"{gain:.2f}"]
@@ -192,7 +178,7 @@ def pretraining_row(size: str, dtype: torch.dtype, args: argparse.Namespace) -> 
             gradients[key] = blocks[0].norm1.weight.grad.clone()
         optimizers[key].step()
 
-    taken = medians({key: functools.partial(step, key) for key in networks}, args.runs)
+    taken = page.medians({key: functools.partial(step, key) for key in networks}, args.runs)
     worst = float((gradients["geovit"] - gradients["peer"]).abs().max() / gradients["peer"].abs().max())
     gain = taken["peer"] / taken["geovit"]
     cells = [f"ViT-{size}", str(dtype).removeprefix("torch."), *(f"{1e3 * seconds:.0f}" for seconds in taken.values())]

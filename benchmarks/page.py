@@ -3,9 +3,11 @@
 import argparse
 import os
 import platform
+import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -44,6 +46,18 @@ def heading(cells: list[str]) -> None:
     print()
     show(cells)
     show(["---"] * len(cells))
+
+
+def medians(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, float]:
+    """Run the calls in turn; return the median seconds of each."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for run in range(runs + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if run:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def parser(description: str | None, parts: Sequence[str], out: str) -> argparse.ArgumentParser:

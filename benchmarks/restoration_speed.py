@@ -13,10 +13,8 @@ A bar that is missed makes the exit status 1.
 
 import argparse
 import functools
-import statistics
 import subprocess
 import sys
-import time
 import types
 import warnings
 from collections.abc import Callable
@@ -112,18 +110,6 @@ def openvino(network: nn.Module, size: tuple[int, int], threads: int) -> Callabl
     return lambda image: torch.from_numpy(compiled(image.numpy())[0])
 
 
-def medians(calls: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Run the calls in turn; return the median seconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for run in range(runs + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if run:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in times.items()}
-
-
 def error(got: Tensor, want: Tensor) -> float:
     """Return the largest difference relative to the range of what is wanted."""
     return float((got - want).abs().max() / (want.max() - want.min()))
@@ -143,7 +129,7 @@ def inference(name: str, size: tuple[int, int], runs: int, threads: int) -> tupl
     with torch.inference_mode():
         want = theirs(x)
         errors = {key: error(network(x), want) for key, network in networks.items()}
-        taken = medians({key: functools.partial(network, x) for key, network in networks.items()}, runs)
+        taken = page.medians({key: functools.partial(network, x) for key, network in networks.items()}, runs)
     ratio, against = (taken[key] / taken["geovit"] for key in ("spandrel", "OpenVINO"))
     cells = [f"{name}, {size[0]} x {size[1]}", *(f"{1e3 * seconds:.0f}" for seconds in taken.values())]
     cells += [f"{ratio:.2f}", f"{against:.2f}", *(f"{errors[key]:.0e}" for key in ("OpenVINO", "geovit"))]
@@ -161,7 +147,7 @@ def bfloat16(name: str, size: tuple[int, int], runs: int) -> list[str]:
 
     with torch.inference_mode():
         difference = error(low(), own(x))
-        taken = medians({"float32": lambda: own(x), "bfloat16": low}, runs)
+        taken = page.medians({"float32": lambda: own(x), "bfloat16": low}, runs)
     return [
         f"{name}, {size[0]} x {size[1]}",
         *(f"{1e3 * seconds:.0f}" for seconds in taken.values()),
@@ -186,7 +172,7 @@ def training(runs: int, batch: int = 4, side: int = 64) -> tuple[list[str], bool
         optimizer.step()
 
     optimizers = {key: torch.optim.AdamW(network.parameters(), lr=1e-4) for key, network in networks.items()}
-    taken = medians({key: functools.partial(step, key, optimizers[key]) for key in networks}, runs)
+    taken = page.medians({key: functools.partial(step, key, optimizers[key]) for key in networks}, runs)
     worst = float((gradients["geovit"] - gradients["spandrel"]).abs().max() / gradients["spandrel"].abs().max())
     ratio = taken["spandrel"] / taken["geovit"]
     cells = [f"SwinIR-light x2, batch {batch}, {side} x {side}", *(f"{1e3 * seconds:.0f}" for seconds in taken.values())]

@@ -13,7 +13,7 @@ _PUBLIC = {
     "classify": ".apps.hyperspectral:classify",
     "embed": ".apps.foundation.embedding:embed",
     "evaluate": ".apps.hyperspectral:evaluate",
-    "pretrain": ".apps.foundation.training:pretrain",
+    "pretrain": ".apps.foundation.pretraining.training:pretrain",
     "restore": ".apps.restoration.restoration:restore",
     "segment": ".apps.medical.segmentation:segment",
 }

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.backbones.token_encoder import Encoded, Encoder
+from ...core.backbones.token_encoder import Encoded, Encoder, TokenEncoder, in_place, seen_first
 from ...core.sensors.batch import SensorBatch
 from ...core.sensors.model import FoundationModel
 
@@ -21,8 +21,7 @@ def parse_layers(text: str, encoder: Encoder) -> tuple[int, ...]:
     Raises:
         ValueError: a word that is none, or a depth that the encoder has not.
     """
-    blocks = getattr(encoder, "blocks", None)
-    depth = len(blocks) if isinstance(blocks, nn.ModuleList) else 0
+    depth = blocks_of(encoder)
     found = []
     for word in text.replace(" ", "").split(","):
         if word == LAST:
@@ -30,9 +29,15 @@ def parse_layers(text: str, encoder: Encoder) -> tuple[int, ...]:
         elif re.fullmatch(r"\d+", word) and int(word) <= depth:
             found.append(int(word))
         else:
-            allowed = f"0..{depth} and " if depth else ""
-            raise ValueError(f"layer {word!r}: allowed are {allowed}{LAST}, or several of them joined by commas")
+            if not depth:
+                raise ValueError(f"layer {word!r}: this encoder's blocks see more than a sequence of tokens, allowed is {LAST}")
+            raise ValueError(f"layer {word!r}: allowed are 0..{depth} and {LAST}, or several of them joined by commas")
     return tuple(found)
+
+
+def blocks_of(encoder: Encoder) -> int:
+    """Count the blocks between which features can be taken: those of a ``TokenEncoder``, others have none."""
+    return len(encoder.blocks) if isinstance(encoder, TokenEncoder) else 0
 
 
 def place_features(model: FoundationModel, batch: SensorBatch, layers: Sequence[int] = (-1,)) -> Tensor:
@@ -42,13 +47,14 @@ def place_features(model: FoundationModel, batch: SensorBatch, layers: Sequence[
     side weigh the same.
 
     Args:
-        model: of any encoder whose ``blocks`` take (batch, prefix + tokens, dim), if other layers than the last are asked for.
+        model: of a ``TokenEncoder``, if other layers than the last are asked for.
         batch: images in multiples of the patch.
         layers: as from ``parse_layers``.
     """
     if all(layer == -1 for layer in layers):
         return torch.cat([model.encode(batch).places()] * len(layers), dim=-1)
-    blocks = getattr(model.encoder, "blocks")  # noqa: B009 - the protocol does not promise them
+    assert isinstance(model.encoder, TokenEncoder), "parse_layers allows these alone"
+    blocks = model.encoder.blocks
     seen: dict[int, Tensor] = {}
     with ExitStack() as stack:
         for k in {layer for layer in layers if layer >= 0}:
@@ -65,6 +71,10 @@ def place_features(model: FoundationModel, batch: SensorBatch, layers: Sequence[
         if layer == -1:
             parts.append(encoded.places())
             continue
-        tokens = torch.unflatten(seen[layer][:, encoded.prefix.shape[1] :], 1, size)
+        tokens = seen[layer][:, encoded.prefix.shape[1] :]
+        if encoded.present is not None and not bool(encoded.present.all()):  # bands that are not there were left out
+            kept = seen_first(encoded.present[:, :, None, None].expand(-1, *size).flatten(1))
+            tokens = in_place(tokens, *kept, size.numel())
+        tokens = torch.unflatten(tokens, 1, size)
         parts.append(F.layer_norm(Encoded(tokens, encoded.prefix, encoded.present).places(), tokens.shape[-1:]))
     return torch.cat(parts, dim=-1)

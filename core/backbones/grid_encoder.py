@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..layers.reuse import add
 from ..layers.tokenizers import Tokenizer, Tokens
-from .token_encoder import Encoded
+from .token_encoder import Encoded, check_hidden
 
 
 class GridEncoder(nn.Module):
@@ -45,9 +45,8 @@ class GridEncoder(nn.Module):
         x = tokens.x
         if self.axes == 2 and x.shape[1] != 1:
             raise ValueError(f"GridEncoder: got {x.shape[1]} spectral tokens, expected one for blocks of 2 axes")
+        check_hidden(tokens, hidden)
         if hidden is not None:
-            if hidden.shape != x.shape[:4]:
-                raise ValueError(f"hidden is {tuple(hidden.shape)}, expected {tuple(x.shape[:4])} like the tokens")
             x = torch.where(hidden[..., None], (self.mask_token + self.position(tokens)).to(x.dtype), x)
         if tokens.present is None or bool(tokens.present.all()):
             y = self._run(x)

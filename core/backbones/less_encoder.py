@@ -11,7 +11,7 @@ from ..layers.less import GridContext, perception_field
 from ..layers.reuse import add
 from ..layers.rotary import GridRotation
 from ..layers.tokenizers import Tokenizer, Tokens
-from .token_encoder import Encoded, seen_first
+from .token_encoder import Encoded, check_hidden, seen_first
 
 
 class LessEncoder(nn.Module):
@@ -69,8 +69,7 @@ class LessEncoder(nn.Module):
 
     def encode(self, tokens: Tokens, hidden: Tensor | None = None) -> Encoded:
         size = tokens.x.shape[1:4]
-        if hidden is not None and hidden.shape != tokens.x.shape[:4]:
-            raise ValueError(f"hidden is {tuple(hidden.shape)}, expected {tuple(tokens.x.shape[:4])} like the tokens")
+        check_hidden(tokens, hidden)
         kept = None if hidden is None else product(~hidden.flatten(2))
         if hidden is not None and kept is None:
             if self.mask_token is None:

@@ -105,20 +105,27 @@ class TokenEncoder(nn.Module):
         x = self.norm(x)
         prefix, x = x[:, :count], x[:, count:]
         if kept is not None:
-            x = x if valid is None else x.masked_fill(~valid[..., None], 0.0)
-            whole = x.new_zeros(len(x), tokens.x.shape[1:4].numel(), self.dim)
-            x = whole.scatter(1, kept[..., None].expand(-1, -1, self.dim), x)
-        return Encoded(x.unflatten(1, tokens.x.shape[1:4]), prefix, tokens.present)
+            x = in_place(x, kept, valid, tokens.x.shape[1:4].numel())
+        return Encoded(torch.unflatten(x, 1, tokens.x.shape[1:4]), prefix, tokens.present)
 
     def forward(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor, band_mask: Tensor | None = None) -> Encoded:
         return self.encode(self.embed(x, wavelengths, gsd, band_mask))
 
 
+def check_hidden(tokens: Tokens, hidden: Tensor | None) -> None:
+    """Check that each token is told to be hidden or not.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    if hidden is not None and hidden.shape != tokens.x.shape[:4]:
+        raise ValueError(f"hidden is {tuple(hidden.shape)}, expected {tuple(tokens.x.shape[:4])} like the tokens")
+
+
 def seen_tokens(tokens: Tokens, hidden: Tensor | None) -> Tensor | None:
-    """Return which tokens are there and not hidden, bool (batch, spectral, rows, columns); None: all."""
+    """Return which tokens are there and not hidden, bool (batch, spectral, rows, columns); None: all. Checks ``hidden``."""
+    check_hidden(tokens, hidden)
     size = tokens.x.shape[:4]
-    if hidden is not None and hidden.shape != size:
-        raise ValueError(f"hidden is {tuple(hidden.shape)}, expected {tuple(size)} like the tokens")
     if tokens.present is None or bool(tokens.present.all()):
         return None if hidden is None else ~hidden
     there = tokens.present[:, :, None, None].expand(size)
@@ -138,6 +145,12 @@ def seen_first(seen: Tensor) -> tuple[Tensor, Tensor | None]:
     if bool((counts == most).all()):
         return order, None
     return order, torch.arange(most, device=seen.device) < counts[:, None]
+
+
+def in_place(x: Tensor, kept: Tensor, valid: Tensor | None, length: int) -> Tensor:
+    """Put tokens (batch, most, dim) back where ``seen_first`` found them: (batch, length, dim), 0 elsewhere."""
+    x = x if valid is None else x.masked_fill(~valid[..., None], 0.0)
+    return x.new_zeros(len(x), length, x.shape[-1]).scatter(1, kept[..., None].expand(-1, -1, x.shape[-1]), x)
 
 
 def _visible(valid: Tensor, prefix: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .metre_position import plane, sincos
+from .sincos import plane, sincos
 from .tokenizers import Tokens
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.token_position import GridPosition, JoinedPosition, OrderPosition, TablePosition
 from ....core.layers.tokenizers import GroupEmbed, Tokens
-from ..decoder import Decoder
-from ..multiscale import MultiScaleHead, multiscale_error
-from ..patch_targets import group_error, normalize_patches
+from ..pretraining.decoder import Decoder
+from ..pretraining.multiscale import MultiScaleHead, multiscale_error
+from ..pretraining.patch_targets import group_error, normalize_patches
 from .parts import PixelHead, Prediction, transformer_blocks
 
 Groups = Sequence[Sequence[float]]

@@ -15,10 +15,10 @@ from ....core.layers.linear import Linear
 from ....core.layers.token_position import GridPosition, TablePosition
 from ....core.layers.tokenizers import SMARTIES_RANGES, SpectralRange, SpectralRangeEmbed, Tokens
 from ....core.sensors.batch import SensorBatch
-from ..decoder import Decoder, RangeHead
-from ..masking import Generators, Masking, hide
-from ..mixing import check_mixable, draw_swapped, exchange
-from ..targets import PatchScale, patches, squared_error
+from ..pretraining.decoder import Decoder, RangeHead
+from ..pretraining.masking import Generators, Masking, hide
+from ..pretraining.mixing import check_mixable, draw_swapped, exchange
+from ..pretraining.targets import PatchScale, patches, squared_error
 from .parts import LAYER_NORM, transformer_blocks
 
 Pooling = Literal["class", "mean", "none"]

@@ -10,8 +10,8 @@ from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.linear import Linear
 from ....core.layers.token_position import SumPosition, TablePosition
 from ....core.layers.tokenizers import CubeEmbed
-from ..decoder import Decoder
-from ..patch_targets import group_error, normalize_patches, spectral_sum_error
+from ..pretraining.decoder import Decoder
+from ..pretraining.patch_targets import group_error, normalize_patches, spectral_sum_error
 from .parts import LAYER_NORM, PixelHead, Prediction, transformer_blocks
 
 

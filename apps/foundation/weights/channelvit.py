@@ -5,13 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ....core.sensors.normalization import Normalization
 from ....core.weights.arguments import read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.channelvit import channel_encoder
 from ..published.classifier import TokenClassifier
-from .system import BLOCK_NAMES, System, UnscaledError, heads_of, load_renamed
-from .vit import classifier_encoder, split_positions, vit_arguments
+from .system import BLOCK_NAMES, System, encoder_of, heads_of, load_renamed, placeholder_bands, unscaled
+from .vit import split_positions, vit_arguments
 
 _NAMES: tuple[tuple[str, str | None], ...] = (
     *BLOCK_NAMES,
@@ -48,7 +47,7 @@ def wavelengths_of(arguments: Mapping[str, Any]) -> tuple[float, ...]:
     """
     channels, told = arguments.get("in_chans", 3), arguments.get("wavelengths")
     if told is None:
-        return tuple(1000.0 + 100.0 * band for band in range(channels))
+        return placeholder_bands(channels)
     if len(told) != channels:
         raise ValueError(f"ChannelVisionTransformer: {len(told)} wavelengths for {channels} channels")
     return tuple(told)
@@ -103,18 +102,11 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     return load_renamed(module, state, to_ours(state))
 
 
-def scale(arguments: Mapping[str, Any]) -> Normalization:
-    """Say that it cannot be known.
-
-    Raises:
-        UnscaledError: always.
-    """
-    raise UnscaledError("files of ChannelViT do not tell which bands they are for")
-
+_scale = unscaled("files of ChannelViT do not tell which bands they are for")
 
 SYSTEMS = (
     System(
-        "ChannelViT", "CC-BY-NC-4.0", infer, build, load, classifier_encoder, scale,
+        "ChannelViT", "CC-BY-NC-4.0", infer, build, load, encoder_of, _scale,
         lambda arguments: int(arguments["img_size"][0]),
     ),
 )  # fmt: skip

@@ -13,8 +13,8 @@ from ....core.weights.load import Coverage, rename
 from ..published.classifier import TokenClassifier
 from ..published.dofa import dofa_encoder
 from .sensor_scales import RangeTable, SensorScale
-from .system import BLOCK_NAMES, System, heads_of, load_renamed
-from .vit import classifier_encoder, split_positions, vit_arguments
+from .system import BLOCK_NAMES, System, encoder_of, heads_of, image_size, load_renamed
+from .vit import split_positions, vit_arguments
 
 _NAMES: tuple[tuple[str, str | None], ...] = (
     *BLOCK_NAMES,
@@ -168,11 +168,7 @@ def scale(arguments: Mapping[str, Any]) -> SensorScale:
     return SensorScale({"sentinel-2": _SENTINEL2}, "sentinel-2")
 
 
-def _size(arguments: Mapping[str, Any]) -> int:
-    return int(arguments["img_size"])
-
-
 SYSTEMS = (
-    System("DOFA", "CC-BY-4.0", infer, build, load, classifier_encoder, scale, _size),
-    System("DOFA v2", "CC-BY-4.0", infer_second, build_second, load_second, classifier_encoder, scale, _size),
+    System("DOFA", "CC-BY-4.0", infer, build, load, encoder_of, scale, image_size),
+    System("DOFA v2", "CC-BY-4.0", infer_second, build_second, load_second, encoder_of, scale, image_size),
 )

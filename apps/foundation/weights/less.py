@@ -8,12 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ....core.backbones.less_encoder import LessEncoder
-from ....core.sensors.normalization import Normalization
 from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.less import less_encoder_state
 from ....core.weights.load import Coverage, rename
 from ..published.less import SPECTRUM, LessAutoencoder, LessConfig, less_encoder
-from .system import System, UnscaledError, depth_of, load_renamed
+from .system import System, depth_of, encoder_of, load_renamed, unscaled
 
 _DEFAULTS: dict[str, Any] = {
     "patch_size": 16, "embed_dim": 768, "channel_embed_dims_per_head": 4, "depth": 12, "num_heads": 12, "mlp_ratio": 4.0,
@@ -152,16 +151,14 @@ def _load_autoencoder(module: nn.Module, state: Mapping[str, Tensor]) -> Coverag
     return load_renamed(module, state, autoencoder_state(state))
 
 
-def _part(module: nn.Module) -> LessEncoder:
-    found = module.encoder if isinstance(module, LessAutoencoder) else module
-    assert isinstance(found, LessEncoder)
-    return found
+def _itself(module: nn.Module) -> LessEncoder:
+    assert isinstance(module, LessEncoder)
+    return module
 
 
-def _scale(arguments: Mapping[str, Any]) -> Normalization:
-    raise UnscaledError(
-        "it was trained on EnMAP less the mean and deviation of each band in SpectralEarth, which lie with that data set alone"
-    )
+_scale = unscaled(
+    "it was trained on EnMAP less the mean and deviation of each band in SpectralEarth, which lie with that data set alone"
+)
 
 
 def _size(arguments: Mapping[str, Any]) -> None:
@@ -173,8 +170,8 @@ def _systems(name: str, *, predecessor: bool) -> tuple[System, System]:
     parts = [partial(infer, autoencoder=whole, predecessor=predecessor) for whole in (True, False)]
     builds = [partial(build, predecessor=predecessor) for build in (build_autoencoder, build_encoder)]
     return (
-        System(name, licence, parts[0], builds[0], _load_autoencoder, _part, _scale, _size),
-        System(f"{name} (encoder)", licence, parts[1], builds[1], _load_encoder, _part, _scale, _size),
+        System(name, licence, parts[0], builds[0], _load_autoencoder, encoder_of, _scale, _size),
+        System(f"{name} (encoder)", licence, parts[1], builds[1], _load_encoder, _itself, _scale, _size),
     )
 
 

@@ -12,23 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from ....core.backbones.token_encoder import TokenEncoder
-from ....core.layers.metre_position import plane, sincos
-from ....core.weights.arguments import ratio, read_arguments
+from ....core.layers.sincos import plane, sincos
+from ....core.weights.arguments import read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.classifier import TokenClassifier
 from ..published.satmae import GroupAutoencoder, group_encoder
+from .satmae_scale import WAVELENGTHS, satmae_scale
 from .scales import RangeScale
-from .system import BLOCK_NAMES, System, UnscaledError, depth_of, heads_of, load_renamed
+from .system import (
+    BLOCK_NAMES,
+    System,
+    UnscaledError,
+    depth_of,
+    encoder_of,
+    heads_of,
+    image_size,
+    load_renamed,
+    placeholder_bands,
+)
+from .vit import vit_arguments
 
 SENTINEL2_GROUPS = ((0, 1, 2, 6), (3, 4, 5, 7), (8, 9))
-
-# Of fMoW-Sentinel, in 1e-4 of reflectance at the top of the atmosphere: SatMAE, util/datasets.py. Bands B02..B08, B8A, B11, B12.
-_WAVELENGTHS = (490.0, 560.0, 665.0, 705.0, 740.0, 783.0, 842.0, 865.0, 1610.0, 2190.0)
-_NAMES = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
-_MEAN = (1184.3824625, 1120.77120066, 1136.26026392, 1263.73947144, 1645.40315151, 1846.87040806, 1762.59530783, 1972.62420416,
-         1732.16362238, 1247.91870117)  # fmt: skip
-_DEVIATION = (650.2842772, 712.12507725, 965.23119807, 948.9819932, 1108.06650639, 1258.36394548, 1233.1492281, 1364.38688993,
-              1310.36996126, 1087.6020813)  # fmt: skip
 
 _NAMES_OF_BOTH: tuple[tuple[str, str | None], ...] = (
     *BLOCK_NAMES,
@@ -63,8 +67,7 @@ def infer_autoencoder(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     grouped = "patch_embed.0.proj.weight" in state
     if not (grouped or "proj_up_conv.weight" in state) or "decoder_embed.weight" not in state or "mask_token" not in state:
         return None
-    arguments = _sizes(state)
-    arguments |= {
+    arguments = _sizes(state) | {
         "decoder_embed_dim": len(state["decoder_embed.weight"]),
         "decoder_depth": depth_of(state, "decoder_blocks"),
     }
@@ -79,36 +82,29 @@ def infer_classifier(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """Tell the arguments of the official classifier of groups from a state dict."""
     if "patch_embed.0.proj.weight" not in state or "channel_cls_embed" not in state:
         return None
-    arguments = _sizes(state)
-    arguments |= {
+    return _sizes(state) | {
         "num_classes": len(state["head.weight"]) if "head.weight" in state else 0,
         "global_pool": "fc_norm.weight" in state,
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
     }
-    return arguments
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     embeds = [state[name] for i in range(len(state)) if (name := f"patch_embed.{i}.proj.weight") in state]
     grouped = bool(embeds)
     embeds = embeds or [state["patch_embed.proj.weight"]]
-    patch, dim = embeds[0].shape[-1], len(embeds[0])
-    side = math.isqrt(state["pos_embed"].shape[1] - 1)
-    arguments: dict[str, Any] = {
-        "img_size": side * patch,
+    arguments, patch = vit_arguments(state), embeds[0].shape[-1]
+    arguments |= {
+        "img_size": arguments.pop("side") * patch,
         "patch_size": patch,
         "in_chans": sum(embed.shape[1] for embed in embeds),
-        "embed_dim": dim,
-        "depth": depth_of(state, "blocks"),
-        "mlp_ratio": ratio(len(state["blocks.0.mlp.fc1.weight"]), dim),
     }
     if grouped:
         sizes = tuple(embed.shape[1] for embed in embeds)
-        known = tuple(len(group) for group in SENTINEL2_GROUPS)
         first = [sum(sizes[:i]) for i in range(len(sizes))]
         counted = tuple(tuple(range(start, start + size)) for start, size in zip(first, sizes, strict=True))
         arguments |= {
-            "channel_groups": SENTINEL2_GROUPS if sizes == known else counted,
+            "channel_groups": SENTINEL2_GROUPS if sizes == (4, 4, 2) else counted,
             "channel_embed": state["channel_embed"].shape[-1],
         }
     return arguments
@@ -121,8 +117,8 @@ def _is_sentinel2(args: Mapping[str, Any]) -> bool:
 def wavelengths_of(args: Mapping[str, Any]) -> tuple[float, ...]:
     """Tell the wavelengths of the image's bands; of unknown ones only that they differ."""
     if _is_sentinel2(args):
-        return _WAVELENGTHS
-    return tuple(1000.0 + 100.0 * band for band in range(args["in_chans"]))
+        return WAVELENGTHS
+    return placeholder_bands(args["in_chans"])
 
 
 def _encoder(args: Mapping[str, Any], groups: Sequence[Sequence[int]], **options: Any) -> TokenEncoder:
@@ -264,11 +260,6 @@ def load_classifier(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     return load_renamed(module, state, classifier_state(state))
 
 
-def _part(module: nn.Module) -> TokenEncoder:
-    assert isinstance(module, GroupAutoencoder | TokenClassifier)
-    return module.encoder
-
-
 def scale(arguments: Mapping[str, Any]) -> RangeScale:
     """Return the official scale: two deviations around the mean are 0..1, the rest is cut off.
 
@@ -280,13 +271,7 @@ def scale(arguments: Mapping[str, Any]) -> RangeScale:
         raise UnscaledError(
             f"it was trained on {what}: which bands and scale it wants is not known, only on Sentinel-2's ten bands"
         )
-    low = [(m - 2 * d) / 1e4 for m, d in zip(_MEAN, _DEVIATION, strict=True)]
-    high = [(m + 2 * d) / 1e4 for m, d in zip(_MEAN, _DEVIATION, strict=True)]
-    return RangeScale(_WAVELENGTHS, _NAMES, low, high)
-
-
-def _learned_size(arguments: Mapping[str, Any]) -> int:
-    return int(arguments["img_size"])
+    return satmae_scale()
 
 
 def _autoencoder(name: str, licence: str, *, multiscale: bool, grouped: bool = True) -> System:
@@ -294,7 +279,7 @@ def _autoencoder(name: str, licence: str, *, multiscale: bool, grouped: bool = T
         own = ("proj_up_conv.weight" in state) == multiscale and ("patch_embed.0.proj.weight" in state) == grouped
         return infer_autoencoder(state) if own else None
 
-    return System(name, licence, infer, build_autoencoder, load_autoencoder, _part, scale, _learned_size)
+    return System(name, licence, infer, build_autoencoder, load_autoencoder, encoder_of, scale, image_size)
 
 
 SYSTEMS = (
@@ -307,8 +292,8 @@ SYSTEMS = (
         infer_classifier,
         build_classifier,
         load_classifier,
-        _part,
+        encoder_of,
         scale,
-        _learned_size,
+        image_size,
     ),
 )

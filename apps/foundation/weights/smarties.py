@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from ....core.backbones.token_encoder import TokenEncoder
 from ....core.layers.tokenizers import RADAR, SMARTIES_RANGES, SpectralRange
 from ....core.sensors.normalization import Normalization
-from ....core.weights.arguments import ratio, read_arguments
+from ....core.weights.arguments import read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.smarties import Pooling, SmartiesAutoencoder, SmartiesClassifier, range_encoder
 from .smarties_scale import smarties_scale
-from .system import BLOCK_NAMES, System, UnscaledError, depth_of, heads_of, load_renamed
+from .system import BLOCK_NAMES, System, UnscaledError, depth_of, encoder_of, heads_of, image_size, load_renamed
+from .vit import vit_arguments
 
 _EMBEDS = "spectrum_projection.spectrum_embeds"
 _RADAR_FROM = 1e6  # nm: a millimetre
@@ -81,15 +82,9 @@ def infer_classifier(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    dim, pixels = state[f"{_EMBEDS}.0.proj.weight"].shape
-    patch = math.isqrt(pixels)
-    return {
-        "img_size": math.isqrt(state["pos_embed"].shape[1] - 1) * patch,
-        "patch_size": patch,
-        "embed_dim": dim,
-        "depth": depth_of(state, "blocks"),
-        "mlp_ratio": ratio(len(state["blocks.0.mlp.fc1.weight"]), dim),
-    }
+    sizes = vit_arguments(state)
+    patch = math.isqrt(state[f"{_EMBEDS}.0.proj.weight"].shape[1])
+    return sizes | {"img_size": sizes.pop("side") * patch, "patch_size": patch}
 
 
 _COMMON = {
@@ -184,15 +179,6 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     return load_renamed(module, state, to_ours(state))
 
 
-def _part(module: nn.Module) -> TokenEncoder:
-    assert isinstance(module, SmartiesAutoencoder | SmartiesClassifier)
-    return module.encoder
-
-
-def _size(arguments: Mapping[str, Any]) -> int:
-    return int(arguments["img_size"])
-
-
 def _scale(arguments: Mapping[str, Any]) -> Normalization:
     if arguments.get("spectrum_specs") is not None:
         raise UnscaledError("it has spectral ranges of its own, and how their images were scaled is not known")
@@ -200,6 +186,6 @@ def _scale(arguments: Mapping[str, Any]) -> Normalization:
 
 
 SYSTEMS = (
-    System("SMARTIES", "Apache-2.0", infer_autoencoder, build_autoencoder, load, _part, _scale, _size),
-    System("SMARTIES (classifier)", "Apache-2.0", infer_classifier, build_classifier, load, _part, _scale, _size),
+    System("SMARTIES", "Apache-2.0", infer_autoencoder, build_autoencoder, load, encoder_of, _scale, image_size),
+    System("SMARTIES (classifier)", "Apache-2.0", infer_classifier, build_classifier, load, encoder_of, _scale, image_size),
 )

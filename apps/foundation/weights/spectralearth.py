@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ....core.sensors.normalization import Normalization
 from ....core.weights.arguments import read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.classifier import TokenClassifier
 from ..published.spectralearth import spectral_encoder
-from .system import BLOCK_NAMES, System, UnscaledError, heads_of, load_renamed
-from .vit import classifier_encoder, split_positions, vit_arguments
+from .system import BLOCK_NAMES, System, encoder_of, heads_of, load_renamed, unscaled
+from .vit import split_positions, vit_arguments
 
 _ADAPTER = "encoder.tokenizer.adapter."
 _NAMES: tuple[tuple[str, str | None], ...] = (
@@ -92,18 +91,11 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     return load_renamed(module, state, to_ours(state))
 
 
-def scale(arguments: Mapping[str, Any]) -> Normalization:
-    """Say that it cannot be known.
-
-    Raises:
-        UnscaledError: always.
-    """
-    raise UnscaledError("it was trained on EnMAP less the mean and deviation of each band, which lie with its data set alone")
-
+_scale = unscaled("it was trained on EnMAP less the mean and deviation of each band, which lie with its data set alone")
 
 SYSTEMS = (
     System(
-        "SpectralEarth SpecViT", "none stated", infer, build, load, classifier_encoder, scale,
+        "SpectralEarth SpecViT", "none stated", infer, build, load, encoder_of, _scale,
         lambda arguments: int(arguments["patch_size"]),
     ),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ....core.weights.arguments import ratio, read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.spectralgpt import CubeAutoencoder, CubeClassifier, cube_encoder
 from .scales import StretchScale
-from .system import BLOCK_NAMES, System, UnscaledError, depth_of, heads_of, join_qkv, load_renamed
+from .system import BLOCK_NAMES, System, UnscaledError, depth_of, encoder_of, heads_of, image_size, join_qkv, load_renamed
 
 # Sentinel-2 without B10, in the order of fMoW-Sentinel.
 _WAVELENGTHS = (443.0, 490.0, 560.0, 665.0, 705.0, 740.0, 783.0, 842.0, 865.0, 945.0, 1610.0, 2190.0)
@@ -184,16 +185,11 @@ def _unflatten(table: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def load(module: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     """Copy a published state dict into a module of ``build_autoencoder`` or ``build_classifier``."""
-    encoder = _part(module)
-    sizes = [part.size for part in encoder.position.modules() if isinstance(part, TablePosition)]
+    assert isinstance(module, CubeAutoencoder | CubeClassifier)
+    sizes = [part.size for part in module.encoder.position.modules() if isinstance(part, TablePosition)]
     size = tuple(max(axis) for axis in zip(*sizes, strict=True))
     ours = to_ours(state, (size[0], size[1], size[2]), classifier=isinstance(module, CubeClassifier))
     return load_renamed(module, state, ours)
-
-
-def _part(module: nn.Module) -> TokenEncoder:
-    assert isinstance(module, CubeAutoencoder | CubeClassifier)
-    return module.encoder
 
 
 def scale(arguments: Mapping[str, Any]) -> StretchScale:
@@ -208,19 +204,9 @@ def scale(arguments: Mapping[str, Any]) -> StretchScale:
     return StretchScale(_WAVELENGTHS, _NAMES)
 
 
-def _learned_size(arguments: Mapping[str, Any]) -> int:
-    return int(arguments["img_size"])
-
-
-def _infer_autoencoder(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    return infer(state, classifier=False)
-
-
-def _infer_classifier(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    return infer(state, classifier=True)
-
+_infer = {classifier: partial(infer, classifier=classifier) for classifier in (False, True)}
 
 SYSTEMS = (
-    System("SpectralGPT", "GPL-3.0", _infer_autoencoder, build_autoencoder, load, _part, scale, _learned_size),
-    System("SpectralGPT (classifier)", "GPL-3.0", _infer_classifier, build_classifier, load, _part, scale, _learned_size),
+    System("SpectralGPT", "GPL-3.0", _infer[False], build_autoencoder, load, encoder_of, scale, image_size),
+    System("SpectralGPT (classifier)", "GPL-3.0", _infer[True], build_classifier, load, encoder_of, scale, image_size),
 )

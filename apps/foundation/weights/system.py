@@ -51,6 +51,31 @@ class System:
     size: Callable[[Mapping[str, Any]], int | None]
 
 
+def encoder_of(module: nn.Module) -> Encoder:
+    """Return the encoder of an auto-encoder or a classifier."""
+    encoder: Encoder = module.encoder  # type: ignore[assignment] # nn.Module forgets what its parts are
+    return encoder
+
+
+def image_size(arguments: Mapping[str, Any]) -> int:
+    """Return the pixels on a side of the images of a training, which official constructors call ``img_size``."""
+    return int(arguments["img_size"])
+
+
+def unscaled(reason: str) -> Callable[[Mapping[str, Any]], Normalization]:
+    """Return the ``scale`` of a system whose scale is not known: it raises an ``UnscaledError`` that tells the reason."""
+
+    def scale(arguments: Mapping[str, Any]) -> Normalization:
+        raise UnscaledError(reason)
+
+    return scale
+
+
+def placeholder_bands(count: int) -> tuple[float, ...]:
+    """Return wavelengths of bands of which no more is known than that they differ."""
+    return tuple(1000.0 + 100.0 * band for band in range(count))
+
+
 def heads_of(dim: int, given: int | None, argument: str) -> int:
     """Return the number of attention heads of a published size.
 

@@ -4,11 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ....core.backbones.token_encoder import TokenEncoder
 from ....core.weights.arguments import ratio
-from ..published.classifier import TokenClassifier
 from .system import depth_of
 
 
@@ -32,9 +30,3 @@ def split_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ours["encoder.prefix"] = ours.pop("cls_token")[0] + table[:1]
         ours["encoder.position.table"] = table[1:].reshape(1, side, side, -1)
     return ours
-
-
-def classifier_encoder(module: nn.Module) -> TokenEncoder:
-    """Return the encoder of a classifier."""
-    assert isinstance(module, TokenClassifier)
-    return module.encoder

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..linear import Linear
 from ..reuse import by_parts
 from .bands import check_bands
-from .patches import check_size, pitch_of
+from .patches import blanked, check_size, cut, pitch_of
 from .tokens import Tokens
 
 
@@ -33,9 +33,7 @@ class BandPerceptronEmbed(nn.Module):
     def forward(self, x: Tensor, wavelengths: Tensor, gsd: float | Tensor, band_mask: Tensor | None = None) -> Tokens:
         check_bands(wavelengths, x.shape[1])
         check_size("BandPerceptronEmbed", x, self.patch)
-        if band_mask is not None:
-            x = x.masked_fill(~band_mask[..., None, None], 0.0)
-        patches = torch.unflatten(torch.unflatten(x, 3, (-1, self.patch)), 2, (-1, self.patch)).transpose(3, 4).flatten(4)
+        patches = cut(blanked(x, band_mask), self.patch)
         radar = wavelengths < 0
         if bool(radar.any()) and not bool(radar.all()):
             parts = [(self.optical, (~radar).nonzero()[:, 0]), (self.radar, radar.nonzero()[:, 0])]

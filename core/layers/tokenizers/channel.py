@@ -9,7 +9,7 @@ from ..linear import Linear
 from .bands import check_bands
 from .channel_sampling import sample_channels
 from .match import check_known, match_bands
-from .patches import check_size, pitch_of
+from .patches import blanked, check_size, cut, pitch_of
 from .tokens import Tokens
 from .wavelength import FEATURES, wavelength_features
 
@@ -65,11 +65,7 @@ class ChannelEmbed(nn.Module):
             owner[chosen] = torch.arange(len(chosen), device=x.device)
             x, wavelengths = x[:, chosen], wavelengths[chosen]
             band_mask = None if band_mask is None else band_mask[:, chosen]
-        if band_mask is not None:
-            x = x.masked_fill(~band_mask[..., None, None], 0.0)
         # For a single channel, a product of matrices takes a third of the time of a convolution on the CPU.
-        rows, columns = (n // self.patch for n in x.shape[2:])
-        pixels = x.reshape(*x.shape[:2], rows, self.patch, columns, self.patch).transpose(3, 4).flatten(4)
-        y: Tensor = self.proj(pixels)
+        y: Tensor = self.proj(cut(blanked(x, band_mask), self.patch))
         y = y + self.vectors(wavelengths).to(y.dtype)[:, None, None]
         return Tokens(y, wavelengths, pitch_of(gsd, self.patch, x), band_mask, owner)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .bands import check_bands
-from .patches import check_size, pitch_of
+from .patches import blanked, by_wavelength, check_size, pitch_of
 from .tokens import Tokens
 
 
@@ -38,19 +38,11 @@ class CubeEmbed(nn.Module):
         check_size("CubeEmbed", x, self.patch)
         if x.shape[1] % self.bands:
             raise ValueError(f"CubeEmbed: {x.shape[1]} bands are no multiple of the {self.bands} of a cube")
-        if bool((wavelengths < 0).any()):
-            raise ValueError("CubeEmbed: cubes join bands by wavelength, radar has codes instead")
-        owner = wavelengths.argsort(stable=True).argsort().to(x.device) // self.bands
-        if bool((wavelengths[1:] < wavelengths[:-1]).any()):
-            order = wavelengths.argsort(stable=True)
-            wavelengths, x = wavelengths[order], x[:, order.to(x.device)]
-            band_mask = None if band_mask is None else band_mask[:, order.to(x.device)]
-        present = None
-        if band_mask is not None:
-            x = x.masked_fill(~band_mask[..., None, None], 0.0)
-            present = torch.unflatten(band_mask, 1, (-1, self.bands)).any(2)
+        x, wavelengths, band_mask, order = by_wavelength("CubeEmbed", x, wavelengths, band_mask)
+        owner = order.argsort().to(x.device) // self.bands
+        present = None if band_mask is None else torch.unflatten(band_mask, 1, (-1, self.bands)).any(2)
         # Cubes neither overlap nor share bands: one 2-D convolution with the cubes in the batch.
-        cubes = torch.unflatten(x, 1, (-1, self.bands))
+        cubes = torch.unflatten(blanked(x, band_mask), 1, (-1, self.bands))
         y = F.conv2d(cubes.flatten(0, 1), self.proj.weight[:, 0], self.proj.bias, stride=self.patch)
         y = torch.unflatten(y, 0, cubes.shape[:2]).movedim(2, -1)
         centres = torch.unflatten(wavelengths, 0, (-1, self.bands)).mean(1)

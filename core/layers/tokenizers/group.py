@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..embed import PatchEmbed
 from .bands import check_bands
 from .match import check_known, match_bands
-from .patches import check_size, pitch_of
+from .patches import blanked, check_size, pitch_of
 from .tokens import Tokens
 
 
@@ -63,8 +63,7 @@ class GroupEmbed(nn.Module):
         check_bands(wavelengths, x.shape[1])
         check_size("GroupEmbed", x, self.patch)
         where = match_bands("GroupEmbed", wavelengths, self.known, tolerance=self.tolerance, drop=self.others == "drop")
-        if band_mask is not None:
-            x = x.masked_fill(~band_mask[..., None, None], 0.0)
+        x = blanked(x, band_mask)
         first = {w: index for index, group in reversed(list(enumerate(self.groups))) for w in group}
         owner = torch.full((len(wavelengths),), -1, device=x.device)
         for known, band in where.items():

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..linear import Linear
+from ..sincos import sincos
 from .bands import check_bands
 from .patches import check_size, for_each_mask, pitch_of
 from .sensor_cache import SensorCache
@@ -72,12 +73,10 @@ class HypernetworkEmbed(nn.Module):
 
     def codes(self, wavelengths: Tensor) -> Tensor:
         """Return what describes the wavelengths, (bands, code_dim)."""
-        # In float32, and in this order, as the published weights have been trained: an angle is up to 20,000, and its rounding
-        # shows in the third digit of the sine.
+        # In float32, as the published weights have been trained: an angle is up to 20,000, and its rounding shows in the third
+        # digit of the sine.
         nanometres = torch.where(wavelengths > 0, wavelengths, self.radar).to(self.fc1.weight.device, torch.float32)
-        step = torch.arange(self.code_dim // 2, dtype=torch.float32, device=nanometres.device) / (self.code_dim / 2)
-        angles = nanometres[:, None] * (1.0 / 10_000**step)
-        x = torch.cat([angles.sin(), angles.cos()], dim=1).to(self.fc1.weight.dtype)
+        x = sincos(nanometres, self.code_dim).to(self.fc1.weight.dtype)
         return x + F.relu(self.fc2(F.relu(self.fc1(x))))
 
     def weights(self, wavelengths: Tensor) -> tuple[Tensor, Tensor]:

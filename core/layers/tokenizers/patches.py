@@ -22,6 +22,37 @@ def pitch_of(gsd: float | Tensor, patch: int, x: Tensor) -> Tensor:
     return torch.as_tensor(gsd, dtype=torch.float32, device=x.device).expand(len(x)) * patch
 
 
+def cut(x: Tensor, patch: int) -> Tensor:
+    """Return the pixels of patches: (batch, bands, height, width) to (batch, bands, rows, columns, patch ** 2)."""
+    rows, columns = (n // patch for n in x.shape[2:])
+    return x.reshape(*x.shape[:2], rows, patch, columns, patch).transpose(3, 4).flatten(4)
+
+
+def blanked(x: Tensor, band_mask: Tensor | None) -> Tensor:
+    """Return images with 0 in the bands that they lack, whose values may be anything."""
+    return x if band_mask is None else x.masked_fill(~band_mask[..., None, None], 0.0)
+
+
+def by_wavelength(
+    name: str, x: Tensor, wavelengths: Tensor, band_mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Sort bands by rising wavelength.
+
+    Returns:
+        Images, wavelengths and mask in that order, and which band of ``x`` each of them is.
+
+    Raises:
+        ValueError: radar, which has codes and no place in the order.
+    """
+    if bool((wavelengths < 0).any()):
+        raise ValueError(f"{name}: bands are taken by wavelength, radar has codes instead")
+    order = wavelengths.argsort(stable=True)
+    if bool((wavelengths[1:] < wavelengths[:-1]).any()):
+        wavelengths, x = wavelengths[order], x[:, order.to(x.device)]
+        band_mask = None if band_mask is None else band_mask[:, order.to(x.device)]
+    return x, wavelengths, band_mask, order
+
+
 def sum_bands(x: Tensor, weight: Tensor, bias: Tensor, band_mask: Tensor | None = None) -> Tensor:
     """Project the patches of every band with weights of its own and add the bands up, as one convolution.
 
@@ -37,7 +68,7 @@ def sum_bands(x: Tensor, weight: Tensor, bias: Tensor, band_mask: Tensor | None 
     kernel, patch = weight.transpose(0, 1).to(x.dtype), weight.shape[-1]
     if band_mask is None:
         return F.conv2d(x, kernel, bias.sum(0).to(x.dtype), stride=patch).movedim(1, -1)
-    y = F.conv2d(x.masked_fill(~band_mask[..., None, None], 0.0), kernel, stride=patch).movedim(1, -1)
+    y = F.conv2d(blanked(x, band_mask), kernel, stride=patch).movedim(1, -1)
     return y + (band_mask.to(bias.dtype) @ bias).to(y.dtype)[:, None, None]
 
 

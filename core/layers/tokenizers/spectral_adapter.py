@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..embed import PatchEmbed
 from .bands import check_bands
-from .patches import check_size, for_each_mask, pitch_of
+from .patches import by_wavelength, check_size, for_each_mask, pitch_of
 from .tokens import Tokens
 
 
@@ -91,11 +91,6 @@ class SpectralAdapterEmbed(nn.Module):
         """
         check_bands(wavelengths, x.shape[1])
         check_size("SpectralAdapterEmbed", x, self.patch)
-        if bool((wavelengths < 0).any()):
-            raise ValueError("SpectralAdapterEmbed: bands are convolved by wavelength, radar has codes instead")
-        if bool((wavelengths[1:] < wavelengths[:-1]).any()):
-            order = wavelengths.argsort()
-            wavelengths, x = wavelengths[order], x[:, order.to(x.device)]
-            band_mask = None if band_mask is None else band_mask[:, order.to(x.device)]
+        x, wavelengths, band_mask, _ = by_wavelength("SpectralAdapterEmbed", x, wavelengths, band_mask)
         y = for_each_mask(self._project, x, wavelengths, band_mask)
         return Tokens(y[:, None], None, pitch_of(gsd, self.patch, x))

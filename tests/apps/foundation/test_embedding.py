@@ -205,3 +205,25 @@ def test_the_command_and_the_public_name(scene, model_file, tmp_path, capsys):
     assert main([*common, "--tiling.tile", "16"]) == 2
     assert "tile 16, halo 8" in capsys.readouterr().err
     assert geovit.embed is embed
+
+
+def test_layers_of_an_image_that_lacks_bands_are_those_of_the_bands_that_it_has():
+    torch.manual_seed(0)
+    values = torch.rand(1, 3, 16, 16)
+    batch = SensorBatch(values, torch.ones_like(values, dtype=torch.bool), codes(S2.bands)[1:4], torch.tensor([10.0]), S2.name)
+    config = EncoderConfig(tokenizer="channel", dim=32, depth=2, heads=2, patch=PATCH)
+    model = FoundationModel(encoder=build_encoder(config), config=config, normalization=Normalization.fitted([batch]))
+    valid = torch.ones_like(values, dtype=torch.bool)
+    valid[:, 1] = False
+    layers = parse_layers("0,1,last", model.encoder)
+    fewer = SensorBatch(values[:, ::2], valid[:, ::2], batch.wavelengths[::2], batch.gsd, batch.sensor)
+    found = place_features(model, SensorBatch(values, valid, batch.wavelengths, batch.gsd, batch.sensor), layers)
+    torch.testing.assert_close(found, place_features(model, fewer, layers))
+
+
+@pytest.mark.parametrize("mixer", ["window", "less"])
+def test_encoders_on_grids_have_no_layers_but_the_last(mixer):
+    encoder = build_encoder(EncoderConfig(tokenizer="channel", mixer=mixer, dim=32, depth=2, heads=2, patch=PATCH))
+    assert parse_layers("last", encoder) == (-1,)
+    with pytest.raises(ValueError, match="allowed is last"):
+        parse_layers("1", encoder)

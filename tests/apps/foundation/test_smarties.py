@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from geovit.apps.foundation.autoencoder import AutoencoderConfig, MaskedAutoencoder
+from geovit.apps.foundation.pretraining.autoencoder import AutoencoderConfig, MaskedAutoencoder
 from geovit.apps.foundation.published.smarties import SmartiesAutoencoder, SmartiesClassifier, range_encoder
 from geovit.apps.foundation.weights import published_from, smarties
 from geovit.apps.foundation.weights.smarties_scale import smarties_scale
