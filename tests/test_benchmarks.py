@@ -203,3 +203,49 @@ def test_the_memory_of_segmenting_is_measured():
     assert cells[:2] == ["3", "2"]
     assert 0.1 < float(cells[4]) < 3  # GB at the peak
     assert len(cells) == 12
+
+
+def table(printed: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
+
+
+def test_a_step_of_pretraining_is_timed_and_its_gradient_compared(monkeypatch, capsys):
+    script = load("foundation_speed")
+    monkeypatch.setattr(script, "SIZES", {"tiny": (48, 3, 1)})
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(
+        sys, "argv", ["", f"--threads={threads}", "--runs=1", "--batch=1", "--dtypes", "float32", "--only", "pretraining"]
+    )
+    assert script.main() in (0, 1)
+    *_, cells = table(capsys.readouterr().out)
+    assert cells[:2] == ["ViT-tiny", "float32"]
+    assert float(cells[2]) > 0
+    assert float(cells[5]) < 1e-3, "the same weights have the same gradient"
+
+
+@pytest.mark.parametrize(("geovit", "status"), [(10, 0), (60, 1)])
+def test_the_bar_of_memory_is_against_scores(monkeypatch, capsys, geovit, status):
+    script = load("foundation_memory")
+    mebibytes = {"joint, scores": 500, "joint, flash": 50, "joint, floor": 20, "geovit": geovit}
+    monkeypatch.setattr(script, "measured", lambda kind, bands, side, args: 2.0**20 * mebibytes[kind])
+    monkeypatch.setattr(sys, "argv", ["", f"--threads={torch.get_num_threads()}", "--bands=12"])
+    assert script.main() == status
+    *_, cells = table(capsys.readouterr().out)
+    assert cells[:6] == ["12 x 32 x 32", "768", "500", "50", "20", f"{geovit}"]
+    assert float(cells[6]) == geovit / 500
+
+
+def test_adaptation_is_compared_split_by_split(capsys):
+    script = load("foundation_adaptation")
+    accuracies = {"encoder": [0.7, 0.8, 0.9], "encoder_scratch": [0.6, 0.7, 0.8], "svm": [0.6, 0.9, 0.9]}
+    figure = {"mean": 0.5, "std": 0.1}
+    models = {
+        name: {"splits": [{"oa": oa} for oa in splits], "trained": None}
+        | dict.fromkeys(("oa", "aa", "kappa", "leakage", "seconds"), figure)
+        for name, splits in accuracies.items()
+    }
+    report = {"models": models, "protocol": {"text": "blocks", "training_pixels": 10.0, "test_pixels": 20.0}}
+    assert script.difference(report, "encoder", "encoder_scratch") == pytest.approx((0.1, 0))
+    assert script.table("blocks-10", report), "better than from scratch"
+    assert not script.table("blocks-all", report), "too little better than the vector machine"
+    assert "| **no** |" in capsys.readouterr().out
