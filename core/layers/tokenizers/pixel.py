@@ -34,5 +34,6 @@ class PixelEmbed(nn.Module):
         check_size("PixelEmbed", x, self.patch)
         y = F.gelu(self.pixels(x, wavelengths, gsd, band_mask).x[:, 0])
         patch = self.patch
-        y = y.unflatten(2, (-1, patch)).unflatten(1, (-1, patch)).transpose(2, 3).flatten(3)
+        rows, columns = (side // patch for side in y.shape[1:3])
+        y = y.reshape(len(y), rows, patch, columns, patch, -1).transpose(2, 3).flatten(3)
         return Tokens(self.project(y)[:, None], None, pitch_of(gsd, patch, x))
