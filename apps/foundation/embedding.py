@@ -96,7 +96,7 @@ def embed(
         model: what `geovit pretrain` wrote, or its file, or a published checkpoint.
         sensor: whose table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
-        layer: depth of the features: last, a number of blocks, or several joined by commas.
+        layer: depth of the features: last, a number of blocks, several joined by commas, or all.
         tiling: how the scene is cut.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: auto, fp32, bf16 or fp16.

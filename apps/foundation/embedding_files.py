@@ -71,7 +71,7 @@ def embed_files(
         sensor: of all the scenes; its table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         out: folder to write to, made if there is none. Default: beside each scene.
-        layer: depth of the features: last, a number of blocks, or several joined by commas.
+        layer: depth of the features: last, a number of blocks, several joined by commas, or all.
         dtype: float16 (as Float32 of 16 bits, which every GDAL reads), float32, or int8 with a scale for each band.
         pca: write NAME_pca.tif, too: the first three principal components as colours, to look at.
         tiling: how scenes are cut.

@@ -13,10 +13,13 @@ from ...core.sensors.batch import SensorBatch
 from ...core.sensors.model import FoundationModel
 
 LAST = "last"
+ALL = "all"
 
 
 def parse_layers(text: str, encoder: Encoder) -> tuple[int, ...]:
     """Turn a user's words, such as "last" or "2,4,last", into depths: 0 the embedded tokens, k after block k, -1 the last norm.
+
+    "all" are the embedded tokens and those after every block.
 
     Raises:
         ValueError: a word that is none, or a depth that the encoder has not.
@@ -26,12 +29,14 @@ def parse_layers(text: str, encoder: Encoder) -> tuple[int, ...]:
     for word in text.replace(" ", "").split(","):
         if word == LAST:
             found.append(-1)
+        elif word == ALL and depth:
+            found.extend(range(depth + 1))
         elif re.fullmatch(r"\d+", word) and int(word) <= depth:
             found.append(int(word))
         else:
             if not depth:
                 raise ValueError(f"layer {word!r}: this encoder's blocks see more than a sequence of tokens, allowed is {LAST}")
-            raise ValueError(f"layer {word!r}: allowed are 0..{depth} and {LAST}, or several of them joined by commas")
+            raise ValueError(f"layer {word!r}: allowed are 0..{depth}, {ALL} and {LAST}, or several of them joined by commas")
     return tuple(found)
 
 

@@ -26,9 +26,9 @@ class FeatureOptions:
     """How features of cells are taken.
 
     Args:
-        layer: depth of the encoder's features: last, a number of blocks, several joined by commas, or auto: the tokens before
-            the first block, those after half of the blocks or the last ones, by cross-validation on training cells; of encoders
-            on grids the last ones.
+        layer: depth of the encoder's features: last, a number of blocks, several joined by commas, all (the tokens
+            before the first block and after each), or auto: the tokens before the first block, those after half of the blocks or
+            the last ones, by cross-validation on training cells; of encoders on grids the last ones.
         pool: cells on a side whose mean is joined to each cell's own features, for all methods; 1: none.
         convolutions: random ones, twice as many features.
         seeds: random convolutions, and untrained encoders, that the figures are the mean of.

@@ -8,7 +8,7 @@ from rasterio.crs import CRS
 
 from geovit.apps.hyperspectral import classify, evaluate, fit_model
 from geovit.apps.hyperspectral.adaptation import adapting
-from geovit.apps.hyperspectral.encoder_network import EncoderNetworkConfig, encoder_for
+from geovit.apps.hyperspectral.encoder_network import EncoderNetworkConfig, SceneEncoder, SensorTransform, encoder_for
 from geovit.apps.hyperspectral.mapping import predict
 from geovit.apps.hyperspectral.model import load_classifier
 from geovit.apps.hyperspectral.recipe import DEFAULT_RECIPE, Recipe, TrainingConfig, named_recipe
@@ -254,3 +254,15 @@ def test_adaptations_are_measured_on_the_same_splits(files, encoder, monkeypatch
         evaluate(str(files.scene), str(files.labels), models=["svm"], encoder=encoder)
     with pytest.raises(ValueError, match="add --encoder"):
         evaluate(str(files.scene), str(files.labels), models=["encoder_freeze"])
+
+
+@pytest.mark.parametrize("logarithm", [0.0, 0.1])
+def test_spectra_go_in_on_the_scale_of_the_encoder(logarithm):
+    values, waves = 0.3 * torch.rand(1, 3, 4, 4), torch.tensor([490.0, 665.0, 842.0])
+    batch = SensorBatch(values, torch.ones_like(values, dtype=torch.bool), waves, torch.tensor([30.0]), "scene")
+    normalization = Normalization.fitted([batch], logarithm=logarithm)
+    config = EncoderConfig(dim=16, depth=1, heads=2, patch=2, logarithm=logarithm)
+    model = FoundationModel(encoder=build_encoder(config), config=config, normalization=normalization)
+    transform = SensorTransform(3, SCALE)
+    transform.adapt(SceneEncoder(model, waves, 30.0))
+    torch.testing.assert_close(transform(values / SCALE), normalization(batch).values)
