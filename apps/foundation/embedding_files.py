@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from ... import __version__
 from ...core.precision import Precision
+from ...core.sensors.model import model_file
 from ...datasets import check_writable, stream_bands
 from .embedding import Embedder, Tick, Tiling, token_grid
 from .features import LAST
@@ -67,7 +68,7 @@ def embed_files(
 
     Args:
         scenes: rasters; any number of them.
-        model: what `geovit pretrain` wrote, or a published checkpoint (SMARTIES, SatMAE++, DOFA, SpectralGPT, ...).
+        model: what `geovit pretrain` wrote, a file or its folder, or a published checkpoint (SMARTIES, SatMAE++, DOFA, SpectralGPT, ...).
         sensor: of all the scenes; its table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         out: folder to write to, made if there is none. Default: beside each scene.
@@ -96,11 +97,12 @@ def embed_files(
     if len(set(written)) < len(written):
         twice = next(path for path in written if written.count(path) > 1)
         raise ValueError(f"two of the scenes would both be written to {twice}: embed them into different folders")
-    embedder = Embedder(model, layer=layer, tiling=tiling or Tiling(), device=device, precision=precision)
+    file = model_file(model)
+    embedder = Embedder(file, layer=layer, tiling=tiling or Tiling(), device=device, precision=precision)
     tags = {
         "GEOVIT_VERSION": __version__,
-        "GEOVIT_MODEL": model.name,
-        "GEOVIT_MODEL_SHA256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "GEOVIT_MODEL": file.name,
+        "GEOVIT_MODEL_SHA256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "GEOVIT_LAYER": layer,
         "GEOVIT_PATCH": str(embedder.patch),
         "GEOVIT_TILE": str(embedder.tile),

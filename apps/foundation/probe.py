@@ -136,7 +136,7 @@ def probe(
 
     Args:
         data: folder of co-registered rasters with a folder of labels (LULC or labels), or a labelled scene.
-        model: what `geovit pretrain` wrote, or published weights.
+        model: what `geovit pretrain` wrote, a file or its folder, or published weights.
         sensor: whose images are probed. Default: the first one there; a scene needs it, or wavelengths.
         labels: of a scene, as in `geovit classify`.
         probes: linear (logistic regression) and knn (k = 20, weighted).
