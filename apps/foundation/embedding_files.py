@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.progress import Progress
@@ -17,7 +18,7 @@ from rich.progress import Progress
 from ... import __version__
 from ...core.precision import Precision
 from ...core.sensors.model import model_file
-from ...datasets import check_writable, stream_bands
+from ...datasets import Image, check_writable, stream_bands, write_image
 from .embedding import Embedder, Tick, Tiling, token_grid
 from .features import LAST
 from .scenes import SensorScene, open_sensor_scene
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 DType = Literal["float16", "float32", "int8"]
 _STRIP_VALUES = 2**22  # written at a time: 16 MB
 _NO_DATA = -128  # of int8
+_PICTURE, _SMALL_PICTURE = 2048, 512  # pixels on the longer side of a picture: at most, and up to which tokens are enlarged
 _STRETCH = 2.5  # standard deviations to both sides of the middle grey of a quick-look
 
 
@@ -74,7 +76,7 @@ def embed_files(
         out: folder to write to, made if there is none. Default: beside each scene.
         layer: depth of the features: last, a number of blocks, or several joined by commas.
         dtype: float16 (as Float32 of 16 bits, which every GDAL reads), float32, or int8 with a scale for each band.
-        pca: write NAME_pca.tif, too: the first three principal components as colours, to look at.
+        pca: write NAME_pca.tif, too, the first three principal components as colours, and NAME_pca.png of them to look at.
         tiling: how scenes are cut.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: auto, fp32, bf16 or fp16.
@@ -131,8 +133,8 @@ def embed_files(
 
 def _targets(source: Path, out: Path | None, pca: bool) -> tuple[Path, ...]:
     folder = source.parent if out is None else out
-    names = ["embedding", "pca"] if pca else ["embedding"]
-    return tuple(folder / f"{source.stem}_{name}.tif" for name in names)
+    names = ["embedding.tif", "pca.tif", "pca.png"] if pca else ["embedding.tif"]
+    return tuple(folder / f"{source.stem}_{name}" for name in names)
 
 
 def _write(
@@ -187,7 +189,18 @@ def _write(
             ) as writer:
                 for row, colours in _colours(strips, moments):
                     writer.write(np.moveaxis(colours, -1, 0), row, 0)
+            _write_picture(targets[2], targets[1], overwrite)
         del kept, strips  # some systems keep a file that is still mapped
+
+
+def _write_picture(path: Path, colours: Path, overwrite: bool) -> None:
+    """Write a raster of colours as a picture of at most 2048 pixels a side, and with few tokens, larger: a token is a square."""
+    with rasterio.open(colours) as source:
+        step = -(-max(source.shape) // _PICTURE)
+        shown = source.read(out_shape=(source.count, -(-source.height // step), -(-source.width // step)))
+    times = max(_SMALL_PICTURE // max(shown.shape[1:]), 1)
+    pixels = np.moveaxis(shown, 0, -1).repeat(times, axis=0).repeat(times, axis=1)
+    write_image(path, Image(pixels=np.ascontiguousarray(pixels)), overwrite=overwrite)
 
 
 def _quantized(values: NDArray[np.float32], scales: NDArray[np.float64]) -> NDArray[np.int8]:
