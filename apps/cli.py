@@ -143,7 +143,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
 
 
 def _shorten(parser: "ArgumentParser") -> None:
-    """Leave out of the help what few ask for: a recipe's settings, unless by --recipe.help, and classes that only Python can give."""
+    """Leave out of the help what few ask for: settings of a recipe, which --recipe.help shows, and what only Python can give."""
     hidden = 0
     for action in parser._actions:  # noqa: SLF001 - argparse has no other way to see what was added
         if action.dest.startswith("recipe."):

@@ -70,7 +70,8 @@ def embed_files(
 
     Args:
         scenes: rasters; any number of them.
-        model: what `geovit pretrain` wrote, a file or its folder, or a published checkpoint (SMARTIES, SatMAE++, DOFA, SpectralGPT, ...).
+        model: what `geovit pretrain` wrote, a file or its folder, or a published checkpoint (SMARTIES, SatMAE++, DOFA,
+            SpectralGPT, ...).
         sensor: of all the scenes; its table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         out: folder to write to, made if there is none. Default: beside each scene.

@@ -81,7 +81,7 @@ class Probed:
         """The protocol, a table for each probe, and one for the transfer."""
         report = self.report
         tested = "; ".join(
-            f"{place}: {', '.join(f'{name} {count}' for name, count in found.items())}"
+            f"{place}: {', '.join(f'{count} of {name}' for name, count in found.items())}"
             for place, found in report["tested"].items()
         )
         parts: list[Any] = [f"{report['protocol']}; 95 % intervals over {report['unit']}", f"cells that test: {tested}"]
