@@ -5,6 +5,7 @@ docstring. What it returns knows how to print itself (rich) and may have an ``ex
 imported when it is called: `geovit --help` is quick.
 """
 
+import argparse
 import inspect
 import json
 import logging
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 
 if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
     from rich.console import Console
 
 # What a user can cause: wrong input, missing or unwritable files, an extra that is not installed.
@@ -117,6 +119,10 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     # The terminal decides about progress bars.
     parser.add_function_arguments(function, as_positional=True, as_group=False, skip={"progress"}, sub_configs=True)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    if "--recipe.help" in arguments:
+        arguments = ["--help"]
+    else:
+        _shorten(parser)
     arguments = _complete(function, _with_named_configs(arguments, configs))
     try:
         parsed = parser.instantiate(parser.parse_args(arguments))
@@ -134,6 +140,18 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     if result is not None and os.environ.get("LOCAL_RANK", "0") == "0":
         console().print(result)
     return int(getattr(result, "exit_code", 0))
+
+
+def _shorten(parser: "ArgumentParser") -> None:
+    """Leave out of the help what few ask for: settings of a recipe, which --recipe.help shows, and what only Python can give."""
+    hidden = 0
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to see what was added
+        if action.dest.startswith("recipe."):
+            action.help, hidden = argparse.SUPPRESS, hidden + 1
+        elif "--data.help" in action.option_strings:
+            action.help = argparse.SUPPRESS
+    if hidden:
+        parser.epilog = f"--recipe has {hidden} settings, each an option of its own: --recipe.help shows them."
 
 
 def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:

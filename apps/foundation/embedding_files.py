@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.progress import Progress
 
 from ... import __version__
 from ...core.precision import Precision
-from ...datasets import check_writable, stream_bands
+from ...core.sensors.model import model_file
+from ...datasets import Image, check_writable, stream_bands, write_image
 from .embedding import Embedder, Tick, Tiling, token_grid
 from .features import LAST
 from .scenes import SensorScene, open_sensor_scene
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 DType = Literal["float16", "float32", "int8"]
 _STRIP_VALUES = 2**22  # written at a time: 16 MB
 _NO_DATA = -128  # of int8
+_PICTURE, _SMALL_PICTURE = 2048, 512  # pixels on the longer side of a picture: at most, and up to which tokens are enlarged
 _STRETCH = 2.5  # standard deviations to both sides of the middle grey of a quick-look
 
 
@@ -67,13 +70,14 @@ def embed_files(
 
     Args:
         scenes: rasters; any number of them.
-        model: what `geovit pretrain` wrote, or a published checkpoint (SMARTIES, SatMAE++, DOFA, SpectralGPT, ...).
+        model: what `geovit pretrain` wrote, a file or its folder, or a published checkpoint (SMARTIES, SatMAE++, DOFA,
+            SpectralGPT, ...).
         sensor: of all the scenes; its table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         out: folder to write to, made if there is none. Default: beside each scene.
         layer: depth of the features: last, a number of blocks, several joined by commas, or all.
         dtype: float16 (as Float32 of 16 bits, which every GDAL reads), float32, or int8 with a scale for each band.
-        pca: write NAME_pca.tif, too: the first three principal components as colours, to look at.
+        pca: write NAME_pca.tif, too, the first three principal components as colours, and NAME_pca.png of them to look at.
         tiling: how scenes are cut.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: auto, fp32, bf16 or fp16.
@@ -96,11 +100,12 @@ def embed_files(
     if len(set(written)) < len(written):
         twice = next(path for path in written if written.count(path) > 1)
         raise ValueError(f"two of the scenes would both be written to {twice}: embed them into different folders")
-    embedder = Embedder(model, layer=layer, tiling=tiling or Tiling(), device=device, precision=precision)
+    file = model_file(model)
+    embedder = Embedder(file, layer=layer, tiling=tiling or Tiling(), device=device, precision=precision)
     tags = {
         "GEOVIT_VERSION": __version__,
-        "GEOVIT_MODEL": model.name,
-        "GEOVIT_MODEL_SHA256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "GEOVIT_MODEL": file.name,
+        "GEOVIT_MODEL_SHA256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "GEOVIT_LAYER": layer,
         "GEOVIT_PATCH": str(embedder.patch),
         "GEOVIT_TILE": str(embedder.tile),
@@ -129,8 +134,8 @@ def embed_files(
 
 def _targets(source: Path, out: Path | None, pca: bool) -> tuple[Path, ...]:
     folder = source.parent if out is None else out
-    names = ["embedding", "pca"] if pca else ["embedding"]
-    return tuple(folder / f"{source.stem}_{name}.tif" for name in names)
+    names = ["embedding.tif", "pca.tif", "pca.png"] if pca else ["embedding.tif"]
+    return tuple(folder / f"{source.stem}_{name}" for name in names)
 
 
 def _write(
@@ -185,7 +190,18 @@ def _write(
             ) as writer:
                 for row, colours in _colours(strips, moments):
                     writer.write(np.moveaxis(colours, -1, 0), row, 0)
+            _write_picture(targets[2], targets[1], overwrite)
         del kept, strips  # some systems keep a file that is still mapped
+
+
+def _write_picture(path: Path, colours: Path, overwrite: bool) -> None:
+    """Write a raster of colours as a picture of at most 2048 pixels a side, and with few tokens, larger: a token is a square."""
+    with rasterio.open(colours) as source:
+        step = -(-max(source.shape) // _PICTURE)
+        shown = source.read(out_shape=(source.count, -(-source.height // step), -(-source.width // step)))
+    times = max(_SMALL_PICTURE // max(shown.shape[1:]), 1)
+    pixels = np.moveaxis(shown, 0, -1).repeat(times, axis=0).repeat(times, axis=1)
+    write_image(path, Image(pixels=np.ascontiguousarray(pixels)), overwrite=overwrite)
 
 
 def _quantized(values: NDArray[np.float32], scales: NDArray[np.float64]) -> NDArray[np.int8]:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ...core.sensors.model import FoundationModel, load_model
+from ...core.sensors.model import FoundationModel, load_model, model_file
 from ...core.weights.store import load_state
 from .weights import load_published
 
@@ -15,13 +15,13 @@ def open_model(path: str | os.PathLike[str]) -> FoundationModel:
     of the images that it was trained on.
 
     Args:
-        path: a file of `geovit pretrain`, or a published checkpoint, which is told by its tensors.
+        path: a file of `geovit pretrain` or its folder, or a published checkpoint, which is told by its tensors.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: it is neither, its weights do not fit, or it is not known how images become its input.
     """
-    path = Path(path)
+    path = model_file(path)
     if _is_ours(path):
         return load_model(path)
     published = load_published(path)

@@ -148,7 +148,8 @@ def open_sensor_scene(path: str | Path, name: str | None = None, *, gsd: float |
     if gsd is not None and pitch is not None and not 0.9 < gsd / pitch < 1.1:
         logger.warning("%s: its grid has pixels of %.3g m, taken as %.3g m as asked for", path, pitch, gsd)
     radiometry = layer.decide()
-    logger.info("%s: %d bands of %s; %s", path, len(layer.bands), layer.sensor.name, radiometry.reason)
+    known = "known by their wavelengths" if name is None else f"of {layer.sensor.name}"
+    logger.info("%s: %d bands %s; %s", path, len(layer.bands), known, radiometry.reason)
     return SensorScene(layer, radiometry, gsd or layer.gsd)
 
 
@@ -156,7 +157,7 @@ def _by_wavelengths(path: str | Path, gsd: float | None) -> Sensor:
     """What stands in for the table of a sensor that is not named."""
     scene = open_scene(path)
     if scene.wavelengths is None:
-        raise ValueError(f"{path}: its bands have no wavelengths: name the sensor")
+        raise ValueError(f"{path}: its bands have no wavelengths: name the sensor, such as sentinel-2-l2a")
     pitch = gsd or ground_pitch(scene.grid)
     if pitch is None:
         raise ValueError(f"{path}: no coordinate reference system tells the size of its pixels: name the sensor or give the gsd")

@@ -17,6 +17,7 @@ from .encoder import EncoderConfig, build_encoder
 from .normalization import Normalization
 
 _FORMAT = "geovit foundation encoder 1"
+FINAL = "last.safetensors"  # in the folder of a training
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,14 +73,34 @@ def save_model(path: str | os.PathLike[str], model: FoundationModel) -> None:
     save_module(path, _module(model), {"format": _FORMAT, "geovit": version("geovit"), "model": json.dumps(content)})
 
 
+def model_file(path: str | os.PathLike[str]) -> Path:
+    """Return the file of an encoder: the file itself, or the weights at the end in the folder of a training.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / FINAL).is_file():
+            raise FileNotFoundError(f"{path} has no {FINAL}: expected an encoder, or the folder that geovit pretrain wrote")
+        return path / FINAL
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    return path
+
+
 def load_model(path: str | os.PathLike[str]) -> FoundationModel:
     """Read what ``save_model`` wrote, in evaluation mode.
+
+    Args:
+        path: the file, or the folder of a training, of which ``last.safetensors`` is read.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no such model, or its weights do not fit.
     """
-    state, metadata = load_state(Path(path))
+    path = model_file(path)
+    state, metadata = load_state(path)
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"{path} is no encoder of geovit pretrain: its format is {metadata.get('format')!r}")
     try:

@@ -72,6 +72,8 @@ def _scene(
 ) -> dict[str, Place]:
     """One scene, whole or in blocks."""
     if sensors is None or isinstance(sensors, Mapping) or len(sensors) != 1:
+        if not (":" in source or source.startswith("/vsi") or Path(source).exists()):
+            raise FileNotFoundError(f"{source}: no such file or folder")
         raise ValueError(f"{source}: tell the sensor of the scene, such as enmap")
     known = sensor(sensors[0])
     layer = reading.told(open_layer(source, known, bands=reading.bands.get(known.name)))

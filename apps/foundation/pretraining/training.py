@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import nn
 
 from ....core.sensors.encoder import EncoderConfig, build_encoder
-from ....core.sensors.model import FoundationModel, load_model, save_model
+from ....core.sensors.model import FINAL, FoundationModel, load_model, save_model
 from ....core.sensors.normalization import Normalization
 from ....core.training.hardware import HardwareConfig
 from ....core.training.records import METRICS, OPTIONS, History, events, plain_options, quiet, require_same
@@ -29,7 +29,6 @@ from .task import PretrainingOptimizer, PretrainingTask, ShardedPretrainingTask
 
 logger = logging.getLogger(__name__)
 
-FINAL = "last.safetensors"
 PICTURES = "reconstructions"
 
 

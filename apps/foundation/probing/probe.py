@@ -81,7 +81,7 @@ class Probed:
         """The protocol, a table for each probe, and one for the transfer."""
         report = self.report
         tested = "; ".join(
-            f"{place}: {', '.join(f'{name} {count}' for name, count in found.items())}"
+            f"{place}: {', '.join(f'{count} of {name}' for name, count in found.items())}"
             for place, found in report["tested"].items()
         )
         parts: list[Any] = [f"{report['protocol']}; 95 % intervals over {report['unit']}", f"cells that test: {tested}"]
@@ -136,7 +136,7 @@ def probe(
 
     Args:
         data: folder of co-registered rasters with a folder of labels (LULC or labels), or a labelled scene.
-        model: what `geovit pretrain` wrote, or published weights.
+        model: what `geovit pretrain` wrote, a file or its folder, or published weights.
         sensor: whose images are probed. Default: the first one there; a scene needs it, or wavelengths.
         labels: of a scene, as in `geovit classify`.
         probes: linear (logistic regression) and knn (k = 20, weighted).

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import rasterio
@@ -16,7 +18,7 @@ from geovit.core.sensors.batch import SensorBatch
 from geovit.core.sensors.encoder import EncoderConfig, build_encoder
 from geovit.core.sensors.model import FoundationModel, save_model
 from geovit.core.sensors.normalization import Normalization
-from geovit.datasets import Grid
+from geovit.datasets import Grid, open_image
 from geovit.datasets.sensors import sensor
 
 PATCH = 8
@@ -123,7 +125,7 @@ def test_tiles_differ_from_the_whole_by_context_only_and_cover_each_token_once(s
 def test_the_raster_holds_the_features(scene, model_file, tmp_path, dtype, stored, tolerance):
     expected = np.moveaxis(embed(scene, model_file, sensor="S2L2A").values, -1, 0)
     done = embed_files([str(scene)], model=model_file, sensor="S2L2A", out=tmp_path / "new", dtype=dtype, pca=True)
-    target, colours = done.files[scene]
+    target, colours, picture = done.files[scene]
     assert target == tmp_path / "new" / "scene_embedding.tif"
     assert cog_validate(target, strict=True)[0]
     with rasterio.open(target) as src:
@@ -141,7 +143,21 @@ def test_the_raster_holds_the_features(scene, model_file, tmp_path, dtype, store
     assert tags["GEOVIT_BANDS"].startswith("B01,B02,")
     with rasterio.open(colours) as src:
         assert (src.count, src.dtypes[0], src.nodata, src.shape) == (3, "uint8", 0, (8, 13))
-        assert ((src.read() == 0).all(0) == nodata[0]).all()
+        drawn = src.read()
+        assert ((drawn == 0).all(0) == nodata[0]).all()
+    shown = np.moveaxis(open_image(picture).pixels, -1, 0)
+    assert max(shown.shape[1:]) == 39 * 13  # a token is a square, large enough to be seen
+    np.testing.assert_array_equal(shown[:, ::39, ::39], drawn)
+
+
+def test_the_folder_of_a_training_is_its_model(scene, model_file, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(FileNotFoundError, match="run has no last.safetensors: expected an encoder"):
+        embed(scene, run, sensor="S2L2A")
+    shutil.copy(model_file, run / "last.safetensors")
+    embed_files([str(scene)], model=run, sensor="S2L2A", out=tmp_path / "out")
+    np.testing.assert_array_equal(embed(scene, run, sensor="S2L2A").values, embed(scene, model_file, sensor="S2L2A").values)
 
 
 def test_files_are_replaced_only_when_asked_to_and_nothing_is_left_behind(scene, model_file, tmp_path):
