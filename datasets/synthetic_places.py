@@ -206,5 +206,7 @@ def _write(path: Path, image: SensorImage, overwrite: bool) -> None:
     }  # fmt: skip
     with atomic(path, overwrite) as target, rasterio.open(target, "w", **profile) as dst:
         dst.write(stored)
+        if dtype == "int16":  # else whoever reads a bright place cannot tell that 1000 was added
+            dst.scales, dst.offsets = (made.scale,) * dst.count, (made.offset,) * dst.count
         for number, band in enumerate(image.bands, start=1):
             dst.set_band_description(number, band.name)

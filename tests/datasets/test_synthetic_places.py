@@ -50,7 +50,7 @@ def test_coarse_sensors_see_the_same_ground():
     assert np.corrcoef(red[0].ravel(), red[1].reshape(32, 3, 32, 3).mean((1, 3)).ravel())[0, 1] > 0.9
 
 
-def test_files_open_as_a_collection_with_labels(tmp_path):
+def test_files_open_as_a_collection_with_labels(tmp_path, caplog):
     synthesize_places(tmp_path, places=2, size=32, sensors=SENSORS)
     collection = open_collection(tmp_path)
     assert collection.places == ("place0", "place1")
@@ -61,6 +61,7 @@ def test_files_open_as_a_collection_with_labels(tmp_path):
         np.testing.assert_allclose(read[name].values, image.values, atol=1e-4)
         assert read[name].bands == image.bands
     assert np.array_equal(collection.labels("place1"), made.cover)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"], "the files tell their offset"
 
 
 @pytest.mark.parametrize(
