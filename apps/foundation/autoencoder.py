@@ -32,6 +32,8 @@ class AutoencoderConfig:
         scales: how many sizes more are predicted, each twice the one before (2 in SatMAE++). The encoder gets images reduced by
             the largest factor.
         spectral_sum: weight of the error of sums over the bands (1 in SpectralGPT).
+        crossing: weight of the error of what co-registered sensors show, each predicted from every other alone, at all places. What
+            a token holds then must tell what other sensors see there.
         dim, depth, heads: of the decoder.
 
     Raises:
@@ -46,6 +48,7 @@ class AutoencoderConfig:
     normalize: PatchNorm = "none"
     scales: int = 0
     spectral_sum: float = 0.0
+    crossing: float = 0.0
     dim: int = 128
     depth: int = 2
     heads: int = 4
@@ -58,8 +61,11 @@ class AutoencoderConfig:
             raise ValueError(f"normalize is {self.normalize!r}, allowed are 'none', 'band' and 'place'")
         if not 0 <= self.scales <= 3:
             raise ValueError(f"scales is {self.scales}, allowed are 0 to 3")
-        if self.spectral_sum < 0:
-            raise ValueError(f"spectral_sum is {self.spectral_sum}, allowed are weights from 0")
+        for name, weight in (("spectral_sum", self.spectral_sum), ("crossing", self.crossing)):
+            if weight < 0:
+                raise ValueError(f"{name} is {weight}, allowed are weights from 0")
+        if self.crossing and (self.mixing or self.scales):
+            raise ValueError(f"crossing {self.crossing} with mixing {self.mixing} and scales {self.scales}: it goes with neither")
 
     @property
     def masking(self) -> Masking:
@@ -163,6 +169,8 @@ class MaskedAutoencoder(nn.Module):
             images.append(image)
             for name, part in parts.items():
                 totals.setdefault(name, []).append(part)
+        if config.crossing and len(streams) > 1:
+            totals["other sensors"] = self._cross(streams, [x for x, _ in decoded])
         parts = {name: torch.stack(values).mean() for name, values in totals.items()}
         loss = torch.stack(list(parts.values())).sum()
         parts = {name: part.detach() for name, part in parts.items()}
@@ -222,6 +230,28 @@ class MaskedAutoencoder(nn.Module):
                 errors.append(absolute_error(larger, same.values, same.valid))
             parts["larger sizes"] = torch.stack(errors).mean()
         return plain.detach(), parts
+
+
+    def _cross(self, streams: list[_Stream], decoded: list[Tensor]) -> list[Tensor]:
+        """Return the weighted errors of each stream predicted from every other.
+
+        Raises:
+            ValueError: images of other numbers of tokens.
+        """
+        errors = []
+        for i, x in enumerate(decoded):
+            for j, stream in enumerate(streams):
+                if i == j:
+                    continue
+                target, valid = stream.batch.values, stream.batch.valid
+                if x.shape[1:3] != stream.tokens.x.shape[2:4]:
+                    sizes = " and ".join("x".join(map(str, size)) for size in (x.shape[1:3], stream.tokens.x.shape[2:4]))
+                    raise ValueError(f"sensors of {sizes} tokens cannot be predicted from each other; set crossing to 0")
+                if self.config.normalize != "none":
+                    target = PatchScale.of(target, valid, self.encoder.patch, self.config.normalize).apply(target)
+                error = squared_error(self.head(x, stream.batch.wavelengths), target, valid)
+                errors.append(self.config.crossing * error)
+        return errors
 
 
 def _owner(tokens: Tokens, bands: int) -> Tensor:

@@ -13,10 +13,13 @@ from ...core.sensors.batch import SensorBatch
 from ...core.sensors.model import FoundationModel
 
 LAST = "last"
+ALL = "all"
 
 
 def parse_layers(text: str, encoder: Encoder) -> tuple[int, ...]:
     """Turn a user's words, such as "last" or "2,4,last", into depths: 0 the embedded tokens, k after block k, -1 the last norm.
+
+    "all" are the embedded tokens and those after every block.
 
     Raises:
         ValueError: a word that is none, or a depth that the encoder has not.
@@ -27,10 +30,12 @@ def parse_layers(text: str, encoder: Encoder) -> tuple[int, ...]:
     for word in text.replace(" ", "").split(","):
         if word == LAST:
             found.append(-1)
+        elif word == ALL and depth:
+            found.extend(range(depth + 1))
         elif re.fullmatch(r"\d+", word) and int(word) <= depth:
             found.append(int(word))
         else:
-            allowed = f"0..{depth} and " if depth else ""
+            allowed = f"0..{depth}, {ALL} and " if depth else ""
             raise ValueError(f"layer {word!r}: allowed are {allowed}{LAST}, or several of them joined by commas")
     return tuple(found)
 

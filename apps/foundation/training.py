@@ -171,7 +171,9 @@ def pretrain(
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, 0))
         model = begun or FoundationModel(
-            encoder=build_encoder(config), config=config, normalization=Normalization.fitted(measured(train, crops.on_error))
+            encoder=build_encoder(config),
+            config=config,
+            normalization=Normalization.fitted(measured(train, crops.on_error), logarithm=config.logarithm),
         )
         facts = {"sensors": list(train.sensors), "places": list(train.places), "training": options}
         model = replace(model, facts=facts)

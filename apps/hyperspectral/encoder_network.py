@@ -191,6 +191,7 @@ class SensorTransform(nn.Module):
     band_std: Tensor
     mean: Tensor
     deviation: Tensor
+    logarithm: Tensor
 
     def __init__(self, bands: int, scale: float) -> None:
         super().__init__()
@@ -199,12 +200,14 @@ class SensorTransform(nn.Module):
         self.register_buffer("band_std", torch.ones(bands))
         self.register_buffer("mean", torch.zeros(bands))
         self.register_buffer("deviation", torch.ones(bands))
+        self.register_buffer("logarithm", torch.zeros(()))  # see ``Normalization``
 
     def adapt(self, source: SceneEncoder) -> None:
         """Take the encoder's scales."""
         mean, deviation = source.model.normalization.at(source.wavelengths)
         self.mean.copy_(mean)
         self.deviation.copy_(deviation)
+        self.logarithm.fill_(source.model.normalization.logarithm)
 
     @torch.no_grad()
     def fit(self, spectra_NC: Tensor) -> "SensorTransform":
@@ -215,7 +218,7 @@ class SensorTransform(nn.Module):
         """
         self.band_mean.copy_(spectra_NC.mean(0))
         self.band_std.copy_(spectra_NC.std(0, correction=0).clamp_min(1e-6))
-        distance = float(((self.band_mean * self.scale - self.mean) / self.deviation).abs().median())
+        distance = float(((self._scaled(self.band_mean) - self.mean) / self.deviation).abs().median())
         if distance > _FAR:
             raise ValueError(
                 f"values times {self.scale:g} are no reflectance like that of the encoder's images: the mean is {distance:.1f}"
@@ -225,8 +228,12 @@ class SensorTransform(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         valid = x.isfinite().all(1, keepdim=True)
-        x = (x * self.scale - self.mean[:, None, None]) / self.deviation[:, None, None]
+        x = (self._scaled(x) - self.mean[:, None, None]) / self.deviation[:, None, None]
         return torch.where(valid, x, 0.0)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        reflectance = x * self.scale
+        return (reflectance.clamp_min(0) + self.logarithm).log() if self.logarithm > 0 else reflectance
 
 
 def fingerprint(model: FoundationModel) -> str:

@@ -37,13 +37,14 @@ class MetrePosition(nn.Module):
     Args:
         dim: channels, a multiple of 4.
         unit: metres that count as a step.
+        weight: what sines and cosines are multiplied with. At 1 they are as large as the tokens of a standardised image.
     """
 
-    def __init__(self, dim: int, *, unit: float = 10.0) -> None:
+    def __init__(self, dim: int, *, unit: float = 10.0, weight: float = 1.0) -> None:
         super().__init__()
         if dim % 4:
             raise ValueError(f"MetrePosition: dim is {dim}, expected a multiple of 4")
-        self.dim, self.unit = dim, unit
+        self.dim, self.unit, self.weight = dim, unit, weight
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Return (batch, 1, rows, columns, dim), or with a batch of 1 if all have one pitch."""
@@ -55,7 +56,8 @@ class MetrePosition(nn.Module):
         pitch = pitch[:1] if alike else pitch
         steps = pitch[:, None] / self.unit
         column, row = (steps * torch.arange(n, device=steps.device, dtype=dtype) for n in (columns, rows))
-        return plane(column, row, self.dim)[:, None].to(tokens.x.dtype)
+        table = plane(column, row, self.dim)[:, None].to(tokens.x.dtype)
+        return table if self.weight == 1 else table * self.weight
 
 
 class SpectralPosition(nn.Module):

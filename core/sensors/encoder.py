@@ -21,6 +21,7 @@ from ..layers.tokenizers import (
     CubeEmbed,
     GroupEmbed,
     HypernetworkEmbed,
+    PixelEmbed,
     SpectralAdapterEmbed,
     SpectralRangeEmbed,
     Tokenizer,
@@ -28,9 +29,9 @@ from ..layers.tokenizers import (
 )
 from ..layers.tokenizers.band_perceptron import BandPerceptronEmbed
 
-TokenizerName = Literal["wavelength", "hypernetwork", "range", "adapter", "group", "cube", "channel", "perceptron"]
+TokenizerName = Literal["wavelength", "pixel", "hypernetwork", "range", "adapter", "group", "cube", "channel", "perceptron"]
 # These join all bands of a place in one token; the others have an axis of spectral tokens.
-_JOINED = ("wavelength", "hypernetwork", "range", "adapter")
+_JOINED = ("wavelength", "pixel", "hypernetwork", "range", "adapter")
 _BY_BAND = ("channel", "perceptron")
 
 _norm = partial(nn.LayerNorm, eps=1e-6)
@@ -41,10 +42,10 @@ class EncoderConfig:
     """Settings of an encoder.
 
     Args:
-        tokenizer: how images become tokens. One for each place: "wavelength", weights made from wavelengths; "hypernetwork",
-            DOFA's; "range", SMARTIES' projections of spectral ranges; "adapter", SpectralEarth's convolutions over the spectrum.
-            Several for each place: "group", SatMAE's, of ``groups``; "cube", SpectralGPT's; "channel", ChannelViT's, and
-            "perceptron", LESS ViT's, of each band.
+        tokenizer: how images become tokens. One for each place: "wavelength", weights made from wavelengths; "pixel", the
+            same for pixels, with a layer over those of a patch on top; "hypernetwork", DOFA's; "range", SMARTIES' projections of
+            spectral ranges; "adapter", SpectralEarth's convolutions over the spectrum. Several for each place: "group",
+            SatMAE's, of ``groups``; "cube", SpectralGPT's; "channel", ChannelViT's, and "perceptron", LESS ViT's, of each band.
         mixer: how tokens see each other: "joint", all in one sequence; "less", bands and places, for tokens of each band; or one
             of the core's mixers on the grid, such as "window", "shifted_window", "scan", "vssd", "neighborhood". Several names
             with commas take turns.
@@ -56,6 +57,8 @@ class EncoderConfig:
         registers: learned tokens beside the class token that have no place (Darcet et al. 2024), for "joint".
         groups: of the tokeniser "group": for each, wavelengths in nm or codes of radar.
         unit: metres on the ground that count as a step of positions.
+        position: weight of the positions that are added: below 1, tokens are more of what they show than of where they stand.
+        logarithm: of reflectance r, log(r + this) is standardised and goes in; 0: r itself. See ``Normalization``.
         rotary: for "less": queries and keys turn by metres and wavelength, instead of positions that are added.
         radius: for "less": metres within which places see each other. None: all do.
     """
@@ -70,6 +73,8 @@ class EncoderConfig:
     registers: int = 0
     groups: tuple[tuple[float, ...], ...] = ()
     unit: float = 10.0
+    position: float = 1.0
+    logarithm: float = 0.0
     rotary: bool = False
     radius: float | None = None
 
@@ -90,7 +95,7 @@ def build_encoder(config: EncoderConfig) -> Encoder:
     """
     _check(config)
     tokenizer = _tokenizer(config)
-    place = MetrePosition(config.dim, unit=config.unit)
+    place = MetrePosition(config.dim, unit=config.unit, weight=config.position)
     if config.mixer == "less":
         return _less(config, tokenizer, place)
     position: nn.Module = place
@@ -134,6 +139,7 @@ def _tokenizer(config: EncoderConfig) -> Tokenizer:
         return GroupEmbed(dim, patch=patch, groups=config.groups)
     kinds: dict[str, Any] = {
         "wavelength": WavelengthEmbed,
+        "pixel": PixelEmbed,
         "hypernetwork": HypernetworkEmbed,
         "range": SpectralRangeEmbed,
         "adapter": SpectralAdapterEmbed,

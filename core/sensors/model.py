@@ -85,9 +85,8 @@ def load_model(path: str | os.PathLike[str]) -> FoundationModel:
     try:
         content = json.loads(metadata["model"])
         config = EncoderConfig(**content["encoder"])
-        model = FoundationModel(
-            encoder=build_encoder(config), config=config, normalization=Normalization(content["knots"]), facts=content["facts"]
-        )
+        normalization = Normalization(content["knots"], logarithm=config.logarithm)
+        model = FoundationModel(encoder=build_encoder(config), config=config, normalization=normalization, facts=content["facts"])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: its description cannot be read ({error!r})") from error
     module = _module(model)

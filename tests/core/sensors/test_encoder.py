@@ -63,7 +63,7 @@ def test_settings_come_back_from_a_file():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"tokenizer": "pixel"}, "tokenizer is 'pixel', allowed are wavelength, "),
+        ({"tokenizer": "pixels"}, "tokenizer is 'pixels', allowed are wavelength, "),
         ({"mixer": "windows"}, "unknown mixer 'windows', allowed are joint, less, window"),
         ({"mixer": "less"}, "mixer 'less' with tokenizer 'wavelength', allowed are those of each band"),
         ({"mixer": "window", "registers": 1}, "registers: 1 with mixer 'window'"),
