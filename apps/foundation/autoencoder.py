@@ -32,8 +32,8 @@ class AutoencoderConfig:
         scales: how many sizes more are predicted, each twice the one before (2 in SatMAE++). The encoder gets images reduced by
             the largest factor.
         spectral_sum: weight of the error of sums over the bands (1 in SpectralGPT).
-        crossing: weight of the error of what co-registered sensors show, each predicted from every other alone, at all places. What
-            a token holds then must tell what other sensors see there.
+        crossing: weight of the error of what co-registered sensors show, each predicted from every other alone, at all places.
+            What a token holds then must tell what other sensors see there.
         dim, depth, heads: of the decoder.
 
     Raises:
@@ -230,7 +230,6 @@ class MaskedAutoencoder(nn.Module):
                 errors.append(absolute_error(larger, same.values, same.valid))
             parts["larger sizes"] = torch.stack(errors).mean()
         return plain.detach(), parts
-
 
     def _cross(self, streams: list[_Stream], decoded: list[Tensor]) -> list[Tensor]:
         """Return the weighted errors of each stream predicted from every other.

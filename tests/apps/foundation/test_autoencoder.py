@@ -47,7 +47,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 PAIR = {"mixing": 0.5, "normalize": "band", "spectral_sum": 0.5, "bands": 0.3}
 
 
-@pytest.mark.parametrize("options", [{}, PAIR, {"scales": 2}, {"normalize": "place", "shared": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, PAIR, {"scales": 2}, {"normalize": "place", "shared": False}, {"crossing": 1.0}], ids=str
+)
 def test_gradients_reach_every_parameter(options):
     model = autoencoder(**options)
     model((images(OPTICAL, side=32), images(RADAR, side=32)), seeded()).loss.backward()
@@ -152,6 +154,24 @@ def test_mixing_two_images_that_are_the_same_changes_nothing():
     mixed, plain = (autoencoder(mixing=share).eval()((batch, batch), seeded()) for share in (0.5, 0.0))
     torch.testing.assert_close(mixed.loss, plain.loss)
     torch.testing.assert_close(mixed.images[0], plain.images[0])
+
+
+def test_what_other_sensors_see_is_predicted_from_one_alone():
+    model, optical, radar = autoencoder(crossing=0.5).eval(), images(OPTICAL), images(RADAR)
+    before = model((optical, radar), seeded())
+    assert set(before.parts) == {"pixels", "other sensors"}
+    assert "other sensors" not in model((optical,), seeded()).parts
+    # At all places: a pixel that radar shows, hidden or not, counts in what is predicted from the optical image.
+    for row in (0, 4, 8, 12):
+        changed = replace(radar, valid=radar.valid.clone())
+        changed.valid[:, :, row : row + 4] = False
+        assert model((optical, changed), seeded()).parts["other sensors"] != before.parts["other sensors"]
+
+
+def test_sensors_of_other_grids_are_not_predicted_from_each_other():
+    model = autoencoder(crossing=1.0, shared=False)
+    with pytest.raises(ValueError, match="4x4 and 8x8 tokens cannot be predicted from each other"):
+        model((images(OPTICAL), images(RADAR, side=32, gsd=5.0)), seeded())
 
 
 def test_sensors_that_do_not_fit_are_refused():

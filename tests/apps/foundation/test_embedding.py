@@ -166,7 +166,7 @@ def test_wavelengths_of_the_file_do_without_a_sensor(tmp_path, model_file):
         ({"sensor": "sentinel-7"}, "unknown sensor 'sentinel-7'"),
         ({"sensor": "sentinel-1-rtc"}, "12 bands without names, expected the 2 of sentinel-1-rtc"),
         ({}, "no wavelengths: name the sensor"),
-        ({"sensor": "S2L2A", "layer": "7"}, "layer '7': allowed are 0..2 and last"),
+        ({"sensor": "S2L2A", "layer": "7"}, "layer '7': allowed are 0..2, all and last"),
         ({"sensor": "S2L2A", "gsd": -1.0}, "gsd is -1, expected metres above 0"),
     ],
 )
@@ -192,6 +192,7 @@ def test_layers_side_by_side(model_file):
     batch = SensorBatch(values, torch.ones_like(values, dtype=torch.bool), codes(S2.bands), torch.tensor([10.0]), S2.name)
     layers = parse_layers("0,1,last", model.encoder)
     assert layers == (0, 1, -1)
+    assert parse_layers("all", model.encoder) == (0, 1, 2)
     found = place_features(model, batch, layers)
     assert found.shape == (1, 2, 3, 96)
     torch.testing.assert_close(found[..., 64:], model.encode(batch).places())

@@ -43,6 +43,10 @@ def test_columns_come_before_rows():
     torch.testing.assert_close(grid, MetrePosition(8, unit=10.0)(tokens())[:1])
 
 
+def test_positions_have_a_weight():
+    torch.testing.assert_close(MetrePosition(8, weight=0.1)(tokens()), 0.1 * MetrePosition(8)(tokens()))
+
+
 def test_wavelengths_are_waves_and_polarisations_are_learned():
     position = SpectralPosition(8, unit=100.0).double()
     got = position(tokens())

@@ -59,3 +59,16 @@ def test_physical_values_come_back():
     fitted = Normalization.fitted([images])
     normal = fitted(images)
     torch.testing.assert_close(fitted.undo(normal.values, normal.wavelengths), images.values)
+
+
+def test_logarithms_are_of_optical_bands_alone():
+    images = batch([665.0, -1.0])
+    images.values.clamp_min_(0)
+    fitted = Normalization.fitted([images], logarithm=0.1)
+    normal, plain = fitted(images), Normalization.fitted([images])(images)
+    torch.testing.assert_close(normal.values[:, 1], plain.values[:, 1])
+    logs = (images.values[:, 0] + 0.1).log()
+    torch.testing.assert_close(normal.values[:, 0], (logs - logs.mean()) / logs.std(correction=0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(fitted.undo(normal.values, normal.wavelengths), images.values)
+    with pytest.raises(ValueError, match="logarithm is -1"):
+        Normalization(2, logarithm=-1.0)
