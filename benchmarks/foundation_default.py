@@ -1,13 +1,14 @@
 """What an encoder tells of real images that has only ever seen made-up ones.
 
-Protocol, fixed before the figures were looked at. 200 made-up places of seeds 0 to 199, 128 x 128 pixels of 10 m, each as
-Sentinel-2 L2A and L1C and Sentinel-1 see it (geovit.datasets.synthesize_places), pretrain an encoder by
-configs/foundation/default.yaml; the same seed gives the same weights. No image that was ever taken has a part in the training,
-and no setting was chosen by the probes; but who wrote the generator had seen pictures of TerraMesh. `geovit probe` measures the
-features of the last norm on the four places of TerraMesh (Sentinel-2 L2A, cells of 40 m, 75 % of one label), beside band
-statistics, random convolutions and the same encoder untrained (three seeds each): within places (blocks of 320 m in five folds, a
-buffer of 80 m), where the linear probe's leads decide, and between places, where three train and the fourth tests. Intervals
-(95 %) are by 1000 bootstrap draws of blocks.
+200 made-up places of seeds 0 to 199, 128 x 128 pixels of 10 m, each as Sentinel-2 L2A and L1C and Sentinel-1 see it
+(geovit.datasets.synthesize_places), pretrain an encoder by configs/foundation/default.yaml; the same seed gives the same weights.
+`geovit probe` measures its tokens before the first block and after each, side by side, on the four places of TerraMesh
+(Sentinel-2 L2A, cells of 40 m, 75 % of one label), beside band statistics, random convolutions and the same encoder untrained
+(three seeds each): within places (blocks of 320 m in five folds, a buffer of 80 m), where the linear probe's leads decide, and
+between places, where three train and the fourth tests. Intervals (95 %) are by 1000 bootstrap draws of blocks.
+
+No image that was ever taken has a part in the training. But the generator was written by one who had seen pictures of TerraMesh,
+and the recipe is that of foundation_learning.py, which tells what was tried on TerraMesh before it was set.
 
 Weights are worth a place in the package if each lead within places is above 0 by its interval. There is no bar to be missed: the
 table is what the weights, or their absence, rest on.
@@ -25,6 +26,8 @@ from typing import Any
 import torch
 from page import HERE, heading, show
 
+from geovit.apps.foundation.features import ALL
+from geovit.apps.foundation.methods import FeatureOptions
 from geovit.apps.foundation.probe import ProbeSplit, probe
 from geovit.datasets import synthesize_places
 
@@ -55,7 +58,8 @@ def main() -> int:
         print(f"The file of the encoder has {size:.1f} MB.")
         leads = 0
         for name, split in _SPLITS.items():
-            found = probe(str(options.data / "satellite" / "terramesh"), model=encoder, sensor=_SENSORS[0], split=split).report
+            data = str(options.data / "satellite" / "terramesh")
+            found = probe(data, model=encoder, sensor=_SENSORS[0], split=split, features=FeatureOptions(layer=ALL)).report
             print(f"\n### {name.capitalize()}\n\n{found['protocol']}")
             _table(found)
             if name == "within places":
