@@ -72,6 +72,11 @@ def _tiles(w: _Array, t: float) -> _Array:
     return (0.06 + (0.22 + 0.10 * t) * _rise(w, 590, 28)) * _dips(w, (870, 80, 0.16), (1920, 60, 0.08), (2205, 30, 0.07))
 
 
+def _snow(w: _Array, t: float) -> _Array:
+    visible = 0.95 - 0.15 * t
+    return 0.04 + visible * (1 - _rise(w, 1270 - 120 * t, 90)) * _dips(w, (1030, 45, 0.12)) + 0.09 * bump(w, 1800, 90)
+
+
 class Material(NamedTuple):
     """What covers the ground: its name, its colour on maps, and ``spectrum``.
 
@@ -93,3 +98,6 @@ MATERIALS = (
     Material("dry grass", (226, 201, 110), _straw),
     Material("tile roof", (190, 74, 52), _tiles),
 )
+
+# Old or wet snow reflects less, in the near infrared above all (Wiscombe and Warren 1980).
+SNOW = Material("snow", (240, 244, 250), _snow)

@@ -1,6 +1,7 @@
 """Made-up places as several sensors see them, for notebooks, tests and trainings without data.
 
-A place is a mosaic of land cover: waters, woods, meadows, parcels of fields, villages with roads, bare ground, on a relief.
+A place is a mosaic of land cover: waters, woods, meadows, parcels of fields, villages with roads, bare ground, snow, on a relief;
+landscapes differ in what there is, in its scale, season and dryness, and in the spectra of all that it is made of.
 Optical bands of any sensor follow from the spectra of ``materials`` at their wavelengths, the state of plants and soils, light
 and shadow on slopes, haze, and noise; radar from backscatter that is typical of covers (Ulaby and Dobson 1989, Handbook of Radar
 Scattering Statistics for Terrain, for C-band: smooth water lowest, woods bright in cross polarisation, buildings brightest in
@@ -17,34 +18,22 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from .classes import ClassInfo
 from .grid import Grid
-from .materials import MATERIALS
 from .random_fields import blur, field, rough_field
 from .sensors import Sensor, SensorImage, sensor
+from .synthetic_ground import COVERS, GROUND, Ground, make_ground
 from .writing import atomic, write_class_map
 
 _Array = NDArray[np.float64]
 
 _PIXEL = 10.0  # metres
-_INDEX = {material.name: index for index, material in enumerate(MATERIALS)}
-COVERS = (
-    ClassInfo(1, "water", (31, 111, 180)),
-    ClassInfo(2, "trees", (21, 92, 44)),
-    ClassInfo(3, "grass", (141, 199, 84)),
-    ClassInfo(4, "crops", (226, 201, 110)),
-    ClassInfo(5, "built-up", (190, 74, 52)),
-    ClassInfo(6, "bare", (166, 118, 72)),
-)
-_WATER, _TREES, _GRASS, _CROPS, _BUILT, _BARE = range(1, 7)
-
 # dB of like and of cross polarisation in C-band, by material, and what a state of 1 adds to both.
 _BACKSCATTER = {
     "water": (-21.0, -28.0, 4.0), "trees": (-8.5, -14.0, 1.5), "meadow": (-12.5, -19.0, 2.0), "bare soil": (-13.0, -22.0, 3.5),
     "asphalt": (-15.0, -24.0, 2.0), "concrete": (-4.5, -13.0, 3.0), "dry grass": (-11.5, -18.0, 2.0),
-    "tile roof": (-3.0, -11.5, 3.0),
+    "tile roof": (-3.0, -11.5, 3.0), "snow": (-15.0, -22.5, 3.0),
 }  # fmt: skip
-_LOOKS = 5.0  # of speckle: what is left after products are averaged to pixels of 10 m
+_SPECKLE = 0.7  # pixels over which products of 10 m are smoothed: about six looks
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,21 +70,21 @@ def synthetic_place(
     chosen = [_possible(sensor(each), size) for each in sensors]
     rng = np.random.default_rng((seed, 0))
     grid = Grid(size, size, CRS.from_epsg(32633), Affine(_PIXEL, 0, 300000.0 + 40 * _PIXEL * seed, 0, -_PIXEL, 5800000.0))
-    height = rough_field(rng, grid.shape, 2.0) * rng.uniform(2, 60) + rng.uniform(0, 800)
-    cover, material, state = _mosaic(rng, height)
-    shares = blur((material[None] == np.arange(len(MATERIALS))[:, None, None]).astype(np.float64), 0.6)
-    light = _light(rng, height)
+    height = rough_field(rng, grid.shape, 2.0) * np.exp(rng.uniform(0, 4)) + rng.uniform(0, 800)
+    ground = make_ground(rng, height)
+    light = _light(rng, height) * ground.brightness
+    echoes = rng.normal(0, [[1.2], [0.8]], (2, len(GROUND)))
     images = {}
     for each in chosen:
         own = np.random.default_rng((seed, *each.name.encode()))
         optical = each.unit == "reflectance"
-        values = _optical(own, each, shares, state, light) if optical else _radar(own, each, shares, state, height)
+        values = _optical(own, each, ground, light) if optical else _radar(own, each, ground, echoes, height)
         step = round(each.gsd / _PIXEL)
         if step > 1:
             values = values.reshape(len(values), size // step, step, size // step, step).mean((2, 4))
         place = grid.resized(*values.shape[1:])
         images[each.name] = SensorImage(values.astype(np.float32), each.bands, each.gsd, each.name, name or f"place{seed}", place)
-    return SyntheticPlace(images, cover, height, grid)
+    return SyntheticPlace(images, ground.cover, height, grid)
 
 
 def synthesize_places(
@@ -138,89 +127,26 @@ def _possible(each: Sensor, size: int) -> Sensor:
     return each
 
 
-def _mosaic(rng: np.random.Generator, height: _Array) -> tuple[NDArray[np.uint8], NDArray[np.intp], _Array]:
-    """Return cover, material and state of each pixel."""
-    shape = height.shape
-    wish = rng.normal(0, 0.7, 6)  # what there is more of in this landscape
-    scale = rng.uniform(6, 20)
-    draw = np.stack([field(rng, shape, scale) + 0.4 * field(rng, shape, 2.5) for _ in range(6)]) + wish[:, None, None]
-    ground = (height - height.mean()) / height.std()
-    draw[_WATER - 1] += -1.2 * ground - 0.8
-    draw[_TREES - 1] += 0.5 * ground
-    draw[_CROPS - 1] -= 0.3 * ground
-    draw[_BUILT - 1] -= 0.5
-    cover = (draw.argmax(0) + 1).astype(np.uint8)
-    parcels, straight = _parcels(rng, shape)
-    variety = 0.5 + 0.2 * field(rng, shape, 4) + 0.12 * rng.standard_normal(shape)
-    own = rng.random(parcels.max() + 1)[parcels]
-    material = np.choose(cover - 1, [_INDEX[n] for n in ("water", "trees", "meadow", "meadow", "asphalt", "bare soil")])
-    material = np.where((cover == _GRASS) & (field(rng, shape, 3) > rng.uniform(0, 2)), _INDEX["dry grass"], material)
-    grown = rng.choice([_INDEX[n] for n in ("meadow", "meadow", "dry grass", "bare soil")], parcels.max() + 1)[parcels]
-    material = np.where(cover == _CROPS, grown, material)
-    state = np.where(cover == _CROPS, 0.15 * (variety - 0.5) + own, variety)
-    state = np.where(cover == _WATER, 0.25 * variety + rng.uniform(0, 0.7), state)
-    # In villages: roofs of two kinds, streets along the parcels' edges, gardens and trees between.
-    houses = rng.choice([_INDEX[n] for n in ("tile roof", "concrete", "asphalt", "meadow", "trees")], shape, p=_villages(rng))
-    material = np.where(cover == _BUILT, houses, material)
-    material = np.where((cover == _BUILT) & straight, _INDEX["asphalt"], material)
-    if rng.random() < 0.6:
-        _lay(rng, cover, material, _BUILT, _INDEX["asphalt"], 0)
-    if rng.random() < 0.5:
-        _lay(rng, cover, material, _WATER, _INDEX["water"], int(rng.integers(1, 5)))
-    return cover, material, state.clip(0, 1)
-
-
-def _villages(rng: np.random.Generator) -> _Array:
-    shares: _Array = rng.dirichlet([4, 4, 3, 3, 2])
-    return shares
-
-
-def _parcels(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Return the number of each pixel's parcel, and where their edges are: strips between two sets of crooked parallels."""
-    rows, columns = np.indices(shape).astype(np.float64)
-    angle, long, short = rng.uniform(0, np.pi), rng.uniform(12, 40), rng.uniform(5, 14)
-    bend = 3 * field(rng, shape, 25)
-    along = (columns * np.cos(angle) + rows * np.sin(angle) + bend) / long
-    across = (rows * np.cos(angle) - columns * np.sin(angle) + bend) / short
-    across += 0.5 * (np.floor(along) % 2)  # not all corners meet
-    keys = np.stack([np.floor(along), np.floor(across)], -1).reshape(-1, 2)
-    _, number = np.unique(keys, axis=0, return_inverse=True)
-    edges = ((along % 1) * long < 1) | ((across % 1) * short < 1)
-    return number.reshape(shape), edges
-
-
-def _lay(
-    rng: np.random.Generator, cover: NDArray[np.uint8], material: NDArray[np.intp], kind: int, index: int, width: int
-) -> None:
-    """Lay a road or river across the place, in place."""
-    rows, columns = cover.shape
-    steps = np.arange(columns)
-    way = rng.uniform(0, rows) + np.cumsum(blur(rng.standard_normal((1, columns)), 8)[0] * 1.5 + rng.normal(0, 0.4))
-    near = np.abs(np.arange(rows)[:, None] - way[steps]) <= width / 2 + 0.5
-    if rng.random() < 0.5 and rows == columns:
-        near = near.T
-    cover[near], material[near] = kind, index
-
-
 def _light(rng: np.random.Generator, height: _Array) -> _Array:
     """Return direct light on slopes, about 1: the cosine to the sun over that on flat ground (Lambert's law)."""
     down, across = np.gradient(height, _PIXEL)
-    elevation, azimuth = np.deg2rad(rng.uniform(25, 65)), rng.uniform(0, 2 * np.pi)
+    elevation, azimuth = np.deg2rad(rng.uniform(18, 65)), rng.uniform(0, 2 * np.pi)
     towards = np.cos(azimuth) * across + np.sin(azimuth) * down
     cosine = (np.sin(elevation) - np.cos(elevation) * towards) / np.sqrt(1 + across**2 + down**2)
     light: _Array = (0.15 + 0.85 * cosine / np.sin(elevation)).clip(0.1, 2.0)  # a part comes from all of the sky
     return light
 
 
-def _optical(rng: np.random.Generator, each: Sensor, shares: _Array, state: _Array, light: _Array) -> _Array:
+def _optical(rng: np.random.Generator, each: Sensor, ground: Ground, light: _Array) -> _Array:
     """Return reflectance (bands, height, width): of the surface, or above the air where the sensor's name says L1."""
     w = np.array([band.wavelength for band in each.bands], dtype=np.float64)
+    state = ground.state
     values = np.zeros((len(w), *state.shape))
-    for share, material in zip(shares, MATERIALS, strict=True):
-        low, high = material.spectrum(w, 0.0)[:, None, None], material.spectrum(w, 1.0)[:, None, None]
+    for number, share in enumerate(ground.shares):
+        low, high = (ground.spectrum(number, w, end)[:, None, None] for end in (0.0, 1.0))
         values += share * (low * (1 - state) + high * state)
-    values *= (light * (1 + 0.05 * rng.standard_normal(state.shape))).clip(0.05, 2.0)
-    haze = rng.uniform(0.1, 0.6) * (1 + 0.3 * field(rng, (state.shape[0], state.shape[1]), 20)).clip(0.2)
+    values = (values * light.clip(0.05, 2.5)).clip(0, 1.2)
+    haze = rng.uniform(0.1, 1.0) * (1 + 0.3 * field(rng, (state.shape[0], state.shape[1]), 20)).clip(0.2)
     through: _Array = np.ones(1)
     path = 0.02 * haze * (490 / w)[:, None, None] ** 1.3 * 0.3  # what correction for the air leaves over
     if "l1" in each.name:
@@ -230,27 +156,40 @@ def _optical(rng: np.random.Generator, each: Sensor, shares: _Array, state: _Arr
         through = (1 - 1.6 * path).clip(0.4) * vapour
     values = path + through * values
     values = values * (1 + 0.02 * rng.standard_normal((len(w), 1, 1)))  # calibration
-    values += 0.002 * rng.standard_normal(values.shape)
+    for number, band in enumerate(each.bands):
+        factor = round((band.gsd or each.gsd) / each.gsd) if each.gsd == _PIXEL else 1
+        values[number] = _coarse(values[number] + 0.002 * rng.standard_normal(state.shape), factor)
     return values.clip(1e-4)
+
+
+def _coarse(values: _Array, factor: int) -> _Array:
+    """Return means of squares of pixels, in all pixels of each."""
+    if factor == 1:
+        return values
+    height, width = values.shape
+    padded = np.pad(values, ((0, -height % factor), (0, -width % factor)), mode="edge")
+    means = padded.reshape(padded.shape[0] // factor, factor, padded.shape[1] // factor, factor).mean((1, 3))
+    return np.repeat(np.repeat(means, factor, 0), factor, 1)[:height, :width]
 
 
 def _near(w: _Array, centre: float, width: float) -> _Array:
     return np.exp(-0.5 * ((w - centre) / width) ** 2)
 
 
-def _radar(rng: np.random.Generator, each: Sensor, shares: _Array, state: _Array, height: _Array) -> _Array:
-    """Return backscatter (bands, height, width) in dB."""
+def _radar(rng: np.random.Generator, each: Sensor, ground: Ground, echoes: _Array, height: _Array) -> _Array:
+    """Return backscatter (bands, height, width) in dB; ``echoes`` are added to it, (polarisations, materials)."""
+    state = ground.state
     wet = rng.uniform(-1, 1.5)
     power = np.zeros((2, *state.shape))
-    for share, material in zip(shares, MATERIALS, strict=True):
+    for share, material, echo in zip(ground.shares, GROUND, echoes.T, strict=True):
         like, cross, more = _BACKSCATTER[material.name]
         dry = 0.0 if material.name in ("water", "concrete", "tile roof", "asphalt") else wet
-        level = np.array([like, cross])[:, None, None] + dry + more * (state - 0.5)
+        level = (np.array([like, cross]) + echo)[:, None, None] + dry + more * (state - 0.5)
         power += share * 10 ** (level / 10)
     slope = np.gradient(height, _PIXEL, axis=1) * rng.choice([-1.0, 1.0])
     power *= 10 ** (0.1 * (6 * slope).clip(-4, 4))  # what correction for the terrain leaves over
     bands = np.array([0 if band.polarization in ("VV", "HH") else 1 for band in each.bands])
-    speckle = rng.gamma(_LOOKS, 1 / _LOOKS, (len(bands), *state.shape))
+    speckle = blur(rng.exponential(size=(len(bands), *state.shape)), _SPECKLE)
     decibels: _Array = 10 * np.log10((power[bands] * speckle).clip(1e-5))
     return decibels
 
@@ -267,5 +206,7 @@ def _write(path: Path, image: SensorImage, overwrite: bool) -> None:
     }  # fmt: skip
     with atomic(path, overwrite) as target, rasterio.open(target, "w", **profile) as dst:
         dst.write(stored)
+        if dtype == "int16":  # else whoever reads a bright place cannot tell that 1000 was added
+            dst.scales, dst.offsets = (made.scale,) * dst.count, (made.offset,) * dst.count
         for number, band in enumerate(image.bands, start=1):
             dst.set_band_description(number, band.name)

@@ -9,7 +9,7 @@ SENSORS = ("sentinel-2-l2a", "sentinel-2-l1c", "sentinel-1-rtc")
 
 @pytest.fixture(scope="module")
 def place():
-    return synthetic_place(3, size=96, sensors=SENSORS)
+    return synthetic_place(22, size=96, sensors=SENSORS)
 
 
 def over(place, sensor, band, cover):
@@ -32,7 +32,7 @@ def test_covers_look_as_they_do(place):
 
 
 def test_seeds_decide_and_sensors_do_not_depend_on_each_other(place):
-    again = synthetic_place(3, size=96, sensors=SENSORS[::-1])
+    again = synthetic_place(22, size=96, sensors=SENSORS[::-1])
     assert np.array_equal(again.cover, place.cover)
     for name, image in place.images.items():
         assert np.array_equal(again.images[name].values, image.values)
@@ -50,7 +50,7 @@ def test_coarse_sensors_see_the_same_ground():
     assert np.corrcoef(red[0].ravel(), red[1].reshape(32, 3, 32, 3).mean((1, 3)).ravel())[0, 1] > 0.9
 
 
-def test_files_open_as_a_collection_with_labels(tmp_path):
+def test_files_open_as_a_collection_with_labels(tmp_path, caplog):
     synthesize_places(tmp_path, places=2, size=32, sensors=SENSORS)
     collection = open_collection(tmp_path)
     assert collection.places == ("place0", "place1")
@@ -61,6 +61,7 @@ def test_files_open_as_a_collection_with_labels(tmp_path):
         np.testing.assert_allclose(read[name].values, image.values, atol=1e-4)
         assert read[name].bands == image.bands
     assert np.array_equal(collection.labels("place1"), made.cover)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"], "the files tell their offset"
 
 
 @pytest.mark.parametrize(
@@ -74,3 +75,22 @@ def test_files_open_as_a_collection_with_labels(tmp_path):
 def test_what_cannot_be_made_is_told(options, message):
     with pytest.raises(ValueError, match=message):
         synthetic_place(0, **options)
+
+
+def test_landscapes_differ_in_their_spectra_and_seasons():
+    def infrared_of_trees(seed):
+        place = synthetic_place(seed, size=32, sensors=["sentinel-2-l2a"])
+        return over(place, "sentinel-2-l2a", "B08", 2) if (place.cover == 2).sum() > 50 else np.nan
+
+    assert np.nanstd([infrared_of_trees(seed) for seed in range(12)]) > 0.02
+    places = [synthetic_place(seed, size=32, sensors=["sentinel-2-l2a"]) for seed in range(15)]
+    snowy = [place for place in places if (place.cover == 7).mean() > 0.3]
+    assert snowy
+    assert all(over(place, "sentinel-2-l2a", "B03", 7) > 2 * over(place, "sentinel-2-l2a", "B11", 7) for place in snowy)
+
+
+def test_bands_have_the_pixels_that_the_sensor_has(place):
+    image = place.images["sentinel-2-l2a"]
+    names = [band.name for band in image.bands]
+    coarse, fine = (image.values[names.index(name)].reshape(48, 2, 48, 2) for name in ("B11", "B08"))
+    assert np.ptp(coarse, axis=(1, 3)).max() == 0 < np.ptp(fine, axis=(1, 3)).min()
