@@ -1,13 +1,16 @@
 """Adapt an encoder that was pretrained on a scene without labels to few labels of it, and compare with training from scratch.
 
-python benchmarks/foundation_adaptation.py --threads 2 [--data DIR] [--seeds 5] [--steps N] [--encoder FILE] [--only PART ...]
+python benchmarks/foundation_adaptation.py --threads 2 [--data DIR] [--seeds 5] [--steps N] [--encoder FILE] [--keep DIR]
+    [--only PART ...]
 
 EnMAP Potsdam. The encoder is pretrained by configs/foundation/enmap_scene.yaml on all pixels, those of the test too, whose
 labels it does not see (as in a map of a scene that is at hand). Else all is as in `geovit evaluate hyperspectral`: the same
-splits for all models, settings and the end of training decided on validation blocks of the training labels alone.
+splits for all models, the end of training decided on validation blocks of the training labels alone. With --keep, the encoder
+and the figures of each model are kept in that folder, and found there when the same is measured again.
 """
 
 import argparse
+import json
 import logging
 import math
 import os
@@ -27,7 +30,7 @@ import torch
 from geovit.apps.bench import machine
 from geovit.apps.hyperspectral import evaluate
 
-MODELS = ("svm", "spectral_swin", "encoder_scratch", "encoder_freeze", "encoder", "encoder_full")
+MODELS = ("svm", "logistic", "spectral_swin", "encoder_scratch", "encoder_freeze", "encoder", "encoder_full")
 CPU = torch.device("cpu")
 # Blocks and buffer as on the page of hyperspectral classification: the reach of both networks is 5 pixels.
 BLOCKS: dict[str, Any] = {"protocol": "blocks", "block": 20, "buffer": 5}
@@ -39,13 +42,29 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 
 
-def pretrained(scene: Path, folder: Path, steps: int | None) -> tuple[Path, float]:
-    """Run `geovit pretrain`; return the encoder's file and the seconds it took."""
+def pretrained(scene: Path, folder: Path, steps: int | None) -> float:
+    """Run `geovit pretrain`; return the seconds it took."""
     command = [sys.executable, "-m", "geovit", "pretrain", str(scene), "--config", "enmap_scene", "--out", str(folder)]
     command += [] if steps is None else ["--steps", str(steps)]
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=sys.stderr)
-    return folder / "last.safetensors", time.perf_counter() - started
+    return time.perf_counter() - started
+
+
+def measured(folder: Path, part: str, models: Sequence[str], encoder: Path, seeds: int, kept: Path) -> dict[str, Any]:
+    """Return the report of a part, with the figures of models that were measured before taken from their files."""
+    report: dict[str, Any] = {}
+    for name in models:
+        file = kept / f"{part}-{name}.json"
+        if not file.exists():
+            of_encoder = {"encoder": encoder} if name.startswith("encoder") else {}
+            options = {**PARTS[part], **of_encoder, "models": [name], "seeds": seeds, "out": file, "device": "cpu"}
+            evaluate(str(folder / "scene.tif"), str(folder / "labels.tif"), **options)
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if len(found["protocol"]["seeds"]) != seeds:
+            raise SystemExit(f"{file} has {len(found['protocol']['seeds'])} seeds, not {seeds}: keep them in another folder")
+        report = found | {"models": report.get("models", {}) | found["models"]}
+    return report
 
 
 def difference(report: dict[str, Any], one: str, other: str) -> tuple[float, float]:
@@ -62,6 +81,7 @@ def bars(part: str, report: dict[str, Any]) -> list[tuple[str, str, bool | None]
     for one, other, least in (
         ("encoder", "encoder_scratch", 0.0 if part == "blocks-10" else None),
         ("encoder", "spectral_swin", None),
+        ("encoder", "logistic", None),
         ("encoder", "svm", 0.02 if part == "blocks-all" else None),
     ):
         if one in models and other in models:
@@ -105,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="of pretraining; default: the configuration's")
     parser.add_argument("--encoder", type=Path, help="take this one instead of pretraining")
+    parser.add_argument("--keep", type=Path, help="folder for the encoder and the figures, made if it is not there")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args(argv)
@@ -116,15 +137,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{machine(CPU)}; {page.versions(['geovit', 'lightning', 'scikit-learn', 'numpy'])}.", flush=True)
     met = True
     with tempfile.TemporaryDirectory() as scratch:
-        encoder = args.encoder
-        if encoder is None:
-            encoder, seconds = pretrained(folder / "scene.tif", Path(scratch) / "encoder", args.steps)
+        kept = args.keep or Path(scratch)
+        kept.mkdir(parents=True, exist_ok=True)
+        encoder = args.encoder or kept / "encoder" / "last.safetensors"
+        if not encoder.exists():
+            seconds = pretrained(folder / "scene.tif", encoder.parent, args.steps)
             print(f"\nPretraining on the scene, without labels: {seconds:.0f} s.", flush=True)
         for part in args.only:
-            named = [name for name in args.models if name.startswith("encoder")]
-            options = {**PARTS[part], "models": args.models, "encoder": encoder if named else None, "seeds": args.seeds}
-            done = evaluate(str(folder / "scene.tif"), str(folder / "labels.tif"), **options, device="cpu")
-            met &= table(part, done.report)
+            met &= table(part, measured(folder, part, args.models, encoder, args.seeds, kept))
     return 0 if met else 1
 
 

@@ -249,3 +249,18 @@ def test_adaptation_is_compared_split_by_split(capsys):
     assert script.table("blocks-10", report), "better than from scratch"
     assert not script.table("blocks-all", report), "too little better than the vector machine"
     assert "| **no** |" in capsys.readouterr().out
+
+
+def test_the_adaptation_of_an_encoder_is_told_beside_the_others_and_kept(data_dir, tmp_path):
+    options = ["--threads=1", f"--data={data_dir}", "--seeds=1", "--only=blocks-10", f"--keep={tmp_path}"]
+    pretraining = ["--steps=1", "--models", "encoder_freeze", "logistic"]
+    first = run("foundation_adaptation.py", *options, *pretraining)
+    assert first.returncode == 0, first.stderr
+    assert "Pretraining on the scene" in first.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "encoder", "blocks-10-encoder_freeze.json", "blocks-10-logistic.json"
+    }  # fmt: skip
+    again = run("foundation_adaptation.py", *options, *pretraining)
+    rows = [line for line in again.stdout.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows] == ["| model", "| ---", "| encoder_freeze", "| logistic"]
+    assert rows == [line for line in first.stdout.splitlines() if line.startswith("| ")], "nothing is measured twice"

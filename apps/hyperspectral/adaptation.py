@@ -51,8 +51,23 @@ def adapting(
     )
     if adapters and adaptation not in ("lora", "freeze"):
         raise ValueError(f"there are no adapters to write after {adaptation}, which trains all weights")
-    model = load_model(encoder)
-    assert model.config is not None, "published encoders have files of their own, which load_model refuses"
+    model = read_encoder(encoder)
+    assert model.config is not None, "published encoders have files of their own, which are refused"
     rank = recipe.encoder.rank if lora_rank is None else lora_rank
     config = replace(recipe.encoder, architecture=model.config, adaptation=adaptation, rank=rank)
     return replace(recipe, encoder=config), model
+
+
+def read_encoder(path: Path) -> FoundationModel:
+    """Read an encoder that can be adapted.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file.
+    """
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path} is no encoder of geovit pretrain, a file .safetensors: only those can be adapted; published checkpoints can"
+            " be used by geovit embed and geovit probe"
+        )
+    return load_model(path)

@@ -18,7 +18,7 @@ from rich.table import Table
 from ... import __version__
 from ...core.device import resolve_device
 from ...core.precision import Precision, resolve_precision
-from ...core.sensors.model import FoundationModel, load_model
+from ...core.sensors.model import FoundationModel
 from ...datasets import (
     ClassInfo,
     Scene,
@@ -31,7 +31,7 @@ from ...datasets import (
     write_class_map,
     write_text_atomic,
 )
-from .adaptation import adapting
+from .adaptation import adapting, read_encoder
 from .encoder_network import encoder_for
 from .mapping import cluster, predict
 from .model import Classifier, load_classifier, match_bands
@@ -145,7 +145,7 @@ def classify(
     elif encoder is not None and model is None:
         raise ValueError("an encoder alone makes no map: give labels, or the adapters (--model) that belong to it")
     else:
-        base = None if encoder is None else load_model(encoder)
+        base = None if encoder is None else read_encoder(encoder)
     wanted = {
         "map": True,
         "model": labels is not None,

@@ -13,6 +13,7 @@ from ...core.sensors.encoder import EncoderConfig, build_encoder
 from ...core.sensors.model import FoundationModel
 from ...core.weights import load_into
 from ...datasets import Scene
+from .baselines import logistic
 
 Adaptation = Literal["lora", "freeze", "full", "scratch"]
 
@@ -31,6 +32,8 @@ class EncoderNetworkConfig:
         alpha: their strength is alpha / rank; default: the rank.
         context: tokens on a side of the windows that the encoder sees at once.
         stride: pixels on a side that share a token; 1 is sharpest.
+        spectra: whether the classifier sees each pixel's spectrum beside the encoder's features.
+        probe: whether the classifier starts from the logistic regression on the features as they are before training.
         dropout: of the features before the classifier.
         scale: reflectance is a scene's number times this.
         architecture: of the encoder; taken from its file.
@@ -41,6 +44,8 @@ class EncoderNetworkConfig:
     alpha: float | None = None
     context: int = 6
     stride: int = 1
+    spectra: bool = True
+    probe: bool = True
     dropout: float = 0.1
     scale: float = 1e-4
     architecture: EncoderConfig = field(default_factory=EncoderConfig)
@@ -59,11 +64,12 @@ class EncoderNetwork(nn.Module):
         self.config = config
         self.dense = DenseEncoder(build_encoder(config.architecture), context=config.context, stride=config.stride)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.dense.dim, classes)
+        features = self.dense.dim + bands * config.spectra
+        self.head = nn.Linear(features, classes)
         self.register_buffer("wavelengths", torch.zeros(bands))
         self.register_buffer("gsd", torch.ones(()))
-        self.register_buffer("feature_mean", torch.zeros(self.dense.dim))
-        self.register_buffer("feature_std", torch.ones(self.dense.dim))
+        self.register_buffer("feature_mean", torch.zeros(features))
+        self.register_buffer("feature_std", torch.ones(features))
         self.window, self.receptive_field = self.dense.window, self.dense.receptive_field
 
     @property
@@ -77,9 +83,12 @@ class EncoderNetwork(nn.Module):
         return logits.permute(0, 3, 1, 2)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return what the classifier sees: (batch, dim, height, width)."""
-        tokens: Tensor = (self.dense(x, self.wavelengths, self.gsd) - self.feature_mean) / self.feature_std
-        return tokens.permute(0, 3, 1, 2)
+        """Return what the classifier sees: (batch, features, height, width)."""
+        seen: Tensor = self.dense(x, self.wavelengths, self.gsd)
+        if self.config.spectra:
+            seen = torch.cat([seen, x.permute(0, 2, 3, 1).to(seen.dtype)], dim=-1)
+        seen = (seen - self.feature_mean) / self.feature_std
+        return seen.permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def standardize(self, features_ND: Tensor) -> None:
@@ -90,6 +99,25 @@ class EncoderNetwork(nn.Module):
         """
         self.feature_mean.copy_(features_ND.mean(0))
         self.feature_std.copy_(features_ND.std(0, correction=0).clamp_min(1e-3))
+
+    @torch.no_grad()
+    def start(self, features_ND: Tensor, targets_N: Tensor) -> None:
+        """Start the classifier from a logistic regression on standardised features, as ``features`` gives them.
+
+        A random classifier sends random gradients into the adapters for as long as it takes to learn what a regression finds at
+        once (Kumar et al. 2022, section 3.4: linear probing, then fine-tuning).
+        """
+        targets = targets_N.numpy()
+        found = logistic(targets, seed=0).fit(features_ND.numpy(), targets)
+        scaling, regression = getattr(found, "best_estimator_", found)
+        weight_KD = torch.from_numpy(regression.coef_ / scaling.scale_).float()
+        bias_K = torch.from_numpy(regression.intercept_ - regression.coef_ @ (scaling.mean_ / scaling.scale_)).float()
+        if len(regression.classes_) == 2:  # of two classes it tells the difference
+            weight_KD, bias_K = torch.cat([-weight_KD, weight_KD]) / 2, torch.cat([-bias_K, bias_K]) / 2
+        self.head.weight.zero_()
+        self.head.bias.fill_(float(bias_K.min()) - 2)  # classes without a training pixel
+        self.head.weight[regression.classes_] = weight_KD
+        self.head.bias[regression.classes_] = bias_K
 
     def adapt(self, source: "SceneEncoder") -> None:
         """Take the weights of a pretrained encoder, and leave trainable what the settings say.

@@ -101,8 +101,8 @@ def evaluate(
     Args:
         scene: as in `geovit classify`.
         labels: as in `geovit classify`.
-        models: svm, forest, names of recipes (spectral_swin, lola_specvit, encoder), YAML files, encoder_freeze, encoder_full or
-            encoder_scratch.
+        models: svm, logistic, forest, names of recipes (spectral_swin, lola_specvit, encoder), YAML files, encoder_freeze,
+            encoder_full or encoder_scratch.
         protocol: random: training pixels drawn at random, which flatters models that look around; blocks: spatial blocks, no
             training pixel within the buffer of a test pixel.
         per_class: training pixels of each class, or their share if below 1; default: 50 at random, all of the blocks.

@@ -8,6 +8,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
+from .baselines import BASELINES
 from .encoder_network import EncoderNetwork, EncoderNetworkConfig, SensorTransform
 from .lola_specvit import LolaSpecViTConfig
 from .patches import SlidingPatches
@@ -128,7 +129,7 @@ def named_recipe(name: str) -> Recipe:
     """
     file = recipe_files().get(name, Path(name))
     if not file.is_file():
-        raise ValueError(f"no model or recipe {name!r}: allowed are svm, forest, {', '.join(recipe_files())} and YAML files")
+        raise ValueError(f"no model or recipe {name!r}: allowed are {', '.join([*BASELINES, *recipe_files()])} and YAML files")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -33,7 +33,7 @@ def random_split(labelled: LabelledScene, per_class: float, *, seed: int) -> Spl
     random = np.random.default_rng(seed)
     training = np.zeros(len(labelled), dtype=np.bool_)
     for k, info in enumerate(labelled.classes):
-        pixels = random.permutation(np.flatnonzero(labelled.targets == k))
+        pixels = random.permutation(_in_order(labelled, labelled.targets == k))
         count = int(per_class) if per_class >= 1 else max(round(per_class * len(pixels)), 2)
         if count >= len(pixels):
             raise ValueError(f"class {info.name} has {len(pixels)} pixels: {count} to train on leave none to test")
@@ -53,7 +53,7 @@ def thinned(labelled: LabelledScene, split: Split, per_class: float, *, seed: in
     random = np.random.default_rng(seed)
     training = np.zeros_like(split.training)
     for k in range(len(labelled.classes)):
-        pixels = random.permutation(np.flatnonzero(split.training & (labelled.targets == k)))
+        pixels = random.permutation(_in_order(labelled, split.training & (labelled.targets == k)))
         count = int(per_class) if per_class >= 1 else max(round(per_class * len(pixels)), 2)
         training[pixels[:count]] = True
     return Split(training, split.test)
@@ -109,3 +109,9 @@ def distance_to(labelled: LabelledScene, chosen: Mask) -> NDArray[np.int64]:
 def leakage(labelled: LabelledScene, split: Split, reach: int) -> float:
     """Share of the test pixels whose context, ``reach`` pixels on every side, holds a training pixel."""
     return float((distance_to(labelled, split.training)[split.test] <= reach).mean())
+
+
+def _in_order(labelled: LabelledScene, chosen: Mask) -> NDArray[np.int64]:
+    """Numbers of the chosen pixels, row by row: a draw from them is the same however the scene was cut into tiles."""
+    pixels = np.flatnonzero(chosen)
+    return pixels[np.lexsort((labelled.columns[pixels], labelled.rows[pixels]))]

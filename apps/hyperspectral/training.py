@@ -95,8 +95,7 @@ def fit(
             member.transform.fit(spectra[training & ~held_out])
             seen = labelled.transformed(member.transform)
             if isinstance(member.network, EncoderNetwork):
-                member.network.eval().standardize(_outputs(member.network.features, member.network, seen, training & ~held_out))
-                member.network.train()
+                _start(member.network, seen, training & ~held_out)
             curve = _fit_member(
                 member.network, seen, training & ~held_out, held_out, recipe, seed=seed + 1000 * number, device=device,
                 precision=precision, progress=progress,
@@ -122,6 +121,16 @@ def fit(
     return model.eval().to(device)
 
 
+def _start(network: EncoderNetwork, labelled: LabelledScene, training: Mask) -> None:
+    """Standardise an encoder's features at the training pixels, and fit the classifier that training starts from."""
+    network.eval()
+    network.standardize(_outputs(network.features, network, labelled, training))
+    if network.config.probe:
+        features = _outputs(network.features, network, labelled, training)
+        network.start(features.clone(), torch.from_numpy(labelled.targets[training]))
+    network.train()
+
+
 def _fit_member(
     network: nn.Module,
     labelled: LabelledScene,
@@ -138,6 +147,10 @@ def _fit_member(
     config = recipe.training
     frozen = {name: p.detach().clone() for name, p in network.named_parameters() if not p.requires_grad}
     task = _Task(network, labelled, held_out, config)
+    if isinstance(network, EncoderNetwork) and network.config.probe and held_out.any():
+        network.eval()
+        task.judge(torch.device("cpu"))  # where it starts from may be the best of all
+        network.train()
     crops = Crops(labelled, training, config, side=recipe.crop, jitter=recipe.jitter, seed=seed)
     callbacks: list[Callback] = [EMAWeightAveraging(decay=0.98)]
     if held_out.any():
@@ -188,12 +201,16 @@ class _Task(L.LightningModule):
         return loss
 
     def validation_step(self, _: Any) -> None:
-        logits = _logits(self.network, self._labelled, self._held_out, self.device)
+        self.log("validation", self.judge(self.device), prog_bar=True, batch_size=1)
+
+    def judge(self, device: torch.device) -> float:
+        """Return the loss on the held-out pixels, and remember the weights if there were none better."""
+        logits = _logits(self.network, self._labelled, self._held_out, device)
         loss = F.cross_entropy(logits, torch.from_numpy(self._labelled.targets[self._held_out])).item()
         if loss < min(self.curve, default=float("inf")):
             self.best = copy.deepcopy(self.network.state_dict())
         self.curve.append(loss)
-        self.log("validation", loss, prog_bar=True, batch_size=1)
+        return loss
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.network.parameters() if p.requires_grad]

@@ -8,7 +8,14 @@ from rasterio.crs import CRS
 
 from geovit.apps.hyperspectral import classify, evaluate, fit_model
 from geovit.apps.hyperspectral.adaptation import adapting
-from geovit.apps.hyperspectral.encoder_network import EncoderNetworkConfig, SceneEncoder, SensorTransform, encoder_for
+from geovit.apps.hyperspectral.baselines import logistic
+from geovit.apps.hyperspectral.encoder_network import (
+    EncoderNetwork,
+    EncoderNetworkConfig,
+    SceneEncoder,
+    SensorTransform,
+    encoder_for,
+)
 from geovit.apps.hyperspectral.mapping import predict
 from geovit.apps.hyperspectral.model import load_classifier
 from geovit.apps.hyperspectral.recipe import DEFAULT_RECIPE, Recipe, TrainingConfig, named_recipe
@@ -49,7 +56,7 @@ def quick():
     """An encoder's recipe that is fitted in a second."""
     return Recipe(
         network="encoder",
-        encoder=EncoderNetworkConfig(rank=2, context=3),
+        encoder=EncoderNetworkConfig(rank=2, context=3, probe=False),
         training=TrainingConfig(members=1, steps=6, batch=4, lr=1e-2, noise=0.05, band_dropout=0.0, check_every=3),
     )
 
@@ -85,19 +92,61 @@ def base_weights(network):
     return {k.replace(".base.", "."): t for k, t in state.items() if not k.endswith((".up", ".down"))}
 
 
-def test_adapters_are_few_and_nothing_else_moves(lora, encoder):
+def test_adapters_are_few_and_nothing_else_moves(lora, encoder, scene):
     network = lora.members[0].network
     given = load_model(encoder).encoder.state_dict()
     kept = base_weights(network)
     assert kept.keys() == given.keys()
     assert all(torch.equal(kept[name], given[name]) for name in given), "frozen weights are equal to the bit"
-    # Of each of 2 blocks: qkv 16 -> 48, proj 16 -> 16, fc1 16 -> 64, fc2 64 -> 16, at rank 2; a head of 16 x 3 + 3.
+    # Of each of 2 blocks: qkv 16 -> 48, proj 16 -> 16, fc1 16 -> 64, fc2 64 -> 16, at rank 2; a head of the features and the spectrum.
     adapters = 2 * 2 * ((16 + 48) + (16 + 16) + 2 * (16 + 64))
-    assert sum(p.numel() for p in lora.parameters() if p.requires_grad) == adapters + 51
-    assert lora.info.validation["trained_parameters"] == adapters + 51
+    head = (16 + scene.num_bands) * 3 + 3
+    assert sum(p.numel() for p in lora.parameters() if p.requires_grad) == adapters + head
+    assert lora.info.validation["trained_parameters"] == adapters + head
     adapted = [m for m in network.modules() if isinstance(m, LoRALinear)]
     assert len(adapted) == 8
     assert all(float(m.up.detach().abs().max()) > 0 for m in adapted)
+
+
+def test_the_classifier_starts_as_the_regression_on_its_features():
+    random = np.random.default_rng(0)
+    for present in ([0, 1, 2, 3], [0, 2, 3], [1, 3]):
+        targets = np.repeat(present, 12)
+        features = (random.normal(size=(4, 20))[targets] + random.normal(size=(len(targets), 20))).astype(np.float32)
+        architecture = EncoderConfig(dim=16, depth=1, heads=2, patch=2)
+        network = EncoderNetwork(4, 4, config=EncoderNetworkConfig(architecture=architecture))
+        network.start(torch.from_numpy(features), torch.from_numpy(targets))
+        with torch.no_grad():
+            found = network.head(torch.from_numpy(features)).softmax(1).numpy()
+        expected = logistic(targets, seed=0).fit(features, targets).predict_proba(features)
+        np.testing.assert_allclose(found[:, present] / found[:, present].sum(1, keepdims=True), expected, atol=1e-5)
+        assert (found.argmax(1) == np.array(present)[expected.argmax(1)]).all(), "absent classes come last"
+
+
+def test_training_that_does_not_help_ends_where_it_began(scene, labels, encoder, quick):
+    harmful = dataclasses.replace(
+        quick,
+        encoder=dataclasses.replace(quick.encoder, probe=True),
+        training=dataclasses.replace(quick.training, lr=10.0, steps=2, check_every=1),
+    )
+    recipe, model = adapting(harmful, encoder)
+    tiles = tiling(recipe)
+    labelled = LabelledScene(scene, labels, margin=tiles.margin, core=tiles.core)
+    training = np.zeros(len(labelled), dtype=np.bool_)
+    training[::5] = True
+    network = fit(scene, labelled, training, recipe, seed=0, device=CPU, encoder=encoder_for(scene, model))
+    loss = network.info.validation["members"][0]["loss"]
+    assert len(loss) == 3
+    assert min(loss) == loss[0]
+    adapted = [m for m in network.modules() if isinstance(m, LoRALinear)]
+    assert all(float(m.up.detach().abs().max()) == 0 for m in adapted)
+
+
+def test_a_published_checkpoint_is_refused_by_its_kind(tmp_path):
+    file = tmp_path / "dofa.pth"
+    torch.save({"weight": torch.zeros(2)}, file)
+    with pytest.raises(ValueError, match=r"dofa.pth is no encoder of geovit pretrain.* geovit embed and geovit probe$"):
+        adapting(DEFAULT_RECIPE, file)
 
 
 def test_frozen_trains_the_head_alone_and_full_everything(fitted, encoder):

@@ -160,7 +160,7 @@ def test_absent_classes_are_named_and_shown(files, tmp_path, write_labels, capsy
         ({"test_share": 1.0}, "test_share 1"),
         ({"protocol": "blocks", "block": 0}, "block 0, buffer None: expected at least 1 and 0 pixels"),
         ({"protocol": "blocks", "buffer": -1}, "buffer -1"),
-        ({"models": ("svm", "cnn")}, "no model or recipe 'cnn': allowed are svm, forest, .*spectral_swin"),
+        ({"models": ("svm", "cnn")}, "no model or recipe 'cnn': allowed are svm, logistic, forest, .*spectral_swin"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"per_class": 5000, "models": ("svm",)}, "5000 to train on leave none to test"),
     ],

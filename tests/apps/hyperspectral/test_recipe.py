@@ -70,6 +70,6 @@ def test_what_is_no_recipe_is_named_in_one_line(tmp_path, text, message):
 
 def test_unknown_names_are_answered_with_the_known():
     with pytest.raises(
-        ValueError, match="no model or recipe 'resnet': allowed are svm, forest, encoder, lola_specvit, spectral_swin"
+        ValueError, match="no model or recipe 'resnet': allowed are svm, logistic, forest, encoder, lola_specvit, spectral_swin"
     ):
         named_recipe("resnet")

@@ -54,6 +54,19 @@ def test_the_seed_decides_the_split(spread, draw):
     assert (first.test != other.test).any()
 
 
+def test_the_way_that_the_scene_is_cut_into_tiles_does_not_matter(make_scene, make_labels):
+    index = np.random.default_rng(0).integers(-1, 3, (80, 100))
+    scene, labels = make_scene(np.zeros((2, 80, 100), dtype=np.float32)), make_labels(index)
+    drawn = []
+    for core in (16, 48):
+        labelled = LabelledScene(scene, labels, margin=4, core=core)
+        blocks = block_split(labelled, block=10, buffer=2, share=0.3, seed=0)
+        for split in (random_split(labelled, 5, seed=0), thinned(labelled, blocks, 5, seed=0)):
+            for chosen in (split.training, split.test):
+                drawn.append(set(zip(labelled.rows[chosen].tolist(), labelled.columns[chosen].tolist(), strict=True)))
+    assert drawn[:4] == drawn[4:]
+
+
 def test_more_training_pixels_than_there_are_is_refused(build):
     index = np.full((40, 40), -1)
     index[0], index[5, :8] = 0, 1
