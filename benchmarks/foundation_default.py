@@ -27,8 +27,8 @@ import torch
 from page import HERE, heading, show
 
 from geovit.apps.foundation.features import ALL
-from geovit.apps.foundation.methods import FeatureOptions
-from geovit.apps.foundation.probe import ProbeSplit, probe
+from geovit.apps.foundation.probing.methods import FeatureOptions
+from geovit.apps.foundation.probing.probe import ProbeSplit, probe
 from geovit.datasets import synthesize_places
 
 _SENSORS = ("sentinel-2-l2a", "sentinel-2-l1c", "sentinel-1-rtc")

@@ -62,8 +62,10 @@ def test_the_way_that_the_scene_is_cut_into_tiles_does_not_matter(make_scene, ma
         labelled = LabelledScene(scene, labels, margin=4, core=core)
         blocks = block_split(labelled, block=10, buffer=2, share=0.3, seed=0)
         for split in (random_split(labelled, 5, seed=0), thinned(labelled, blocks, 5, seed=0)):
-            for chosen in (split.training, split.test):
-                drawn.append(set(zip(labelled.rows[chosen].tolist(), labelled.columns[chosen].tolist(), strict=True)))
+            drawn += [
+                set(zip(labelled.rows[chosen].tolist(), labelled.columns[chosen].tolist(), strict=True))
+                for chosen in (split.training, split.test)
+            ]
     assert drawn[:4] == drawn[4:]
 
 
