@@ -51,7 +51,8 @@ class Ground:
         change = level + tilt * (wavelengths - 900) / 800
         for height, centre, width in np.reshape(rest, (-1, 3)):
             change = change + height * bump(wavelengths, centre, width)
-        return GROUND[material].spectrum(wavelengths, state) * np.exp(change)
+        spectrum: _Array = GROUND[material].spectrum(wavelengths, state) * np.exp(change)
+        return spectrum
 
 
 def make_ground(rng: np.random.Generator, height: _Array) -> Ground:
@@ -92,7 +93,8 @@ def _covers(rng: np.random.Generator, height: _Array) -> NDArray[np.uint8]:
     draw[_TREES - 1] += 0.5 * ground
     draw[_CROPS - 1] -= 0.3 * ground
     draw[_BUILT - 1] -= 0.5
-    return (draw.argmax(0) + 1).astype(np.uint8)
+    covers: NDArray[np.uint8] = (draw.argmax(0) + 1).astype(np.uint8)
+    return covers
 
 
 def _materials(

@@ -169,7 +169,8 @@ def _coarse(values: _Array, factor: int) -> _Array:
     height, width = values.shape
     padded = np.pad(values, ((0, -height % factor), (0, -width % factor)), mode="edge")
     means = padded.reshape(padded.shape[0] // factor, factor, padded.shape[1] // factor, factor).mean((1, 3))
-    return np.repeat(np.repeat(means, factor, 0), factor, 1)[:height, :width]
+    seen: _Array = np.repeat(np.repeat(means, factor, 0), factor, 1)[:height, :width]
+    return seen
 
 
 def _near(w: _Array, centre: float, width: float) -> _Array:
