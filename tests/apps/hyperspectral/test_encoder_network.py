@@ -98,7 +98,7 @@ def test_adapters_are_few_and_nothing_else_moves(lora, encoder, scene):
     kept = base_weights(network)
     assert kept.keys() == given.keys()
     assert all(torch.equal(kept[name], given[name]) for name in given), "frozen weights are equal to the bit"
-    # Of each of 2 blocks: qkv 16 -> 48, proj 16 -> 16, fc1 16 -> 64, fc2 64 -> 16, at rank 2; a head of features and spectrum.
+    # Of each of 2 blocks: qkv 16 -> 48, proj 16 -> 16, fc1 16 -> 64, fc2 64 -> 16, at rank 2; then the head.
     adapters = 2 * 2 * ((16 + 48) + (16 + 16) + 2 * (16 + 64))
     head = (16 + scene.num_bands) * 3 + 3
     assert sum(p.numel() for p in lora.parameters() if p.requires_grad) == adapters + head

@@ -62,11 +62,11 @@ def test_the_way_that_the_scene_is_cut_into_tiles_does_not_matter(make_scene, ma
         labelled = LabelledScene(scene, labels, margin=4, core=core)
         blocks = block_split(labelled, block=10, buffer=2, share=0.3, seed=0)
         for split in (random_split(labelled, 5, seed=0), thinned(labelled, blocks, 5, seed=0)):
-            drawn += [
-                set(zip(labelled.rows[chosen].tolist(), labelled.columns[chosen].tolist(), strict=True))
-                for chosen in (split.training, split.test)
-            ]
-    assert drawn[:4] == drawn[4:]
+            places = (
+                zip(labelled.rows[c].tolist(), labelled.columns[c].tolist(), strict=True) for c in (split.training, split.test)
+            )
+            drawn.append([set(place) for place in places])
+    assert drawn[:2] == drawn[2:]
 
 
 def test_more_training_pixels_than_there_are_is_refused(build):
