@@ -35,19 +35,20 @@ class Tiling:
     Args:
         tile: pixels on a side that are encoded at once; a scene that is no larger is encoded in one go. Default: as many as a
             published model was trained on, else 256.
-        halo: pixels around the part of a tile that is kept: surroundings for the tokens at its edge.
+        halo: pixels around the part of a tile that is kept: surroundings for the tokens at its edge. Default: a quarter of the
+            tile, which is then encoded four times over.
         valid: share of a token's pixels that must hold data; with less it is nodata.
     """
 
     tile: int | None = None
-    halo: int = 32
+    halo: int | None = None
     valid: float = 0.5
 
     def __post_init__(self) -> None:
-        tile = _TILE if self.tile is None else self.tile
-        if not (0 < self.valid <= 1 and self.halo >= 0 and tile > 2 * self.halo):
+        tile, halo = _TILE if self.tile is None else self.tile, self.halo or 0
+        if not (0 < self.valid <= 1 and halo >= 0 and tile > 2 * halo):
             raise ValueError(
-                f"tile {tile}, halo {self.halo}, valid {self.valid:g}: expected a tile larger than two halos,"
+                f"tile {tile}, halo {halo}, valid {self.valid:g}: expected a tile larger than two halos,"
                 " and a share above 0 and up to 1"
             )
 
@@ -137,7 +138,9 @@ class Embedder:
         # Whole tokens; the halo counts at each side of what two tiles share.
         tile = tiling.tile or self.model.facts.get("size") or _TILE
         self.tile = max(tile // self.patch, 1) * self.patch
-        self.halo = min(-(-tiling.halo // self.patch), (self.tile // self.patch - 1) // 2) * self.patch
+        tokens = self.tile // self.patch
+        halo = tokens // 4 if tiling.halo is None else min(-(-tiling.halo // self.patch), (tokens - 1) // 2)
+        self.halo = halo * self.patch
 
     def check(self, opened: Pixels) -> None:
         """Raise a ValueError, in one line, if the model has no scale for a band of the scene."""

@@ -65,8 +65,8 @@ def embed_files(
 
     NAME_embedding.tif is a Cloud Optimized GeoTIFF of as many bands as there are features; its tags tell model, sensor, bands and
     tiles. Scenes of any size are encoded tile by tile. A token sees its tile alone, and neighbouring tiles share a halo so that
-    it sees something on each side: around seams features differ a little from those of one large tile. A scene that is no larger
-    than a tile has no seams.
+    it sees something on each side: its place in the tile is in its features, so that seams can be seen: less with a larger
+    halo, not at all in a scene that is no larger than a tile.
 
     Args:
         scenes: rasters; any number of them.
