@@ -159,7 +159,8 @@ def _optical(rng: np.random.Generator, each: Sensor, ground: Ground, light: _Arr
     for number, band in enumerate(each.bands):
         factor = round((band.gsd or each.gsd) / each.gsd) if each.gsd == _PIXEL else 1
         values[number] = _coarse(values[number] + 0.002 * rng.standard_normal(state.shape), factor)
-    return values.clip(1e-4)
+    seen: _Array = values.clip(1e-4)
+    return seen
 
 
 def _coarse(values: _Array, factor: int) -> _Array:

@@ -227,8 +227,8 @@ def at_pixels(network: Callable[[Tensor], Tensor], labelled: LabelledScene, chos
         order.append(pixels)
         if window == 1:
             side = 2 * reach + 1
-            corners = zip((rows - reach).tolist(), (columns - reach).tolist(), strict=True)
-            crops = [tile.values[:, row:, column:][:, :side, :side] for row, column in corners]
+            starts = zip((rows - reach).tolist(), (columns - reach).tolist(), strict=True)
+            crops = [tile.values[:, row:, column:][:, :side, :side] for row, column in starts]
             outputs = [network(torch.stack(crops[i : i + 256])).cpu() for i in range(0, len(crops), 256)]
             parts.append(torch.cat([output[:, :, output.shape[2] // 2, output.shape[3] // 2] for output in outputs]))
         else:
