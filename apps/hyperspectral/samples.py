@@ -235,12 +235,12 @@ def at_pixels(network: Callable[[Tensor], Tensor], labelled: LabelledScene, chos
             margin = -(-reach // window) * window
             side = window + 2 * margin
             cells, cell_of = np.unique(np.stack([rows // window, columns // window], 1), axis=0, return_inverse=True)
-            corners = cells * window - margin
-            if len(corners) * side**2 >= tile.values[0].numel():  # all at once is less
-                corners, cell_of, side = np.zeros((1, 2), np.int64), np.zeros(len(rows), np.int64), tile.values.shape[-1]
-            crops = [tile.values[:, row:, column:][:, :side, :side] for row, column in corners.tolist()]
+            origins = cells * window - margin
+            if len(origins) * side**2 >= tile.values[0].numel():  # all at once is less
+                origins, cell_of, side = np.zeros((1, 2), np.int64), np.zeros(len(rows), np.int64), tile.values.shape[-1]
+            crops = [tile.values[:, row:, column:][:, :side, :side] for row, column in origins.tolist()]
             output = torch.cat([network(torch.stack(crops[i : i + 64])).cpu() for i in range(0, len(crops), 64)])
             cut = (side - output.shape[-1]) // 2
-            row, column = (np.stack([rows, columns]) - corners[cell_of.ravel()].T) - cut
+            row, column = (np.stack([rows, columns]) - origins[cell_of.ravel()].T) - cut
             parts.append(output[cell_of.ravel(), :, row, column])
     return torch.cat(parts)[np.argsort(np.concatenate(order))]
