@@ -24,7 +24,7 @@ three strengths; balanced accuracy of all layers (and of the last norm), untrain
     the same, positions of full size                             0.762 (0.675)   0.753 (0.698)
     the same, learning rate three times as high                  0.790 (0.761)   0.799 (0.779)
     the same, tokens of two sensors mixed by half                0.790 (0.761)   0.797 (0.783)
-    the same, tokenizer "pixel" with 64 channels (slow)          0.778 (0.770)   0.769 (0.771)
+    the same, a layer of pixels, 64 channels, before patches     0.778 (0.770)   0.769 (0.771)
     the same, reflectance without logarithm                      0.814 (0.795)   0.829 (0.809)
     logarithm 0.1, no crossing, hidden 0.75                      0.793 (0.780)   0.814 (0.797)
     the same, positions of 0.03                                  0.801 (0.787)   0.804 (0.805)

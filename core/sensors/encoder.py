@@ -21,7 +21,6 @@ from ..layers.tokenizers import (
     CubeEmbed,
     GroupEmbed,
     HypernetworkEmbed,
-    PixelEmbed,
     SpectralAdapterEmbed,
     SpectralRangeEmbed,
     Tokenizer,
@@ -29,9 +28,9 @@ from ..layers.tokenizers import (
 )
 from ..layers.tokenizers.band_perceptron import BandPerceptronEmbed
 
-TokenizerName = Literal["wavelength", "pixel", "hypernetwork", "range", "adapter", "group", "cube", "channel", "perceptron"]
+TokenizerName = Literal["wavelength", "hypernetwork", "range", "adapter", "group", "cube", "channel", "perceptron"]
 # These join all bands of a place in one token; the others have an axis of spectral tokens.
-_JOINED = ("wavelength", "pixel", "hypernetwork", "range", "adapter")
+_JOINED = ("wavelength", "hypernetwork", "range", "adapter")
 _BY_BAND = ("channel", "perceptron")
 
 _norm = partial(nn.LayerNorm, eps=1e-6)
@@ -42,10 +41,10 @@ class EncoderConfig:
     """Settings of an encoder.
 
     Args:
-        tokenizer: how images become tokens. One for each place: "wavelength", weights made from wavelengths; "pixel", the
-            same for pixels, with a layer over those of a patch on top; "hypernetwork", DOFA's; "range", SMARTIES' projections of
-            spectral ranges; "adapter", SpectralEarth's convolutions over the spectrum. Several for each place: "group",
-            SatMAE's, of ``groups``; "cube", SpectralGPT's; "channel", ChannelViT's, and "perceptron", LESS ViT's, of each band.
+        tokenizer: how images become tokens. One for each place: "wavelength", weights made from wavelengths; "hypernetwork",
+            DOFA's; "range", SMARTIES' projections of spectral ranges; "adapter", SpectralEarth's convolutions over the spectrum.
+            Several for each place: "group", SatMAE's, of ``groups``; "cube", SpectralGPT's; "channel", ChannelViT's, and
+            "perceptron", LESS ViT's, of each band.
         mixer: how tokens see each other: "joint", all in one sequence; "less", bands and places, for tokens of each band; or one
             of the core's mixers on the grid, such as "window", "shifted_window", "scan", "vssd", "neighborhood". Several names
             with commas take turns.
@@ -139,7 +138,6 @@ def _tokenizer(config: EncoderConfig) -> Tokenizer:
         return GroupEmbed(dim, patch=patch, groups=config.groups)
     kinds: dict[str, Any] = {
         "wavelength": WavelengthEmbed,
-        "pixel": PixelEmbed,
         "hypernetwork": HypernetworkEmbed,
         "range": SpectralRangeEmbed,
         "adapter": SpectralAdapterEmbed,

@@ -10,7 +10,6 @@ from .channel_sampling import sample_channels
 from .cube import CubeEmbed
 from .group import GroupEmbed
 from .hypernetwork import HypernetworkEmbed
-from .pixel import PixelEmbed
 from .spectral_adapter import SpectralAdapter, SpectralAdapterEmbed
 from .spectral_range import SMARTIES_RANGES, SpectralRange, SpectralRangeEmbed
 from .tokens import Tokenizer, Tokens
@@ -23,7 +22,6 @@ __all__ = [
     "CubeEmbed",
     "GroupEmbed",
     "HypernetworkEmbed",
-    "PixelEmbed",
     "SpectralAdapter",
     "SpectralAdapterEmbed",
     "SpectralRange",

@@ -8,7 +8,6 @@ from geovit.core.layers.tokenizers import (
     CubeEmbed,
     GroupEmbed,
     HypernetworkEmbed,
-    PixelEmbed,
     SpectralAdapter,
     SpectralAdapterEmbed,
     SpectralRangeEmbed,
@@ -22,7 +21,6 @@ RADAR = (-1.0, -2.0)
 MADE = {
     "range": lambda: SpectralRangeEmbed(16, patch=4),
     "wavelength": lambda: WavelengthEmbed(16, patch=4),
-    "pixel": lambda: PixelEmbed(16, patch=4, width=8),
     "hypernetwork": lambda: HypernetworkEmbed(16, patch=4, code_dim=8, hidden=16, learned=4),
     "group": lambda: GroupEmbed(16, patch=4, groups=(BANDS[:4], BANDS[4:], RADAR)),
     "cube": lambda: CubeEmbed(16, patch=4),
@@ -32,7 +30,7 @@ MADE = {
         16, patch=4, adapter=SpectralAdapter(channels=(4, 6), kernels=(3, 3), strides=(2, 2))
     ),
 }
-JOINING = ("range", "wavelength", "pixel", "hypernetwork", "adapter")  # one token for all bands
+JOINING = ("range", "wavelength", "hypernetwork", "adapter")  # one token for all bands
 OPTICAL = ("cube", "adapter")
 
 
