@@ -45,7 +45,10 @@ def adapting(
     if recipe == DEFAULT_RECIPE:
         recipe = named_recipe("encoder")
     if recipe.network != "encoder":
-        raise ValueError(f"the recipe's network is {recipe.network}, which has no use for an encoder: leave one of them out")
+        raise ValueError(
+            f"the recipe's network is {recipe.network}, which has no use for an encoder: leave one of them out, or give"
+            " --recipe encoder before other settings of the recipe"
+        )
     adaptation: Adaptation = (
         "freeze" if freeze else "full" if full else "lora" if lora_rank is not None else recipe.encoder.adaptation
     )
