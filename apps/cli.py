@@ -121,7 +121,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     if "--recipe.help" in arguments:
         arguments = ["--help"]
-    else:
+    elif {"-h", "--help"} & set(arguments):  # and then alone: what is not in the help is not in --print_config either
         _shorten(parser)
     arguments = _complete(function, _with_named_configs(arguments, configs))
     try:

@@ -155,6 +155,12 @@ class TestOptions:
         assert (options["network"], options["transform"]["components"], options["training"]["steps"]) == ("lola_specvit", 15, 5)
         assert configured("classify", "s.tif", "--recipe", "spectral_swin")["recipe"]["network"] == "spectral_swin"
 
+    def test_the_settings_of_a_recipe_have_a_help_of_their_own(self, run):
+        (_, short, _), (_, whole, _) = (run("classify", option) for option in ("--help", "--recipe.help"))
+        assert "--recipe.help shows them" in short
+        assert "--recipe.training.steps" not in short
+        assert "--recipe.training.steps" in whole
+
     def test_recipes_may_be_files(self, configured, tmp_path):
         file = tmp_path / "mine.yaml"
         file.write_text("training: {members: 2}\n")
