@@ -39,8 +39,8 @@ synthetic places do not favour, were kept because radar of TerraMesh (its images
 ridge regression on untrained tokens: R2 0.608, 0.614 and 0.617 without, with 0.1 and with 0.02, the mean over 282D, 38D and
 433D; 0.1 is between the two.
 
-No run of this recipe to its end is known yet, and no figure of it on TerraMesh's labels. Where other work shares the two cores,
-probes take longer than trainings.
+Six minutes of a thread for each encoder gave no lead above its interval (results/foundation.md); the bar allows three times that
+on two. Where other work shares the two cores, probes take longer than trainings.
 
 With four places, training on three and testing on the fourth measures whether their classes look alike, more than it measures
 features: that figure comes second. So do the transfer to L1C (its cirrus band left out, which L2A lacks) and to every second
