@@ -11,20 +11,18 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 
 from ...core.training.hardware import HardwareConfig
-from ...core.training.records import METRICS, OPTIONS, History, events, plain_options, quiet, require_same
+from ...core.training.records import METRICS, OPTIONS, History, events, plain_options, require_same
 from ...core.training.runs import (
     BEST,
-    Averaging,
     Clock,
-    SaveState,
     SeededSteps,
-    interruptible,
     seed_of,
     state_file,
 )
+from ...core.training.steps import train_by_steps
 from ...datasets import write_text_atomic
 from .adaptation import LoRAConfig, adapt, merged, save_adapters
 from .augmentation import AugmentationConfig
@@ -170,25 +168,19 @@ def fit(
             study.write(out)
             write_text_atomic(out / OPTIONS, json.dumps(options, indent=1) + "\n", overwrite=True)
         callbacks: list[Callback] = [_Best(out, adapters=lora.rank > 0), SeededSteps(seed), clock, History(out / METRICS, clock)]
-        if optimizer.average:
-            callbacks.append(Averaging(optimizer.average))
-        if progress:
-            callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))  # standard output is for results
-        trainer = L.Trainer(
-            **hardware.trainer_options(),
-            max_steps=steps,
-            accumulate_grad_batches=crops.accumulate,
-            reload_dataloaders_every_n_epochs=1,  # crops are drawn anew
-            use_distributed_sampler=False,  # every device draws its own
-            num_sanity_val_steps=0,
-            gradient_clip_val=optimizer.clip or None,
-            callbacks=[*callbacks, SaveState(last)],
+        train_by_steps(
+            task,
+            cases,
+            last,
+            hardware=hardware,
+            optimizer=optimizer,
+            steps=steps,
+            callbacks=callbacks,
+            accumulate=crops.accumulate,
             logger=events(out) if tensorboard else False,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
+            resume=resume,
+            progress=progress,
         )
-        with interruptible(), quiet():
-            trainer.fit(task, datamodule=cases, ckpt_path=str(last) if resume else None, weights_only=True)
     best = max(task.history, key=lambda row: -1.0 if row["dice"] is None else row["dice"])
     return Fit(out / BEST, best["dice"], best["targets"], tuple(task.history), clock.seconds / 60)
 

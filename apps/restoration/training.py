@@ -10,14 +10,15 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import __version__
 from ...core.training.hardware import HardwareConfig
 from ...core.training.optimizer import OptimizerConfig
-from ...core.training.runs import BEST, Averaging, SaveState, interruptible, seed_of, state_file
+from ...core.training.runs import BEST, seed_of, state_file
+from ...core.training.steps import train_by_steps
 from ...datasets.pairs import Pair
 from .degradation import Degradation, DegradationConfig
 from .losses import Loss, LossConfig
@@ -120,26 +121,18 @@ def fit(
             **(notes or {}),
         }
         out.mkdir(parents=True, exist_ok=True)
-        callbacks: list[Callback] = [_Best(out / BEST, architecture_of(module), facts)]
-        if optimizer.average:
-            callbacks.append(Averaging(optimizer.average))
-        if progress:
-            callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))  # standard output is for results
-        callbacks.append(SaveState(last))
-        trainer = L.Trainer(
-            **hardware.trainer_options(),
-            max_steps=steps,
-            reload_dataloaders_every_n_epochs=1,  # crops are drawn anew
-            use_distributed_sampler=False,  # every device draws its own
-            num_sanity_val_steps=0,
-            gradient_clip_val=optimizer.clip or None,
-            callbacks=callbacks,
-            logger=False,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
+        best = _Best(out / BEST, architecture_of(module), facts)
+        train_by_steps(
+            task,
+            data,
+            last,
+            hardware=hardware,
+            optimizer=optimizer,
+            steps=steps,
+            callbacks=[best],
+            resume=resume,
+            progress=progress,
         )
-        with interruptible():
-            trainer.fit(task, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
     baseline = sum(_psnr(_enlarged(pair, module.scale), pair.target, module.scale, luma) for pair in data.validation)
     return Fit(out / BEST, max(task.curve), baseline / len(data.validation), tuple(task.curve), time.perf_counter() - begun)
 

@@ -10,15 +10,16 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from ....core.sensors.encoder import EncoderConfig, build_encoder
 from ....core.sensors.model import FINAL, FoundationModel, load_model, save_model
 from ....core.sensors.normalization import Normalization
 from ....core.training.hardware import HardwareConfig
-from ....core.training.records import METRICS, OPTIONS, History, events, plain_options, quiet, require_same
-from ....core.training.runs import BEST, Averaging, Clock, SaveState, SeededSteps, interruptible, seed_of, state_file
+from ....core.training.records import METRICS, OPTIONS, History, events, plain_options, require_same
+from ....core.training.runs import BEST, Clock, SeededSteps, seed_of, state_file
+from ....core.training.steps import train_by_steps
 from ....datasets import Image, write_image, write_text_atomic
 from ....datasets.collections import Collection, open_collection, split
 from .augmentation import AugmentationConfig
@@ -193,26 +194,20 @@ def pretrain(
             out.mkdir(parents=True, exist_ok=True)
             write_text_atomic(out / OPTIONS, json.dumps(options, indent=1) + "\n", overwrite=True)
         callbacks: list[Callback] = [_Keep(out, model, config), SeededSteps(seed), clock, History(out / METRICS, clock)]
-        if optimizer.average:
-            callbacks.append(Averaging(optimizer.average))
-        if progress:
-            callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))  # standard output is for results
-        trainer = L.Trainer(
-            **_spread(hardware).trainer_options(),
-            max_steps=steps,
-            accumulate_grad_batches=crops.accumulate,
-            reload_dataloaders_every_n_epochs=1,  # crops are drawn anew
-            use_distributed_sampler=False,  # every device draws its own
-            num_sanity_val_steps=0,
-            gradient_clip_val=optimizer.clip or None,
-            callbacks=[*callbacks, SaveState(last)],
+        train_by_steps(
+            task,
+            feeding,
+            last,
+            hardware=_spread(hardware),
+            optimizer=optimizer,
+            steps=steps,
+            callbacks=callbacks,
+            accumulate=crops.accumulate,
             logger=events(out) if tensorboard else False,
-            log_every_n_steps=min(check_every, 50),
-            enable_progress_bar=progress,
-            enable_model_summary=False,
+            log_every=min(check_every, 50),
+            resume=resume,
+            progress=progress,
         )
-        with interruptible(), quiet():
-            trainer.fit(task, datamodule=feeding, ckpt_path=str(last) if resume else None, weights_only=True)
     best = out / BEST if task.history[-1]["validation"] is not None else None
     return Pretraining(out / FINAL, best, tuple(task.history), clock.seconds / 60)
 
