@@ -9,7 +9,7 @@ from ....core.weights.arguments import read_arguments
 from ....core.weights.load import Coverage, rename
 from ..published.channelvit import channel_encoder
 from ..published.classifier import TokenClassifier
-from .system import BLOCK_NAMES, System, encoder_of, heads_of, load_renamed, placeholder_bands, unscaled
+from .system import BLOCK_NAMES, System, encoder_of, heads_of, load_renamed, unnamed_bands, unscaled
 from .vit import split_positions, vit_arguments
 
 _NAMES: tuple[tuple[str, str | None], ...] = (
@@ -47,7 +47,7 @@ def wavelengths_of(arguments: Mapping[str, Any]) -> tuple[float, ...]:
     """
     channels, told = arguments.get("in_chans", 3), arguments.get("wavelengths")
     if told is None:
-        return placeholder_bands(channels)
+        return unnamed_bands(channels)
     if len(told) != channels:
         raise ValueError(f"ChannelVisionTransformer: {len(told)} wavelengths for {channels} channels")
     return tuple(told)

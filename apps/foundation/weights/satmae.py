@@ -28,7 +28,7 @@ from .system import (
     heads_of,
     image_size,
     load_renamed,
-    placeholder_bands,
+    unnamed_bands,
 )
 from .vit import vit_arguments
 
@@ -118,7 +118,7 @@ def wavelengths_of(args: Mapping[str, Any]) -> tuple[float, ...]:
     """Tell the wavelengths of the image's bands; of unknown ones only that they differ."""
     if _is_sentinel2(args):
         return WAVELENGTHS
-    return placeholder_bands(args["in_chans"])
+    return unnamed_bands(args["in_chans"])
 
 
 def _encoder(args: Mapping[str, Any], groups: Sequence[Sequence[int]], **options: Any) -> TokenEncoder:

@@ -71,7 +71,7 @@ def unscaled(reason: str) -> Callable[[Mapping[str, Any]], Normalization]:
     return scale
 
 
-def placeholder_bands(count: int) -> tuple[float, ...]:
+def unnamed_bands(count: int) -> tuple[float, ...]:
     """Return wavelengths of bands of which no more is known than that they differ."""
     return tuple(1000.0 + 100.0 * band for band in range(count))
 

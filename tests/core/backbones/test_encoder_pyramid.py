@@ -62,7 +62,8 @@ def test_a_segmentation_network_on_it_learns():
 
 
 def test_decoders_of_segmentation_models_take_the_features():
-    smp = pytest.importorskip("segmentation_models_pytorch")
+    import segmentation_models_pytorch as smp
+
     backbone = made(8)
     decoder = smp.decoders.fpn.decoder.FPNDecoder(encoder_channels=(3, 0, *backbone.dims), encoder_depth=5)
     x = torch.randn(1, 3, 64, 64)

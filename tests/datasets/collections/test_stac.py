@@ -5,8 +5,6 @@ import pytest
 
 from geovit.datasets.collections import open_collection
 
-pytest.importorskip("pystac")
-
 
 def item(name, collection, assets, **properties):
     return {

@@ -46,7 +46,6 @@ def test_sample_of_another_size_is_named(numbers):
 # Out of our hands: how torchgeo 0.8 multiplies affine's transforms.
 @pytest.mark.filterwarnings("ignore:Use `@` matmul instead of:PendingDeprecationWarning")
 def test_geo_dataset_with_a_sampler_of_torchgeo(numbers, write, tmp_path):
-    pytest.importorskip("torchgeo")
     from torchgeo.datasets import RasterDataset
     from torchgeo.samplers import GridGeoSampler
 

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
+import zarr
 from rasterio.windows import Window
 
 from geovit.datasets.collections import open_collection
-
-zarr = pytest.importorskip("zarr")
 
 
 @pytest.fixture(params=[2, 3])

@@ -257,7 +257,6 @@ def test_a_scene_trains_without_validation_and_is_gone_on_from(places, tmp_path)
 
 
 def test_reconstructions_are_shown_in_tensorboard(places, tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(places, tmp_path, tensorboard=True)
