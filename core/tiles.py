@@ -21,13 +21,13 @@ class Tile:
     fade_in: int
     fade_out: int
 
-    def weights(self, scale: int = 1) -> Tensor:
-        """Return the weights (scale * (last - first),) of the used pixels; those of all tiles sum to 1 at each pixel.
+    def weights(self, up: int = 1, down: int = 1) -> Tensor:
+        """Return the weights (ceil((last - first) * up / down),) of the used pixels; those of all tiles sum to 1 at each pixel.
 
         Half a period of a cosine leads from 0 to 1 over what is shared.
         """
-        weights = torch.ones((self.last - self.first) * scale)
-        rising, falling = (0.5 - 0.5 * torch.cos(_phases(n * scale)) for n in (self.fade_in, self.fade_out))
+        weights = torch.ones(-(-(self.last - self.first) * up // down))
+        rising, falling = (0.5 - 0.5 * torch.cos(_phases(n * up // down)) for n in (self.fade_in, self.fade_out))
         weights[: len(rising)] = rising
         weights[len(weights) - len(falling) :] = 1 - falling
         return weights
