@@ -44,5 +44,5 @@ clean:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) install --upgrade "pip>=25.1"
 	@$(PIP) install "torch>=2.10" --group dev
-	@$(PIP) install --no-build-isolation --editable ".[hyperspectral,foundation,medical,restoration]"
+	@$(PIP) install --no-build-isolation --editable ".[all]"
 	@touch $@
