@@ -1,5 +1,6 @@
 """The only place that opens data files: scenes, images, volumes, labels, and the writing of results."""
 
+from .areas import AreaMask, window_of
 from .classes import ClassInfo, default_color
 from .collections import Collection, from_torchgeo, open_collection
 from .grid import Grid
@@ -12,6 +13,7 @@ from .volumes import Volume, find_volumes, open_volume, write_labels, write_volu
 from .writing import BandWriter, atomic, check_writable, stream_bands, write_bands, write_class_map, write_text_atomic
 
 __all__ = [
+    "AreaMask",
     "BandWriter",
     "ClassInfo",
     "Collection",
@@ -35,6 +37,7 @@ __all__ = [
     "stream_bands",
     "synthesize_places",
     "synthesize_scene",
+    "window_of",
     "write_bands",
     "write_class_map",
     "write_image",
