@@ -6,7 +6,8 @@ from .collections import Collection, from_torchgeo, open_collection
 from .grid import Grid
 from .images import Image, find_images, open_image, write_image
 from .labels import Labels, read_labels
-from .scene import Scene, open_scene
+from .opening import open_scene
+from .scene import Scene
 from .synthetic import SyntheticScene, synthesize_scene
 from .synthetic_places import synthesize_places
 from .volumes import Volume, find_volumes, open_volume, write_labels, write_volume
