@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from affine import Affine
@@ -28,6 +28,15 @@ class BandSource(Protocol):
 
     def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Bands (1-based, in the given order) as (C, h, w) float32, NaN where invalid; scale and offset not applied."""
+        ...
+
+
+@runtime_checkable
+class Decimating(Protocol):
+    """A source that reads a picture of a large window without reading all of it."""
+
+    def decimated(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Like ``BandSource.read``, a window brought to (height, width) by nearest neighbour."""
         ...
 
 
@@ -99,6 +108,34 @@ class Scene:
             if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
                 raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
         return self._source.read(self.bands, window)
+
+    def with_bands(self, positions: Sequence[int]) -> "Scene":
+        """The same scene with some of its bands only, in the order of these positions."""
+        at = list(positions)
+        bands = tuple(self.bands[i] for i in at)
+        wavelengths, fwhm = (None if values is None else values[at] for values in (self.wavelengths, self.fwhm))
+        return replace(self, bands=bands, wavelengths=wavelengths, fwhm=fwhm)
+
+    def preview(self, window: Window, step: int) -> NDArray[np.float32]:
+        """Every ``step``-th row and column of a window, (C, ceil(h / step), ceil(w / step)), at little memory.
+
+        From overviews where the file has them: then pixels near those. Errors as of ``read``.
+        """
+        shape = -(-int(window.height) // step), -(-int(window.width) // step)
+        if step == 1:
+            return self.read(window)
+        if isinstance(self._source, Decimating):
+            return self._source.decimated(self.bands, window, shape)
+        values = np.empty((self.num_bands, *shape), dtype=np.float32)
+        whole = Grid(int(window.height), int(window.width), None, Affine.identity())
+        for part in _windows(whole, self._source.block, self.num_bands):
+            (top, bottom), (left, right) = part.toranges()
+            rows, columns = (slice(-(-first // step), -(-last // step)) for first, last in ((top, bottom), (left, right)))
+            if rows.start < rows.stop and columns.start < columns.stop:
+                moved = Window(window.col_off + left, window.row_off + top, part.width, part.height)
+                read = self.read(moved)[:, rows.start * step - top :: step, columns.start * step - left :: step]
+                values[:, rows, columns] = read
+        return values
 
 
 def scene_of(
