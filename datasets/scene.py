@@ -62,11 +62,42 @@ class Scene:
             ValueError: window outside the scene, or the file turns out damaged.
         """
         if window is not None:
-            whole = all(float(value).is_integer() for value in window.flatten())
-            (top, bottom), (left, right) = window.toranges()
-            if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
-                raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
+            self._check(window)
         return self._source.read(self.bands, window)
+
+    def preview(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Return some bands of a window made smaller, (bands, *shape): of each block of pixels the one in the middle.
+
+        Args:
+            bands: positions in what ``read`` delivers.
+            window: within the scene, read strip by strip.
+            shape: rows and columns, no more than the window's.
+
+        Raises:
+            ValueError: as in ``read``.
+        """
+        self._check(window)
+        (top, bottom), (left, _) = window.toranges()
+        rows, columns = (_middles(size, n) for size, n in zip((window.height, window.width), shape, strict=True))
+        chosen = [self.bands[band] for band in bands]
+        small = np.empty((len(chosen), *shape), np.float32)
+        strip = max(_SCAN_VALUES // (len(chosen) * window.width), 1)
+        for row in range(top, bottom, strip):
+            inside = (rows + top >= row) & (rows + top < row + strip)
+            if inside.any():
+                part = self._source.read(chosen, Window(left, row, window.width, min(strip, bottom - row)))
+                small[:, inside] = part[:, rows[inside] + top - row][:, :, columns]
+        return small
+
+    def _check(self, window: Window) -> None:
+        whole = all(float(value).is_integer() for value in window.flatten())
+        (top, bottom), (left, right) = window.toranges()
+        if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
+            raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
+
+
+def _middles(size: int, count: int) -> NDArray[np.int64]:
+    return ((np.arange(count) + 0.5) * size / count).astype(np.int64)
 
 
 def open_scene(source: str | Path) -> Scene:

@@ -29,6 +29,7 @@ def write_quicklook(path: Path, scene: Scene, index: NDArray[np.int32], classes:
     from matplotlib.patches import Patch
 
     step = max(1, -(-max(index.shape) // _MOST_PIXELS))
+    whole = Window(0, 0, index.shape[1], index.shape[0])
     colors = np.array([(255, 255, 255), *(info.color for info in classes)], dtype=np.uint8)
     mapped = colors[index[::step, ::step] + 1]
     height, width = mapped.shape[:2]
@@ -38,7 +39,9 @@ def write_quicklook(path: Path, scene: Scene, index: NDArray[np.int32], classes:
         figure = Figure(figsize=(2 * panel + 2.2, tall + 0.5), layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.subplots(1, 2)
-        for axis, image, text in zip(axes, (_natural(scene, step), mapped), (Path(scene.path).name, title), strict=True):
+        for axis, image, text in zip(
+            axes, (natural_colours(scene, whole, (height, width)), mapped), (Path(scene.path).name, title), strict=True
+        ):
             axis.imshow(image, interpolation="nearest")
             axis.set_title(text, parse_math=False)  # a name's dollar signs are no formula
             axis.set_axis_off()
@@ -49,18 +52,16 @@ def write_quicklook(path: Path, scene: Scene, index: NDArray[np.int32], classes:
         canvas.print_png(path)  # type: ignore[no-untyped-call]
 
 
-def _natural(scene: Scene, step: int) -> NDArray[np.float32]:
+def natural_colours(scene: Scene, window: Window, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return a small picture (*shape, 3) of a window: natural colours, or three bands spread over the range; white for no data."""
     if scene.wavelengths is None:
         bands = [scene.num_bands * part // 6 for part in (5, 3, 1)]
     else:
         bands = [int(np.abs(scene.wavelengths - nm).argmin()) for nm in _RGB_NM]
-    height, width = scene.grid.shape
-    rows = range(0, height, 16 * step)
-    strips = [scene.read(Window(0, row, width, min(16 * step, height - row)))[bands, ::step, ::step] for row in rows]
-    image = np.moveaxis(np.concatenate(strips, axis=1), 0, -1)
+    image = np.moveaxis(scene.preview(bands, window, shape), 0, -1)
     valid = np.asarray(np.isfinite(image).all(axis=-1))
     if not valid.any():
-        return np.ones_like(image)
+        return np.full(image.shape, 255, np.uint8)
     low, high = np.percentile(image[valid], (2, 98), axis=0)
     stretched = np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1)
-    return np.where(valid[..., None], stretched, 1).astype(np.float32)
+    return np.rint(255 * np.where(valid[..., None], stretched, 1)).astype(np.uint8)

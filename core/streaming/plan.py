@@ -78,7 +78,9 @@ class Plan:
         start = max((first - around) // self.multiple * self.multiple, 0)
         stop = min(first + pixels + around, size)
         tiles = cut(stop - start, self.side, overlap=self.overlap, fade=self.fade, multiple=self.multiple)
-        moved = (replace(t, start=t.start + start, stop=t.stop + start, first=t.first + start, last=t.last + start) for t in tiles)
+        moved = (
+            replace(t, start=t.start + start, stop=t.stop + start, first=t.first + start, last=t.last + start) for t in tiles
+        )
         return [tile for tile in moved if tile.first < first + pixels and tile.last > first]
 
     def __len__(self) -> int:
