@@ -53,7 +53,7 @@ def write_quicklook(path: Path, scene: Scene, index: NDArray[np.int32], classes:
 
 
 def natural_colours(scene: Scene, window: Window, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return a small picture (*shape, 3) of a window: natural colours, or three bands spread over the range; white for no data."""
+    """Return a window as a small picture (*shape, 3): natural colours, or three bands over the range; white for no data."""
     if scene.wavelengths is None:
         bands = [scene.num_bands * part // 6 for part in (5, 3, 1)]
     else:

@@ -113,8 +113,8 @@ class Page:
                 "classes": "Confidence is the mean of the largest class probability, calibrated on held-out labels."
                 if any(row.confidence is not None for row in self.classes)
                 else "",
-                "spectra": f"Mean and standard deviation of the values in the file, over a sample of {self.spectra.pixels.sum():,}"
-                " pixels by the class that they are mapped as.",
+                "spectra": "Mean and standard deviation of the values in the file, by the class that pixels are mapped as;"
+                f" {self.spectra.pixels.sum():,} pixels were looked at.",
                 "accuracy": f"Measured {self.note}." if self.note else "",
             },
             "run": dict(self.run),

@@ -7,7 +7,9 @@ import pytest
 from affine import Affine
 from playwright.sync_api import sync_playwright
 
+from geovit.apps.hyperspectral.report.gathering import _places, page_of
 from geovit.apps.hyperspectral.report.page import ClassRow, ClassSpectra, Page
+from geovit.datasets import open_scene, read_labels, synthesize_scene, write_class_map
 
 COLOURS = ((200, 30, 40), (20, 120, 220))
 
@@ -135,3 +137,35 @@ def test_what_is_not_known_is_not_shown(opened):
     assert "confidence" not in tab.locator("#classes").inner_text()
     assert tab.locator("#accuracy-section").is_hidden()
     assert tab.locator("#spectra-section").is_hidden()
+
+
+def test_a_page_is_gathered_from_map_and_scene(tmp_path, opened):
+    files = synthesize_scene(tmp_path, seed=0)
+    scene, grid = open_scene(files.scene), open_scene(files.scene).grid
+    truth = read_labels(files.truth, grid)
+    values = np.array([0, *(info.value for info in truth.classes)], np.int32)
+    crop = grid.part(10, 20, 70, 60)
+    part = truth.index[20:80, 10:80]
+    write_class_map(tmp_path / "map.tif", values[part + 1], crop, truth.classes)
+    counts = np.bincount(part[part >= 0], minlength=len(truth.classes))
+    rows = [{"pixels": int(n), "share": n / counts.sum(), "hectares": 0.09 * n, "confidence": 0.5} for n in counts]
+    report = {"classes": rows, "method": "truth", "geovit": "0", "seed": 0}
+    page = page_of(scene, tmp_path / "map.tif", truth.classes, report, corner=(20, 10))
+    np.testing.assert_array_equal(page.index, part)
+    assert page.scene.shape == (60, 70, 3)
+    pixels = scene.read()[:, 20:80, 10:80]
+    usable = np.isfinite(pixels).all(axis=0)
+    first = int(np.unique(part[part >= 0])[0])
+    np.testing.assert_allclose(
+        page.spectra.mean[first], pixels[:, (part == first) & usable].mean(axis=1, dtype=np.float64), rtol=1e-9
+    )
+    np.testing.assert_array_equal(page.spectra.wavelengths, scene.wavelengths)
+    tab = opened(page)
+    assert tab.locator("#classes tbody tr").count() == len(truth.classes)
+
+
+def test_places_for_spectra_are_few_and_spread_evenly():
+    places = _places(20_000, 30_000)
+    assert 90 <= len(places) <= 100
+    assert {place.row_off // 10_000 for place in places} == {0, 1}
+    assert {place.col_off // 10_000 for place in places} == {0, 1, 2}
