@@ -103,10 +103,7 @@ class Scene:
             ValueError: window outside the scene, or the file turns out damaged.
         """
         if window is not None:
-            whole = all(float(value).is_integer() for value in window.flatten())
-            (top, bottom), (left, right) = window.toranges()
-            if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
-                raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
+            self._check(window)
         return self._source.read(self.bands, window)
 
     def with_bands(self, positions: Sequence[int]) -> "Scene":
@@ -116,26 +113,43 @@ class Scene:
         wavelengths, fwhm = (None if values is None else values[at] for values in (self.wavelengths, self.fwhm))
         return replace(self, bands=bands, wavelengths=wavelengths, fwhm=fwhm)
 
-    def preview(self, window: Window, step: int) -> NDArray[np.float32]:
-        """Every ``step``-th row and column of a window, (C, ceil(h / step), ceil(w / step)), at little memory.
+    def preview(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Return some bands of a window made smaller, (bands, *shape): of each block of pixels one, near its middle.
 
-        From overviews where the file has them: then pixels near those. Errors as of ``read``.
+        From overviews where the file has them.
+
+        Args:
+            bands: positions in what ``read`` delivers.
+            window: within the scene.
+            shape: rows and columns, no more than the window's.
+
+        Raises:
+            ValueError: as in ``read``.
         """
-        shape = -(-int(window.height) // step), -(-int(window.width) // step)
-        if step == 1:
-            return self.read(window)
+        self._check(window)
+        chosen = [self.bands[band] for band in bands]
         if isinstance(self._source, Decimating):
-            return self._source.decimated(self.bands, window, shape)
-        values = np.empty((self.num_bands, *shape), dtype=np.float32)
-        whole = Grid(int(window.height), int(window.width), None, Affine.identity())
-        for part in _windows(whole, self._source.block, self.num_bands):
-            (top, bottom), (left, right) = part.toranges()
-            rows, columns = (slice(-(-first // step), -(-last // step)) for first, last in ((top, bottom), (left, right)))
-            if rows.start < rows.stop and columns.start < columns.stop:
-                moved = Window(window.col_off + left, window.row_off + top, part.width, part.height)
-                read = self.read(moved)[:, rows.start * step - top :: step, columns.start * step - left :: step]
-                values[:, rows, columns] = read
-        return values
+            return self._source.decimated(chosen, window, shape)
+        (top, bottom), (left, _) = window.toranges()
+        rows, columns = (_middles(size, n) for size, n in zip((window.height, window.width), shape, strict=True))
+        small = np.empty((len(chosen), *shape), np.float32)
+        strip = max(_SCAN_VALUES // (len(chosen) * window.width), 1)
+        for row in range(top, bottom, strip):
+            inside = (rows + top >= row) & (rows + top < row + strip)
+            if inside.any():
+                part = self._source.read(chosen, Window(left, row, window.width, min(strip, bottom - row)))
+                small[:, inside] = part[:, rows[inside] + top - row][:, :, columns]
+        return small
+
+    def _check(self, window: Window) -> None:
+        whole = all(float(value).is_integer() for value in window.flatten())
+        (top, bottom), (left, right) = window.toranges()
+        if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
+            raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
+
+
+def _middles(size: int, count: int) -> NDArray[np.int64]:
+    return ((np.arange(count) + 0.5) * size / count).astype(np.int64)
 
 
 def scene_of(

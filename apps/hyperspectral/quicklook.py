@@ -13,13 +13,14 @@ _RGB_NM = (650.0, 550.0, 450.0)
 _MOST_PIXELS = 1200  # on the longer side of each panel
 
 
-def preview_step(height: int, width: int) -> int:
-    """Return which rows and columns are shown: every so many."""
-    return max(1, -(-max(height, width) // _MOST_PIXELS))
+def preview_shape(height: int, width: int) -> tuple[int, int]:
+    """Return rows and columns of the picture of a map."""
+    shrink = max(max(height, width) / _MOST_PIXELS, 1.0)
+    return max(round(height / shrink), 1), max(round(width / shrink), 1)
 
 
 def write_quicklook(
-    path: Path, natural: NDArray[np.float32], index: NDArray[np.int32], classes: Sequence[ClassInfo], *, name: str, title: str
+    path: Path, natural: NDArray[np.uint8], index: NDArray[np.int32], classes: Sequence[ClassInfo], *, name: str, title: str
 ) -> None:
     """Write a PNG: the scene, the map, the classes' names.
 
@@ -56,19 +57,19 @@ def write_quicklook(
         canvas.print_png(path)  # type: ignore[no-untyped-call]
 
 
-def natural_colours(scene: Scene, window: Window, step: int) -> NDArray[np.float32]:
-    """Return a window of a scene in natural colours, or three bands spread over the range: (h, w, 3) in 0..1, white where nodata.
+def natural_colours(scene: Scene, window: Window, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return a window as a small picture (*shape, 3): natural colours, or three bands over the range; white for no data.
 
-    The darkest and the brightest 2 % of each colour are cut off. Read are every ``step``-th row and column, or overviews.
+    The darkest and the brightest 2 % of each colour are cut off.
     """
     if scene.wavelengths is None:
         bands = [scene.num_bands * part // 6 for part in (5, 3, 1)]
     else:
         bands = [int(np.abs(scene.wavelengths - nm).argmin()) for nm in _RGB_NM]
-    image = np.moveaxis(scene.with_bands(bands).preview(window, step), 0, -1)
+    image = np.moveaxis(scene.preview(bands, window, shape), 0, -1)
     valid = np.asarray(np.isfinite(image).all(axis=-1))
     if not valid.any():
-        return np.ones_like(image)
+        return np.full(image.shape, 255, np.uint8)
     low, high = np.percentile(image[valid], (2, 98), axis=0)
     stretched = np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1)
-    return np.where(valid[..., None], stretched, 1).astype(np.float32)
+    return np.rint(255 * np.where(valid[..., None], stretched, 1)).astype(np.uint8)
