@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...core.streaming.plan import Area
 from ...core.weights import load_state, save_module
 from ...datasets import AreaMask, Scene
-from .mapping import Cost, SceneWorker
+from .mapping import LARGEST_SIDE, Cost, SceneWorker, Wanted
 from .sampling import sampled_spectra
 
 _CELL = 128
@@ -95,7 +95,7 @@ def find_groups(
 
 def cost_of_groups(bands: int, clusters: int) -> Cost:
     """What telling groups takes, see ``mapping.cost_of``."""
-    return Cost(_CELL, 4.0 * _CELL**2 * (3 * bands + 2 * clusters))
+    return Cost(_CELL, 4.0 * _CELL**2 * (3 * bands + 2 * clusters), LARGEST_SIDE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,10 +105,9 @@ class GroupJob:
     scene: Scene
     groups: Path
     values: Sequence[int]
-    area: Area
-    mask: AreaMask | None
+    wanted: Wanted
 
     def open(self) -> SceneWorker:
         """Read the groups."""
         groups = Groups.load(self.groups)
-        return SceneWorker(self.scene, groups, area=self.area, cell=_CELL, values=self.values, mask=self.mask)
+        return SceneWorker(self.scene, groups, self.wanted, cell=_CELL, values=self.values)

@@ -71,7 +71,9 @@ class Fitting:
                 model.adapt(self.encoder)
         return model.merge().eval()
 
-    def fit(self, *, seed: int, device: torch.device, precision: torch.dtype, progress: bool) -> tuple[Classifier, dict[str, Any]]:
+    def fit(
+        self, *, seed: int, device: torch.device, precision: torch.dtype, progress: bool
+    ) -> tuple[Classifier, dict[str, Any]]:
         """Fit a classifier; return it, with what a report says of that."""
         started = time.perf_counter()
         model = fit(

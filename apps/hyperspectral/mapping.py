@@ -24,12 +24,13 @@ from .sampling import warn_if_far
 
 MAP, PROBABILITIES = "map", "probabilities"  # layers of a result
 
-_LARGEST_CELL, _LARGEST_PATCHES = 512, 128
+_LARGEST_CELL = 512
+_LARGEST_PATCHES = 128  # of cells and parts of a patch network, which takes minutes for so many: a kill should not lose more
 _CACHED = 1e8  # bytes of a forward pass; beyond, its tensors leave the caches and are pages that the system has to clear:
 _SLOW = 1.6  # about what that costs (measured: 54 us a pixel in cells of 64, 88 in cells of 256, surroundings included)
 _MOST_BYTES = 1e9  # of a forward pass
 _PROBED = 16  # pixels on a side, from which the bytes of a forward pass are told
-_LARGEST_SIDE = 1024  # pixels of a part: what parts cost beside their pixels is nothing by then
+LARGEST_SIDE = 1024  # pixels of a part: what parts cost beside their pixels is nothing by then
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +87,17 @@ class ModelTeller:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a forward pass on cells takes.
+    """How a scene is best cut, and what computing takes.
 
     Args:
-        cell: pixels on a side of a cell.
-        bytes: of the pass.
+        cell: pixels on a side of the squares that are computed at once.
+        bytes: of the process, that computing one of them takes.
+        largest: pixels on a side of the largest parts that are of use, a multiple of ``cell``.
     """
 
     cell: int
     bytes: float
+    largest: int
 
 
 def cost_of(model: Classifier, *, device: torch.device, precision: torch.dtype) -> Cost:
@@ -119,20 +122,35 @@ def cost_of(model: Classifier, *, device: torch.device, precision: torch.dtype) 
 
     possible = [side for side in sides if pass_bytes(side) <= _MOST_BYTES] or sides[:1]
     cell = min(reversed(possible), key=burden)  # of equals the largest
-    return Cost(cell, pass_bytes(cell))
+    side = max(largest if model.window == 1 else LARGEST_SIDE, cell) // cell * cell
+    return Cost(cell, pass_bytes(cell) if device.type == "cpu" else 0.0, side)
 
 
-def part_bytes(side: int, cost: Cost, *, bands: int, channels: int, halo: int) -> float:
-    """What working on parts of a side takes: see ``core.streaming.run`` for how many of them are there at a time."""
+def part_bytes(side: int, threads: int, cost: Cost, *, bands: int, channels: int, halo: int) -> float:
+    """What working on parts of a side takes, ``threads`` of them at a time: see ``core.streaming.run`` for how many there are."""
     seen, kept = (side + 2 * halo) ** 2 * bands * 4.0, side**2 * channels * 4.0
     reading = 1.3  # beside what is read: the same before it is filled up at the scene's edges, and which of it is valid
-    return (3 + reading) * seen + 4 * kept + cost.bytes
+    return (threads + 2 + reading) * seen + (threads + 4) * kept + threads * cost.bytes
 
 
-def largest_part(cost: Cost, window: int) -> int:
-    """Pixels on a side of the largest parts that are of use."""
-    # A network of patches takes minutes for so many pixels: what is lost at a kill should be less.
-    return max(_LARGEST_PATCHES if window == 1 and cost.bytes else _LARGEST_SIDE, cost.cell) // cost.cell * cost.cell
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Wanted:
+    """What is asked for.
+
+    Args:
+        area: of the scene.
+        mask: pixels outside of it are nodata; None if all count.
+        probabilities: whether they are a result, beside the classes.
+    """
+
+    area: Area
+    mask: AreaMask | None = None
+    probabilities: bool = False
+
+    @classmethod
+    def all_of(cls, scene: Scene) -> "Wanted":
+        """Everything."""
+        return cls(area=Area(0, 0, *scene.grid.shape), probabilities=True)
 
 
 class SceneWorker:
@@ -141,16 +159,13 @@ class SceneWorker:
     Args:
         scene: with just the bands that the teller wants.
         teller: what tells classes.
-        area: of the scene, that is asked for.
+        wanted: what is asked for.
         cell: pixels on a side of the squares that are computed at once, at multiples of it in the scene.
         values: of the classes, by their position.
-        mask: pixels outside of it are nodata.
     """
 
-    def __init__(
-        self, scene: Scene, teller: Teller, *, area: Area, cell: int, values: Sequence[int], mask: AreaMask | None = None
-    ) -> None:
-        self.scene, self.teller, self.area, self.cell, self.mask = scene, teller, area, cell, mask
+    def __init__(self, scene: Scene, teller: Teller, wanted: Wanted, *, cell: int, values: Sequence[int]) -> None:
+        self.scene, self.teller, self.wanted, self.cell = scene, teller, wanted, cell
         self.values = np.array([0, *values], dtype=np.uint8 if max(values) <= np.iinfo(np.uint8).max else np.uint16)
 
     def read(self, part: Part) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
@@ -167,12 +182,12 @@ class SceneWorker:
         wanted = np.zeros((rows.last - rows.first, columns.last - columns.first), dtype=np.bool_)
         (top, bottom), (left, right) = self._asked(part)
         inside = wanted[top - rows.first : bottom - rows.first, left - columns.first : right - columns.first]
-        inside[:] = True if self.mask is None else self.mask.read(top, left, bottom - top, right - left)
+        inside[:] = True if self.wanted.mask is None else self.wanted.mask.read(top, left, bottom - top, right - left)
         return wanted
 
     def _asked(self, part: Part) -> tuple[tuple[int, int], tuple[int, int]]:
         """First and last row, and column, of a part that lie in the area."""
-        area = self.area
+        area = self.wanted.area
         return (
             (max(part.rows.first, area.row), min(part.rows.last, area.row + area.height)),
             (max(part.columns.first, area.column), min(part.columns.last, area.column + area.width)),
@@ -204,7 +219,9 @@ class SceneWorker:
                     slice(max(start, tile.first), min(start + size, tile.last))
                     for start, size, tile in ((row, height, rows), (column, width, columns))
                 )
-                target = tuple(slice(u.start - tile.first, u.stop - tile.first) for u, tile in zip(used, (rows, columns), strict=True))
+                target = tuple(
+                    slice(u.start - tile.first, u.stop - tile.first) for u, tile in zip(used, (rows, columns), strict=True)
+                )
                 looked = values[:, row - top :, column - left :][:, : height + 2 * halo, : width + 2 * halo]
                 source = tuple(slice(u.start - start, u.stop - start) for u, start in zip(used, (row, column), strict=True))
                 core = looked[:, halo : halo + height, halo : halo + width][:, *source]
@@ -222,7 +239,8 @@ class SceneWorker:
         arrays: dict[str, NDArray[np.generic]] = {MAP: self.values[index + 1][None]}
         facts: dict[str, list[float]] = {"pixels": np.bincount(found, minlength=classes).tolist()}
         if len(values) > 1:
-            arrays[PROBABILITIES] = values[1:]
+            if self.wanted.probabilities:
+                arrays[PROBABILITIES] = values[1:]
             facts["confidence"] = np.bincount(found, weights=values[1][valid].astype(np.float64), minlength=classes).tolist()
         return Finished(arrays, facts)
 
@@ -236,9 +254,8 @@ class MapJob:
         bands: positions of the model's bands in it.
         model: file of the classifier.
         encoder: that a file of adapters belongs to.
-        area: of the scene, that is asked for.
+        wanted: what is asked for.
         cell: see ``cost_of``.
-        mask: pixels outside of it are nodata.
         device: that computes.
         precision: of the networks.
     """
@@ -247,9 +264,8 @@ class MapJob:
     bands: Sequence[int]
     model: Path
     encoder: Path | None
-    area: Area
+    wanted: Wanted
     cell: int
-    mask: AreaMask | None
     device: torch.device
     precision: torch.dtype
 
@@ -259,7 +275,7 @@ class MapJob:
         teller = ModelTeller(model, self.device, self.precision)
         values = [info.value for info in model.info.classes]
         scene = self.scene.with_bands(self.bands)
-        return SceneWorker(scene, teller, area=self.area, cell=self.cell, values=values, mask=self.mask)
+        return SceneWorker(scene, teller, self.wanted, cell=self.cell, values=values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,7 +297,7 @@ class MapInMemory:
         self.index = np.full(shape, -1, dtype=np.int32)
         self.probabilities = np.full((2, *shape), np.nan, dtype=np.float32)
 
-    def write(self, part: int, area: Area, finished: Finished) -> None:  # noqa: ARG002
+    def write(self, part: int, area: Area, finished: Finished) -> None:
         """Keep what a part finished, whose class values are positions and 1."""
         place = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
         self.index[place] = finished.arrays[MAP][0].astype(np.int32) - 1
@@ -293,11 +309,10 @@ def map_in_memory(
     scene: Scene, teller: Teller, classes: int, *, cell: int, tick: Callable[[int, int], None] | None = None
 ) -> MapInMemory:
     """Map a whole scene, of the teller's bands, and hold the result."""
-    height, width = scene.grid.shape
-    area = Area(0, 0, height, width)
-    plan = Plan(image=(height, width), area=area, side=max(256 // cell, 1) * cell, multiple=cell)
-    sink = MapInMemory((height, width))
-    run(plan, _Ready(SceneWorker(scene, teller, area=area, cell=cell, values=range(1, classes + 1))), sink, tick=tick)
+    wanted = Wanted.all_of(scene)
+    plan = Plan(image=scene.grid.shape, area=wanted.area, side=max(256 // cell, 1) * cell, multiple=cell)
+    sink = MapInMemory(scene.grid.shape)
+    run(plan, _Ready(SceneWorker(scene, teller, wanted, cell=cell, values=range(1, classes + 1))), sink, tick=tick)
     return sink
 
 
@@ -326,10 +341,11 @@ def predict(
         ValueError: no pixel of the scene is valid in all of the model's bands.
     """
     teller = ModelTeller(model, device, precision)
-    cell = cost_of(model, device=device, precision=precision).cell if tile is None else max(tile // model.window, 1) * model.window
+    cell = (
+        cost_of(model, device=device, precision=precision).cell if tile is None else max(tile // model.window, 1) * model.window
+    )
     chosen = scene.with_bands(bands)
-    height, width = scene.grid.shape
-    warn_if_far(chosen, Area(0, 0, height, width), model)
+    warn_if_far(chosen, Wanted.all_of(scene).area, model)
     with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:  # standard output is for results
         task = bar.add_task("Mapping", total=None)
         found = map_in_memory(

@@ -42,7 +42,9 @@ def _places(area: Area, places: int, mask: AreaMask | None) -> Iterator[tuple[in
     else:
         # The additive recurrence of two dimensions whose points lie farthest apart (Roberts 2018, "R2").
         steps = np.arange(1, 1 + places * (1 if mask is None else _TRIES))
-        pairs = zip((steps * _ROW % 1 * rows).astype(int).tolist(), (steps * _COLUMN % 1 * columns).astype(int).tolist(), strict=True)
+        pairs = zip(
+            (steps * _ROW % 1 * rows).astype(int).tolist(), (steps * _COLUMN % 1 * columns).astype(int).tolist(), strict=True
+        )
         chosen = list(dict.fromkeys(pairs))
     found = 0
     for row, column in chosen:
@@ -72,8 +74,8 @@ def warn_if_far(scene: Scene, area: Area, model: Classifier, *, mask: AreaMask |
         squares += np.square(spectra, dtype=np.float64).sum(axis=0)
     if not count:
         return
-    transform = model.members[0].transform.cpu()
-    mean, std = transform.band_mean.double().numpy(), transform.band_std.double().numpy()
+    transform = model.members[0].transform
+    mean, std = (values.double().cpu().numpy() for values in (transform.band_mean, transform.band_std))
     distance = float(np.median(np.abs(total / count - mean) / std))
     spread = float(np.median(np.sqrt(np.maximum(squares / count - np.square(total / count), 0)) / std))
     if distance > _FAR or spread < _FLAT:
