@@ -54,8 +54,10 @@ def make_cog(plain: GrowingRaster, target: Path, tick: Callable[[float], None]) 
         "compress": "DEFLATE", "bigtiff": "IF_SAFER", "blocksize": cog_block(layer),
         "overview_resampling": layer.overviews.upper(),
     }  # fmt: skip
-    if kind == "f" and layer.dtype != "float16":
-        options["predictor"] = "YES"  # of 16 bits, the predictor of floats makes files larger
+    if kind == "f":
+        # GDAL writes Float32 of 16 bits, too, but with bytes that it never set beside the edge of the raster, where it has several
+        # bands: each run would make another file. The predictor packs what was rounded to 16 bits nearly as small.
+        options |= {"predictor": "YES", "nbits": 32}
     if "GDAL_NUM_THREADS" not in os.environ:
         options["num_threads"] = "ALL_CPUS"
     with quiet_georeference():
