@@ -1,4 +1,4 @@
-"""One raster of a result: what it is to be, the plain file that it grows in, and the Cloud Optimized GeoTIFF in the end."""
+"""One raster of a result: what it is to be."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +29,10 @@ class Layer:
         scales: of each band, as GDAL means them: what is stored, times the scale, is the value.
         tags: of the file.
         overviews: how pixels are made fewer for overviews: nearest for classes.
+        interpretations: of each band, as GDAL names them: red, green, blue, gray, alpha, ...; or none.
+
+    Raises:
+        ValueError: not one description, scale or interpretation per band.
     """
 
     path: Path
@@ -42,30 +46,42 @@ class Layer:
     scales: Sequence[float] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     overviews: Literal["nearest", "average"] = "nearest"
+    interpretations: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        told = {"descriptions": self.descriptions, "scales": self.scales, "interpretations": self.interpretations}
+        for what, values in told.items():
+            if values and len(values) != self.bands:
+                raise ValueError(f"{self.path}: {self.bands} bands with {len(values)} {what}")
 
-class GrowingRaster:
-    """The plain file of a layer: BigTIFF, tiled, not compressed, every tile in its place from the start.
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """Type of the numbers in the file, byte by byte."""
+        return np.dtype(self.dtype).newbyteorder("<")
 
-    Writing pixels changes no byte but theirs, so that a kill at any time leaves a file that can be read, in which the pixels that
-    were written are. The disk space is taken when the file is made: a full disk is noticed then.
-    """
+    @property
+    def profile(self) -> dict[str, Any]:
+        """What GDAL is told when it makes a file of this layer."""
+        half = {"nbits": 16} if self.dtype == "float16" else {}
+        return {
+            "count": self.bands, "height": self.grid.height, "width": self.grid.width,
+            "dtype": "float32" if half else self.dtype, "crs": self.grid.crs, "transform": self.grid.transform,
+            "nodata": self.nodata,
+        } | half  # fmt: skip
 
-    def __init__(self, file: Path, layer: Layer) -> None:
-        raise NotImplementedError
+    def fitted(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values as they are stored; of NaN and 0, which have several bit patterns, in one."""
+        values = np.ascontiguousarray(values, dtype=self.stored)
+        return np.where(np.isnan(values), values.dtype.type(np.nan), values) + 0 if values.dtype.kind == "f" else values
 
-    def write(self, values: NDArray[Any], row: int, column: int) -> None:
-        """Write (bands, height, width) with its first pixel at ``row`` and ``column``, of any size."""
-        raise NotImplementedError
-
-    def sync(self) -> None:
-        """Return when what was written will survive a loss of power."""
-        raise NotImplementedError
-
-    def read(self, row: int, column: int, height: int, width: int) -> NDArray[np.float32]:
-        """Read (bands, height, width)."""
-        raise NotImplementedError
-
-    def translate(self, target: Path) -> None:
-        """Write the Cloud Optimized GeoTIFF; its bytes depend on pixels and layer alone."""
-        raise NotImplementedError
+    def described(self) -> dict[str, Any]:
+        """Return all that decides the file beside its pixels and its name, as JSON has it."""
+        grid = self.grid
+        return {
+            "bands": self.bands, "dtype": self.dtype, "height": grid.height, "width": grid.width,
+            "crs": None if grid.crs is None else grid.crs.to_wkt(), "transform": list(grid.transform)[:6], "nodata": self.nodata,
+            "descriptions": list(self.descriptions), "scales": None if self.scales is None else list(self.scales),
+            "colors": None if self.colors is None else {str(value): list(color) for value, color in self.colors.items()},
+            "names": None if self.names is None else {str(value): name for value, name in self.names.items()},
+            "tags": dict(self.tags), "overviews": self.overviews, "interpretations": list(self.interpretations),
+        }  # fmt: skip
