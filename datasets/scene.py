@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 

@@ -296,7 +296,7 @@ def write_tiff(path: Path, image: Image) -> None:
     with quiet_georeference(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         with rasterio.open(path, "w", **options) as dst:
             if geo is not None:
-                _describe(dst, image, geo)
+                describe(dst, geo)
             _write_pixels(dst, image)
             if image.mask is not None:
                 dst.write_mask(image.mask)
@@ -308,17 +308,18 @@ def write_tiff(path: Path, image: Image) -> None:
                     )  # a full disk, of which GDAL is silent
 
 
-def _describe(dst: DatasetWriter, image: Image, geo: GeoDetails) -> None:
-    alpha = () if image.alpha is None else (ColorInterp.alpha,)
+def describe(dst: DatasetWriter, geo: GeoDetails) -> None:
+    """Write details into an open file; bands of it that they do not tell of are alpha."""
+    alpha = (ColorInterp.alpha,) * (dst.count - len(geo.colors))
     dst.update_tags(**geo.tags)
     dst.colorinterp = (*(ColorInterp[color] for color in geo.colors), *alpha)
-    for band in range(image.channels):
-        if (text := geo.descriptions[band]) is not None:
-            dst.set_band_description(band + 1, text)
-        if (unit := geo.units[band]) is not None:
-            dst.set_band_unit(band + 1, unit)
+    for band, (text, unit) in enumerate(zip(geo.descriptions, geo.units, strict=True), start=1):
+        if text is not None:
+            dst.set_band_description(band, text)
+        if unit is not None:
+            dst.set_band_unit(band, unit)
         if geo.band_tags:
-            dst.update_tags(band + 1, **geo.band_tags[band])
+            dst.update_tags(band, **geo.band_tags[band - 1])
     if any(scale != 1 for scale in geo.scales) or any(geo.offsets):
         dst.scales = (*geo.scales, *(1.0 for _ in alpha))
         dst.offsets = (*geo.offsets, *(0.0 for _ in alpha))
