@@ -52,10 +52,8 @@ class GrowingRasters:
         """Take a folder over; ``open`` does."""
         self._folder = folder
         self._layers = dict(layers)
-        self._paths = {
-            **others,
-            **{name: layer.path for name, layer in reversed(layers.items()) if layer.path is not None},
-        }  # in order of appearance
+        named = {name: layer.path for name, layer in reversed(layers.items()) if layer.path is not None}
+        self._paths = {**others, **named}  # in order of appearance
         self._journal = journal
         self._rasters: dict[str, GrowingRaster] = {}
         self._finished = [entry for entry in journal.entries if "part" in entry]
@@ -198,27 +196,27 @@ class GrowingRasters:
         """
         if self.done < self._parts:
             raise ValueError(f"{self.done} of {self._parts} parts are finished: expected all")
-        made_of = {name: raster for name, raster in self._rasters.items() if name in self._paths}
-        whole, steps = 1000, 1000 * len(made_of)
-        for before, (name, raster) in enumerate(made_of.items()):
-            path, mask = self._paths[name], self._layers[name].mask
-            made = self._in(_RESULTS, name, path.name)
-            if not made.exists() and not self._published:
+        named = [name for name in self._layers if name in self._paths]
+        making = [name for name in named if not self._in(_RESULTS, name, self._paths[name].name).exists()]
+        if making and not self._published:
+            for name in {*making, *self._layers} - {name for name in named if name not in making}:
                 if self._damaged(self._finished, name) < self.done:
-                    raise _unusable(self._folder, f"{raster.file.name} is damaged")
-                making = self._folder / _MAKING / name
-                empty(making)
-                with _told(path):
-                    make_cog(
-                        raster,
-                        making / path.name,
-                        _steps(tick, before * whole, steps),
-                        None if mask is None else self._rasters[mask],
-                    )
-                    for file in sorted(making.iterdir(), key=lambda file: file.name == path.name):
-                        file.replace(made.with_name(file.name))
+                    raise _unusable(self._folder, f"{self._plain(name).name} is damaged")
+        whole, steps = 1000, 1000 * len(named)
+        for before, name in enumerate(named):
+            if name in making and not self._published:
+                self._make(name, _steps(tick, before * whole, steps))
             if tick is not None:
                 tick((before + 1) * whole, steps)
+
+    def _make(self, name: str, tick: Callable[[float], None]) -> None:
+        path, mask = self._paths[name], self._layers[name].mask
+        made, making = self._in(_RESULTS, name, path.name), self._folder / _MAKING / name
+        empty(making)
+        with _told(path):
+            make_cog(self._rasters[name], making / path.name, tick, None if mask is None else self._rasters[mask])
+            for file in sorted(making.iterdir(), key=lambda file: file.name == path.name):
+                file.replace(made.with_name(file.name))
 
     def publish(self) -> None:
         """Let all results appear under their names, and remove the folder.
