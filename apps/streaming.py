@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.memory import memory_limit, peak_bytes, used_bytes
 from ..core.streaming.plan import Part, Plan
-from ..core.streaming.run import Finished, Job, Worker, run
+from ..core.streaming.run import Finished, Job, Worker, one_thread_each, run
 from ..datasets.growing import GrowingRasters, Layer
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ class Forecast:
         return table
 
 
-def forecast(plan: Plan, job: Job[Any], layers: Mapping[str, Layer], *, memory: float, workers: int = 1) -> Forecast:
+def forecast(
+    plan: Plan, job: Job[Any], layers: Mapping[str, Layer], *, memory: float, threads: int = 1, dask: str | None = None
+) -> Forecast:
     """Read and compute one part, write nothing, and tell what the whole will take.
 
     Args:
@@ -68,10 +70,17 @@ def forecast(plan: Plan, job: Job[Any], layers: Mapping[str, Layer], *, memory: 
         job: what to do with them.
         layers: the rasters.
         memory: bytes that the process is expected to take at its peak; what the part took counts if it is more.
-        workers: processes that share the parts.
+        threads: that compute a part each at the same time.
+        dask: ``local:N``, of which each computes parts; for the address of a scheduler, the time is that of one worker.
     """
+    at_once = threads
+    if dask is not None:
+        from ..core.streaming.cluster import local_workers
+
+        at_once = local_workers(dask) or 1
     worker = job.open()
-    part, seconds, values = _measured(worker, plan)
+    with one_thread_each():
+        part, seconds, values = _measured(worker, plan)
     area, (rows, columns) = plan.place(part)
     started = time.perf_counter()
     finished = worker.finish(values[:, rows, columns], area)
@@ -85,7 +94,7 @@ def forecast(plan: Plan, job: Job[Any], layers: Mapping[str, Layer], *, memory: 
         parts=len(plan),
         side=plan.side,
         memory=max(memory, peak_bytes(torch.device("cpu"))),
-        seconds=seconds * height * width / looked_at / workers,
+        seconds=seconds * height * width / looked_at / min(at_once, len(plan)),
         work_bytes=int(sum(plain.values()) + result),
         result_bytes=int(result),
     )
@@ -135,8 +144,30 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def compute_threads(device: torch.device, bytes_of: Callable[[int], float], *, max_memory: float | None) -> int:
+    """Return how many parts to compute at the same time: one on a GPU, else as many as torch has threads and memory allows.
+
+    Each part is computed by one thread, so that the result does not depend on the number of cores: see ``carried_out``.
+
+    Args:
+        device: that computes.
+        bytes_of: what the process takes beside what it holds now, by the number, with parts of a size that still pays.
+        max_memory: as in ``largest_side``.
+    """
+    if device.type != "cpu":
+        return 1
+    room, _ = _room(max_memory)
+    return next((count for count in range(torch.get_num_threads(), 1, -1) if bytes_of(count) <= room), 1)
+
+
 def largest_side(
-    bytes_of: Callable[[int], float], *, max_memory: float | None, multiple: int, smallest: int, largest: int
+    bytes_of: Callable[[int], float],
+    *,
+    max_memory: float | None,
+    multiple: int,
+    smallest: int,
+    largest: int,
+    unfinished: Path | None = None,
 ) -> int:
     """Return the largest side of parts that memory allows, halving from ``largest``.
 
@@ -145,25 +176,35 @@ def largest_side(
         max_memory: gigabytes (10^9 bytes) that the process may take at the most. None: the default of ``core.memory``.
         multiple: of sides.
         smallest, largest: that may be chosen.
+        unfinished: folder of a run to go on with, if there is one: its side is taken, for the default of memory depends on what
+            else the machine does.
 
     Raises:
         ValueError: if memory does not suffice for the smallest.
     """
-    if max_memory is not None and not max_memory > 0:
-        raise ValueError(f"max_memory is {max_memory:g}, expected gigabytes above 0")
-    cpu = torch.device("cpu")
-    limit = memory_limit(cpu, None if max_memory is None else max_memory * 1e9)
-    used = used_bytes(cpu)
+    earlier = None if unfinished is None else GrowingRasters.unfinished(unfinished)
+    if earlier is not None and isinstance(earlier.get("side"), int):
+        return int(earlier["side"])
+    room, limit = _room(max_memory)
     least = -(-smallest // multiple) * multiple
     side = max(largest // multiple * multiple, least)
-    while used + bytes_of(side) > limit:
+    while bytes_of(side) > room:
         if side == least:
             raise ValueError(
-                f"parts of {side} pixels, the smallest possible, need {(used + bytes_of(side)) / 1e9:.2f} GB; "
+                f"parts of {side} pixels, the smallest possible, need {(limit - room + bytes_of(side)) / 1e9:.2f} GB; "
                 f"allowed are {limit / 1e9:.2f} GB"
             )
         side = max(side // 2 // multiple * multiple, least)
     return side
+
+
+def _room(max_memory: float | None) -> tuple[float, float]:
+    """Bytes that the process may take beside what it holds, and in all."""
+    if max_memory is not None and not max_memory > 0:
+        raise ValueError(f"max_memory is {max_memory:g}, expected gigabytes above 0")
+    cpu = torch.device("cpu")
+    limit = memory_limit(cpu, None if max_memory is None else max_memory * 1e9)
+    return limit - used_bytes(cpu), limit
 
 
 @contextmanager
@@ -178,6 +219,7 @@ def carried_out(
     resume: bool = False,
     overwrite: bool = False,
     dask: str | None = None,
+    threads: int = 1,
     progress: bool = False,
     label: str = "",
 ) -> Iterator[GrowingRasters]:
@@ -195,6 +237,8 @@ def carried_out(
         resume: go on with an unfinished run.
         overwrite: replace results.
         dask: ``local:N`` or the address of a scheduler, ``tcp://...``: parts are computed there.
+        threads: that compute a part each at the same time, if it is done here: ``compute_threads`` tells. The result does not
+            depend on it, for torch is given one thread for each part meanwhile.
         progress: show a bar.
         label: of the bar.
     """
@@ -206,7 +250,7 @@ def carried_out(
             with _bars(label, progress) as bar:
                 tick = bar("parts", rasters.done, len(plan))
                 if dask is None:
-                    run(plan, job, rasters, tick=tick)
+                    run(plan, job, rasters, threads=threads, tick=tick)
                 else:
                     from ..core.streaming.cluster import run_on_cluster
 
