@@ -24,9 +24,9 @@ _PROBES = (48, 96)  # pixels on a side of the inputs that memory is measured on
 _KEPT = 2.0
 _LATER = 128e6  # bytes of libraries that are loaded on the way, and of their buffers
 _UNSEEN = 1.1  # what kernels take for themselves
-_READ = 3  # parts that were read: two ahead, and the one that is computed
-_MADE = 5  # results at a time: one computed and one weighted, one being written and one waiting, and what rounding takes
-_ALONE = 2  # the same where there is one part only
+_AHEAD = 2  # parts that were read, or computed, before they are needed
+_MADE = 4  # results at a time: one weighted, one being written and one waiting, and what rounding takes
+_ALONE = 2  # results where there is one part only
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Tiler:
         side = self.side(size, load)
         while True:
             try:
-                run(self.plan(size, side), _Ready(worker), sink, tick=tick)
+                run(self.plan(size, side), _Ready(worker), sink, threads=None, tick=tick)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -159,8 +159,8 @@ class Tiler:
         self.run(result, size, result, load=Load(self.network.in_channels, self.network.out_channels), tick=tick)
         return result.y_CHW
 
-    def side(self, size: tuple[int, int], load: Load) -> int:
-        """Choose the side of tiles for an image of that size; arguments and errors as in ``run``."""
+    def side(self, size: tuple[int, int], load: Load, threads: int = 1) -> int:
+        """Choose the side of tiles for an image of that size, of which so many are computed at once; else as in ``run``."""
         if self.tile != "auto":
             return min(self._up(self.tile), max(self._most, self.smallest))
         largest = max(self._up(min(max(size), self._most)), self.smallest)
@@ -168,9 +168,9 @@ class Tiler:
         limit = memory_limit(self.device, self.limit)
         room = limit - used
         side = largest
-        while side > self.smallest and self.bytes_of(size, side, load) > room:
+        while side > self.smallest and self.bytes_of(size, side, load, threads) > room:
             side = max(self._up(side - max(side // 16, 1)) - self.network.multiple, self.smallest)
-        needed = self.bytes_of(size, side, load)
+        needed = self.bytes_of(size, side, load, threads)
         if needed > room:
             raise ValueError(
                 f"{size[1]} x {size[0]} pixels need {(needed + used) / 1e9:.2f} GB in tiles of {side}, the smallest possible; "
@@ -178,19 +178,21 @@ class Tiler:
             )
         return side
 
-    def bytes_of(self, size: tuple[int, int], side: int, load: Load) -> int:
+    def bytes_of(self, size: tuple[int, int], side: int, load: Load, threads: int = 1) -> int:
         """Predict the bytes that restoring takes at its peak beside what there is before."""
         height, width = (min(side, self._up(axis)) for axis in size)
         base, slope = self._measured()
         factor = _UNSEEN if self.frugal or self.device.type != "cpu" else _KEPT
-        network = factor * (base + slope * height * width)
+        network = factor * (base + slope * height * width) * threads
         if self.device.type != "cpu":
             return int(network)
         alone = side >= max(size)
-        made = 4 * load.made * self.network.scale**2
-        read = 4 * load.read * height * width * (1 if alone else _READ)
-        fading = made * self.fade * (size[1] + height) if not alone else 0
-        return int(network + read + made * height * width * (_ALONE if alone else _MADE) + 2 * fading + _LATER)
+        read, made = 4 * load.read * height * width, 4 * load.made * self.network.scale**2 * height * width
+        if alone:
+            return int(network + read + _ALONE * made + _LATER)
+        # What fades into the next row is as long as the image is wide.
+        fading = 4 * load.made * self.network.scale**2 * self.fade * (size[1] + height)
+        return int(network + (threads + _AHEAD) * max(read, made) + _MADE * made + 2 * fading + _LATER)
 
     def _measured(self) -> tuple[float, float]:
         if self._fit is None:
