@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from rasterio.io import DatasetReader
 
-
 _Key = tuple[str, tuple[int, int, int] | None]  # path and state of the file
 
 

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from affine import Affine
-from rasterio.io import DatasetReader
 
 from .grid import Grid
 from .matlab import ArraySource, load_array, split_key
-from .raster import BandTags, RasterSource, band_tags, data_file, grid_of, open_raster, require_whole
-from .scene import Numbers, Scene, scene_of
+from .products import is_emit, is_enmap, is_netcdf, is_prisma, open_emit, open_enmap, open_netcdf, open_prisma
+from .raster import BandTags, Numbers, RasterSource, band_tags, data_file, gdal_numbers, grid_of, open_raster, require_whole
+from .scene import Scene, scene_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,11 @@ class Opener:
 
 
 def open_scene(source: str | Path) -> Scene:
-    """Open a GeoTIFF, COG, VRT or other GDAL raster, an ENVI data file or its ``.hdr``, or a MATLAB file.
+    """Open a scene of any kind.
+
+    That is a GeoTIFF, COG, VRT or other GDAL raster; an ENVI data file or its ``.hdr``; a MATLAB file; an EnMAP product (its
+    folder, ``METADATA.XML`` or image); a PRISMA ``.he5``; an EMIT ``.nc``; or a cube in NetCDF 4 or HDF5, where
+    ``scene.nc:variable`` names one of several.
 
     Of a ``.mat`` file the only 3-D numeric array (rows, columns, bands) is taken; ``scene.mat:key`` names one of several.
     Bands are dropped that the file's bad-band list marks (``bbl``, 0 = bad), that hold no valid value, or that are alpha.
@@ -70,15 +73,12 @@ def _open_gdal(name: str) -> Scene:
         return scene_of(path, grid_of(src), band_tags(src), source, src.count, nodata=src.nodata, numbers=numbers)
 
 
-def gdal_numbers(src: DatasetReader, source: RasterSource) -> Numbers:
-    """What a GDAL dataset says of its numbers."""
-    tags = {key.lower(): value for key, value in src.tags().items()}
-    scalings = tuple(dict.fromkeys(zip(src.scales, src.offsets, strict=True)))
-    return Numbers(np.dtype(src.dtypes[0]), any(source.masked), scalings, tags)
-
-
 # The first that claims a source opens it; GDAL takes what no other does. One of these knows nothing of the others.
 OPENERS = (
+    Opener("EnMAP product", is_enmap, open_enmap),
+    Opener("PRISMA product", is_prisma, open_prisma),
+    Opener("EMIT product", is_emit, open_emit),
+    Opener("NetCDF 4 or HDF5 cube", is_netcdf, open_netcdf),
     Opener("MATLAB file", lambda name: split_key(name) is not None, _open_matlab),
     Opener("raster that GDAL reads", lambda name: True, _open_gdal),
 )

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,6 +176,40 @@ def _same(pixels: NDArray[np.float32], nodata: float) -> NDArray[np.bool_]:
     if not np.isfinite(value):
         return np.asarray(pixels == value)  # NaN equals nothing here, and is found as what it is
     return np.asarray(np.abs(pixels - value) <= 2 * np.spacing(np.abs(value)))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the file says of its numbers; information that ``Scene.read`` does not apply.
+
+    Args:
+        dtype: of the file.
+        marked: whether the file itself knows what is no data.
+        scalings: the (scale, offset) that the file tells, each once: value = number * scale + offset. Mostly one or none.
+        tags: of the file, keys in lower case.
+    """
+
+    dtype: np.dtype[Any]
+    marked: bool
+    scalings: tuple[tuple[float, float], ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def scaling(self, where: str) -> tuple[float, float] | None:
+        """(scale, offset) of all bands; None if the file tells none.
+
+        Raises:
+            ValueError: bands have different ones.
+        """
+        if len(self.scalings) > 1:
+            raise ValueError(f"{where}: bands have different scales and offsets, which is not supported")
+        return self.scalings[0] if self.scalings and self.scalings[0] != (1.0, 0.0) else None
+
+
+def gdal_numbers(src: DatasetReader, source: RasterSource) -> Numbers:
+    """What a GDAL dataset says of its numbers."""
+    tags = {key.lower(): value for key, value in src.tags().items()}
+    scalings = tuple(dict.fromkeys(zip(src.scales, src.offsets, strict=True)))
+    return Numbers(np.dtype(src.dtypes[0]), any(source.masked), scalings, tags)
 
 
 def alpha_bands(src: DatasetReader) -> tuple[int, ...]:
