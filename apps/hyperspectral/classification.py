@@ -16,13 +16,14 @@ from ...core.streaming.plan import Area, Plan
 from ...core.streaming.run import Job
 from ...datasets import AreaMask, atomic, open_scene, window_of, write_text_atomic
 from ...datasets.growing import GrowingRasters
+from ...datasets.several import stem_of
 from ..streaming import carried_out, compute_threads, forecast, largest_side
 from .adaptation import adapting, read_encoder
 from .approaches import Approach, Target, by_clusters, by_labels, by_model
 from .fitting import ADAPTERS, MODEL, Fitting
 from .mapping import MAP, Wanted, part_bytes
 from .recipe import DEFAULT_RECIPE, Recipe
-from .results import Classification, Mapped, describe, grid_of_area, layers_of, ready_folder, result_files, stamp, stem_of, summed
+from .results import Classification, Mapped, describe, grid_of_area, layers_of, ready_folder, result_files, stamp, summed
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def classify(
     }
     out = Path(out)
     files = result_files(opened, out, [kind for kind, asked in wanted.items() if asked], (labels, model, encoder))
-    folder = out / f".{stem_of(opened)}_classes.unfinished"
+    folder = out / f".{stem_of(opened.path)}_classes.unfinished"
     if not plan:
         ready_folder(out, () if resume else files.values(), overwrite)
 
