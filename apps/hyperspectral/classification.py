@@ -20,9 +20,9 @@ from ..streaming import carried_out, compute_threads, forecast, largest_side
 from .adaptation import adapting, read_encoder
 from .approaches import Approach, Target, by_clusters, by_labels, by_model
 from .fitting import ADAPTERS, MODEL, Fitting
-from .mapping import MAP, Wanted, part_bytes
 from .recipe import DEFAULT_RECIPE, Recipe
 from .results import Classification, Mapped, describe, grid_of_area, layers_of, ready_folder, result_files, stamp, stem_of, summed
+from .working import MAP, Wanted, part_bytes
 
 logger = logging.getLogger(__name__)
 
