@@ -18,8 +18,8 @@ from ...datasets.growing import Layer
 from ...datasets.identity import files_of
 from ...datasets.several import stem_of
 from ..streaming import Forecast
-from .mapping import MAP, PROBABILITIES
 from .quicklook import natural_colours, preview_shape, write_quicklook
+from .working import MAP, PROBABILITIES
 
 PROBABILITY_BANDS = ("largest class probability, calibrated", "entropy, 0 sure to 1 undecided")
 
