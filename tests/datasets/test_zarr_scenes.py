@@ -102,8 +102,6 @@ def test_damaged_stores_are_refused_in_one_line(array, tmp_path, version):
     array.to_zarr(tmp_path / "s.zarr", zarr_format=version)
     files = (path for path in (tmp_path / "s.zarr/reflectance").rglob("*") if path.is_file())
     chunk = next(path for path in files if not path.name.startswith((".z", "z")))
-        path for path in (tmp_path / "s.zarr/reflectance").rglob("*") if path.is_file() and not path.name.startswith((".z", "z"))
-    )
     chunk.write_bytes(b"\0" * 40)
     with pytest.raises(ValueError, match=r"s\.zarr") as caught:
         open_scene(tmp_path / "s.zarr")
