@@ -31,6 +31,7 @@ from .writing import Finished, Sink, Writing, writing_to
 
 _EACH = 3  # parts that a worker has: one that it computes and two that wait for it, or for their turn to be written
 _DEATHS = 4  # workers that may end while a part is theirs. It may be a neighbour in the queue that ends them, so more than one.
+_CONNECTING = 15  # seconds to wait for a scheduler
 _PATIENCE = 60  # seconds to wait for a first worker, or for new ones when all were lost
 
 
@@ -140,9 +141,7 @@ def _local(count: int) -> Iterator[Client]:
     """Processes of this machine, which Dask starts anew when they are lost; what they write lies in a temporary folder."""
     import dask
 
-    gpus = _visible_gpus()
     quiet = {"silence_logs": logging.CRITICAL}  # errors of a part are raised here
-    environments = [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {} for index in range(count)]
     with (
         tempfile.TemporaryDirectory(prefix="geovit-dask-", ignore_cleanup_errors=True) as folder,
         dask.config.set({"distributed.scheduler.allowed-failures": _DEATHS, "distributed.scheduler.http.routes": []}),
@@ -153,7 +152,7 @@ def _local(count: int) -> Iterator[Client]:
         with (
             SpecCluster(
                 scheduler={"cls": Scheduler, "options": scheduler},
-                workers={i: {"cls": Nanny, "options": {**options, "env": env}} for i, env in enumerate(environments)},
+                workers={i: {"cls": Nanny, "options": {**options, "env": gpu_of(i)}} for i in range(count)},
                 **quiet,
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
@@ -161,18 +160,19 @@ def _local(count: int) -> Iterator[Client]:
             yield client
 
 
-def _visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA wants them in the environment."""
+def gpu_of(index: int) -> dict[str, str]:
+    """Return what a process must find in its environment to see one GPU only: by its number, modulo that of GPUs."""
     if not torch.cuda.is_available():
-        return []
+        return {}
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return chosen.split(",") if chosen else [str(index) for index in range(torch.cuda.device_count())]
+    gpus = chosen.split(",") if chosen else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    return {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
 
 
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
     try:
-        client = Client(address, set_as_default=False, timeout=15)
+        client = Client(address, set_as_default=False, timeout=_CONNECTING)
     except OSError as error:
         raise OSError(f"{address}: no scheduler answers ({error})") from None
     with client:
