@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -243,3 +244,14 @@ def grid_of(src: DatasetReader) -> Grid:
         points = " (it has ground control points, which are not used)" if src.gcps[0] else ""
         logger.info("%s: no coordinate reference system%s", src.name, points)
     return grid
+
+
+def band_facts(path: Path) -> list[dict[str, Any]]:
+    """Return name, data type and nodata value of each band, as STAC 1.1 (common metadata, bands) spells them."""
+    with open_raster(str(path)) as src:
+        names = [text or f"band {band}" for band, text in enumerate(src.descriptions, start=1)]
+        facts = [{"name": name, "data_type": dtype} for name, dtype in zip(names, src.dtypes, strict=True)]
+        for band, value in zip(facts, src.nodatavals, strict=True):
+            if value is not None:
+                band["nodata"] = "nan" if np.isnan(value) else value
+    return facts

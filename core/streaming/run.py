@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -65,7 +65,7 @@ def one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int = 1, tick: Tick | None = None) -> None:
+def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int | None = 1, tick: Tick | None = None) -> None:
     """Compute what is not done yet.
 
     Memory holds ``threads + 2`` parts, each as it was read or computed, and two that are written. What is computed does not
@@ -78,7 +78,8 @@ def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int = 1, tick: Tick |
         plan: of the parts.
         job: what to do with them.
         sink: takes them.
-        threads: that compute a part each at the same time: as many as there are cores, or one for a GPU.
+        threads: that compute a part each at the same time: as many as there are cores, or one for a GPU. None: one part after
+            the other, by all threads of torch, for few parts whose last digits may depend on the machine.
         tick: told after each part.
     """
     if sink.done == len(plan):
@@ -88,15 +89,16 @@ def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int = 1, tick: Tick |
     again = plan.again(sink.done)
     coming = iter([*again, *(plan.part(index) for index in range(sink.done, len(plan)))])
     first = sink.done
+    at_once = threads or 1
     with (
-        one_thread_each(),
+        nullcontext() if threads is None else one_thread_each(),
         writing_to(sink) as writing,
         _pool(1, "read") as reading,
-        _pool(threads, "compute") as computing,
+        _pool(at_once, "compute") as computing,
     ):
         ahead: deque[tuple[Part, Future[NDArray[np.float32]]]] = deque()
         while True:
-            for part in islice(coming, threads + _AHEAD - len(ahead)):
+            for part in islice(coming, at_once + _AHEAD - len(ahead)):
                 data = reading.submit(worker.read, part)
                 ahead.append((part, computing.submit(_compute, worker, part, data)))
             if not ahead:

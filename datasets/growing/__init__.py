@@ -2,8 +2,8 @@
 
 from .cog import small_cache
 from .journal import UnfinishedRunError
-from .layer import Layer
+from .layer import Layer, mask_of
 from .plain import GrowingRaster
 from .rasters import GrowingRasters
 
-__all__ = ["GrowingRaster", "GrowingRasters", "Layer", "UnfinishedRunError", "small_cache"]
+__all__ = ["GrowingRaster", "GrowingRasters", "Layer", "UnfinishedRunError", "mask_of", "small_cache"]

@@ -37,13 +37,14 @@ def small_cache() -> Iterator[None]:
         yield
 
 
-def make_cog(plain: GrowingRaster, target: Path, tick: Callable[[float], None]) -> None:
+def make_cog(plain: GrowingRaster, target: Path, tick: Callable[[float], None], mask: GrowingRaster | None = None) -> None:
     """Write the Cloud Optimized GeoTIFF and read it back; its bytes depend on pixels and layer alone.
 
     Args:
         plain: what has grown.
         target: in a folder of its own, where GDAL's temporary files may lie.
         tick: told how much is done, up to 1.
+        mask: of its pixels.
 
     Raises:
         OSError, or what GDAL raises: it could not be written, or does not read back the same.
@@ -54,8 +55,12 @@ def make_cog(plain: GrowingRaster, target: Path, tick: Callable[[float], None]) 
         "compress": "DEFLATE", "bigtiff": "IF_SAFER", "blocksize": cog_block(layer),
         "overview_resampling": layer.overviews.upper(),
     }  # fmt: skip
-    if kind == "f" and layer.dtype != "float16":
-        options["predictor"] = "YES"  # of 16 bits, the predictor of floats makes files larger
+    if kind == "f" or layer.overviews == "average":
+        options["predictor"] = "YES"  # for numbers that go on from pixel to pixel
+    if layer.dtype == "float16":
+        # GDAL writes Float32 of 16 bits, too, but where there are several bands, with bytes beside the edge of the raster that it
+        # never set: each run would make another file. The predictor packs what was rounded to 16 bits nearly as small.
+        options["nbits"] = 32
     if "GDAL_NUM_THREADS" not in os.environ:
         options["num_threads"] = "ALL_CPUS"
     with quiet_georeference():
@@ -66,7 +71,11 @@ def make_cog(plain: GrowingRaster, target: Path, tick: Callable[[float], None]) 
             for done, window in _windows(src, layer):
                 there = src.read(window=window).astype(layer.stored, copy=False)
                 written = plain.read(window.row_off, window.col_off, window.height, window.width)
-                if not np.array_equal(there, written, equal_nan=kind == "f"):
+                same = np.array_equal(there, written, equal_nan=kind == "f")
+                if mask is not None:
+                    valid = mask.read(window.row_off, window.col_off, window.height, window.width)
+                    same = same and np.array_equal(src.read_masks(1, window=window), valid[0])
+                if not same:
                     raise OSError("what was written does not read back the same")
                 tick(0.6 + 0.4 * done)
             if not Grid.of(src).matches(layer.grid):

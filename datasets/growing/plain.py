@@ -1,5 +1,6 @@
 """The plain file that a raster grows in: every tile has its place from the start, and pixels are written there."""
 
+import base64
 import errno
 import os
 import shutil
@@ -15,6 +16,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
+from ..images.geotiff import describe
 from ..raster import GDAL_ERRORS, quiet_georeference, reason
 from .layer import Layer
 
@@ -50,7 +52,8 @@ class GrowingRaster:
         needed, free = plain_bytes(layer), shutil.disk_usage(file.parent).free
         if needed > free:
             error = OSError(
-                f"cannot write {layer.path}: {needed / 1e9:.1f} GB are needed while it grows, {free / 1e9:.1f} GB are free"
+                f"cannot write {layer.path or file}: {needed / 1e9:.1f} GB are needed while it grows, "
+                f"{free / 1e9:.1f} GB are free"
             )
             error.errno = errno.ENOSPC
             raise error
@@ -71,6 +74,10 @@ class GrowingRaster:
                 if layer.scales is not None:
                     dst.scales = tuple(layer.scales)
                 dst.update_tags(**layer.tags)
+                if layer.details is not None:
+                    describe(dst, layer.details)
+                if layer.icc is not None:
+                    dst.update_tags(ns="COLOR_PROFILE", SOURCE_ICC_PROFILE=base64.b64encode(layer.icc).decode())
             if layer.names is not None:
                 _write_names(file.with_name(f"{file.name}.aux.xml"), layer)
             # GDAL keeps quiet about a disk that is full at closing, and leaves holes where the nodata value is 0.

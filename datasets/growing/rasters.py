@@ -52,7 +52,8 @@ class GrowingRasters:
         """Take a folder over; ``open`` does."""
         self._folder = folder
         self._layers = dict(layers)
-        self._paths = {**others, **{name: layer.path for name, layer in reversed(layers.items())}}  # in order of appearance
+        named = {name: layer.path for name, layer in reversed(layers.items()) if layer.path is not None}
+        self._paths = {**others, **named}  # in order of appearance
         self._journal = journal
         self._rasters: dict[str, GrowingRaster] = {}
         self._finished = [entry for entry in journal.entries if "part" in entry]
@@ -92,7 +93,7 @@ class GrowingRasters:
             OSError: the folder cannot be written, the disk is too small, another process is at it.
         """
         others = others or {}
-        paths = [*(layer.path for layer in layers.values()), *others.values()]
+        paths = [*(layer.path for layer in layers.values() if layer.path is not None), *others.values()]
         if len(set(paths)) < len(paths) or set(layers) & set(others):
             raise ValueError(f"{', '.join(map(str, paths))}: expected a path and a name of its own for each result")
         head = {
@@ -195,21 +196,27 @@ class GrowingRasters:
         """
         if self.done < self._parts:
             raise ValueError(f"{self.done} of {self._parts} parts are finished: expected all")
-        whole, steps = 1000, 1000 * len(self._layers)
-        for before, (name, raster) in enumerate(self._rasters.items()):
-            path = self._paths[name]
-            made = self._in(_RESULTS, name, path.name)
-            if not made.exists() and not self._published:
+        named = [name for name in self._layers if name in self._paths]
+        making = [name for name in named if not self._in(_RESULTS, name, self._paths[name].name).exists()]
+        if making and not self._published:
+            for name in {*making, *self._layers} - {name for name in named if name not in making}:
                 if self._damaged(self._finished, name) < self.done:
-                    raise _unusable(self._folder, f"{raster.file.name} is damaged")
-                making = self._folder / _MAKING / name
-                empty(making)
-                with _told(path):
-                    make_cog(raster, making / path.name, _steps(tick, before * whole, steps))
-                    for file in sorted(making.iterdir(), key=lambda file: file.name == path.name):
-                        file.replace(made.with_name(file.name))
+                    raise _unusable(self._folder, f"{self._plain(name).name} is damaged")
+        whole, steps = 1000, 1000 * len(named)
+        for before, name in enumerate(named):
+            if name in making and not self._published:
+                self._make(name, _steps(tick, before * whole, steps))
             if tick is not None:
                 tick((before + 1) * whole, steps)
+
+    def _make(self, name: str, tick: Callable[[float], None]) -> None:
+        path, mask = self._paths[name], self._layers[name].mask
+        made, making = self._in(_RESULTS, name, path.name), self._folder / _MAKING / name
+        empty(making)
+        with _told(path):
+            make_cog(self._rasters[name], making / path.name, tick, None if mask is None else self._rasters[mask])
+            for file in sorted(making.iterdir(), key=lambda file: file.name == path.name):
+                file.replace(made.with_name(file.name))
 
     def publish(self) -> None:
         """Let all results appear under their names, and remove the folder.
@@ -241,6 +248,10 @@ class GrowingRasters:
         """Whether all was made, and some of it may have appeared."""
         return any("publish" in entry for entry in self._journal.entries[-2:])
 
+    def _plain(self, name: str) -> Path:
+        owner = next((one for one, layer in self._layers.items() if layer.mask == name), None)
+        return self._folder / _PLAIN / (f"{name}.tif" if owner is None else f"{owner}.tif.msk")
+
     def _in(self, *names: str) -> Path:
         path = self._folder.joinpath(*names)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,8 +260,8 @@ class GrowingRasters:
     def _begin(self, head: Mapping[str, Any]) -> None:
         self._journal.append(head)
         for name, layer in self._layers.items():
-            with _told(layer.path):
-                self._rasters[name] = GrowingRaster.make(self._in(_PLAIN, f"{name}.tif"), layer)
+            with _told(layer.path or self._plain(name)):
+                self._rasters[name] = GrowingRaster.make(self._in(_PLAIN, self._plain(name).name), layer)
         self._journal.append({"ready": True})
         self._sync()
 
@@ -265,7 +276,7 @@ class GrowingRasters:
             )
         try:
             for name, layer in self._layers.items():
-                self._rasters[name] = GrowingRaster(self._folder / _PLAIN / f"{name}.tif", layer)
+                self._rasters[name] = GrowingRaster(self._plain(name), layer)
         except ValueError as error:
             raise _unusable(self._folder, str(error)) from error
         # A loss of power may have kept lines of the journal and lost pixels that were written before them.
