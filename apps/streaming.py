@@ -20,6 +20,7 @@ from ..datasets.growing import GrowingRasters, Layer
 if TYPE_CHECKING:
     from rich.table import Table
 
+_CACHE = "256"  # megabytes of pixels that GDAL keeps in a worker, for by itself it keeps a share of the machine's memory
 _QUICK = 2.0  # seconds: a part that takes less is computed twice, because the first time pays for what is made once
 _OVERVIEWS = 4 / 3  # what a raster and its overviews take, of the raster alone
 _LOOKED_AT = 5  # parts that are tried for one with data
@@ -250,7 +251,7 @@ def carried_out(
             else:
                 from ..core.streaming.cluster import run_on_cluster
 
-                run_on_cluster(plan, job, rasters, dask, tick=tick)
+                run_on_cluster(plan, job, rasters, dask, environment={"GDAL_CACHEMAX": _CACHE}, tick=tick)
             rasters.translate(bar("files", 0, None))
         yield rasters
         rasters.publish()
