@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,15 @@ class BandSource(Protocol):
 
     def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Bands (1-based, in the given order) as (C, h, w) float32, NaN where invalid; scale and offset not applied."""
+        ...
+
+
+@runtime_checkable
+class Decimating(Protocol):
+    """A source that reads a picture of a large window without reading all of it."""
+
+    def decimated(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Like ``BandSource.read``, a window brought to (height, width) by nearest neighbour."""
         ...
 
 
@@ -93,11 +102,53 @@ class Scene:
             ValueError: window outside the scene, or the file turns out damaged.
         """
         if window is not None:
-            whole = all(float(value).is_integer() for value in window.flatten())
-            (top, bottom), (left, right) = window.toranges()
-            if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
-                raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
+            self._check(window)
         return self._source.read(self.bands, window)
+
+    def with_bands(self, positions: Sequence[int]) -> "Scene":
+        """The same scene with some of its bands only, in the order of these positions."""
+        at = list(positions)
+        bands = tuple(self.bands[i] for i in at)
+        wavelengths, fwhm = (None if values is None else values[at] for values in (self.wavelengths, self.fwhm))
+        return replace(self, bands=bands, wavelengths=wavelengths, fwhm=fwhm)
+
+    def preview(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Return some bands of a window made smaller, (bands, *shape): of each block of pixels one, near its middle.
+
+        From overviews where the file has them.
+
+        Args:
+            bands: positions in what ``read`` delivers.
+            window: within the scene.
+            shape: rows and columns, no more than the window's.
+
+        Raises:
+            ValueError: as in ``read``.
+        """
+        self._check(window)
+        chosen = [self.bands[band] for band in bands]
+        if isinstance(self._source, Decimating):
+            return self._source.decimated(chosen, window, shape)
+        (top, bottom), (left, _) = window.toranges()
+        rows, columns = (_middles(size, n) for size, n in zip((window.height, window.width), shape, strict=True))
+        small = np.empty((len(chosen), *shape), np.float32)
+        strip = max(_SCAN_VALUES // (len(chosen) * window.width), 1)
+        for row in range(top, bottom, strip):
+            inside = (rows + top >= row) & (rows + top < row + strip)
+            if inside.any():
+                part = self._source.read(chosen, Window(left, row, window.width, min(strip, bottom - row)))
+                small[:, inside] = part[:, rows[inside] + top - row][:, :, columns]
+        return small
+
+    def _check(self, window: Window) -> None:
+        whole = all(float(value).is_integer() for value in window.flatten())
+        (top, bottom), (left, right) = window.toranges()
+        if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
+            raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
+
+
+def _middles(size: int, count: int) -> NDArray[np.int64]:
+    return ((np.arange(count) + 0.5) * size / count).astype(np.int64)
 
 
 def scene_of(
