@@ -159,11 +159,11 @@ class Tiler:
         self.run(result, size, result, load=Load(self.network.in_channels, self.network.out_channels), tick=tick)
         return result.y_CHW
 
-    def side(self, size: tuple[int, int], load: Load, threads: int = 1) -> int:
-        """Choose the side of tiles for an image of that size, of which so many are computed at once; else as in ``run``."""
+    def side(self, size: tuple[int, int], load: Load, *, threads: int = 1, most: int = LARGEST) -> int:
+        """Choose the side of tiles, up to ``most``, for an image of that size; so many are computed at once; else as ``run``."""
         if self.tile != "auto":
             return min(self._up(self.tile), max(self._most, self.smallest))
-        largest = max(self._up(min(max(size), self._most)), self.smallest)
+        largest = max(self._up(min(max(size), self._most, most)), self.smallest)
         used = used_bytes(self.device) + (load.held if self.device.type == "cpu" else 0)
         limit = memory_limit(self.device, self.limit)
         room = limit - used
