@@ -165,7 +165,7 @@ class RasterRun:
         side = self.side(threads)
         needed = tiler.bytes_of(self.image.shape, side, self.load, threads) + self.load.held
         plan = tiler.plan(self.image.shape, side, self.area)
-        return forecast(plan, self.job, self.layers, memory=needed, workers=threads)
+        return forecast(plan, self.job, self.layers, memory=needed, threads=threads, dask=self.how.dask)
 
     def restore(self, parameters: Mapping[str, Any]) -> None:
         """Restore it and write the result, its run card and STAC item.
