@@ -6,4 +6,4 @@ from .layer import Layer, mask_of
 from .plain import GrowingRaster
 from .rasters import GrowingRasters
 
-__all__ = ["GrowingRaster", "GrowingRasters", "Layer", "UnfinishedRunError", "mask_of", "mask_of", "small_cache"]
+__all__ = ["GrowingRaster", "GrowingRasters", "Layer", "UnfinishedRunError", "mask_of", "small_cache"]

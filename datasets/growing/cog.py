@@ -55,8 +55,12 @@ def make_cog(plain: GrowingRaster, target: Path, tick: Callable[[float], None], 
         "compress": "DEFLATE", "bigtiff": "IF_SAFER", "blocksize": cog_block(layer),
         "overview_resampling": layer.overviews.upper(),
     }  # fmt: skip
-    if layer.dtype != "float16" and (kind == "f" or layer.overviews == "average"):  # numbers that go on from pixel to pixel
-        options["predictor"] = "YES"  # of 16 bits, the predictor of floats makes files larger
+    if kind == "f" or layer.overviews == "average":
+        options["predictor"] = "YES"  # for numbers that go on from pixel to pixel
+    if layer.dtype == "float16":
+        # GDAL writes Float32 of 16 bits, too, but where there are several bands, with bytes beside the edge of the raster that it
+        # never set: each run would make another file. The predictor packs what was rounded to 16 bits nearly as small.
+        options["nbits"] = 32
     if "GDAL_NUM_THREADS" not in os.environ:
         options["num_threads"] = "ALL_CPUS"
     with quiet_georeference():

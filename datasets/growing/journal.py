@@ -21,7 +21,8 @@ class DamagedJournalError(ValueError):
 class Journal:
     """Lines of JSON, each after its CRC-32.
 
-    What is appended survives the end of the process at once, and a loss of power after ``sync``. A line that was torn by the end of a run is dropped; a line that is damaged before others that are not is an error.
+    What is appended survives the end of the process at once, and a loss of power after ``sync``. A line that was torn by the end
+    of a run is dropped; a line that is damaged before others that are not is an error.
     """
 
     def __init__(self, file: Path) -> None:

@@ -23,7 +23,7 @@ class Layer:
         path: where it is to appear. None: it is kept while the run goes on, for other layers and files.
         grid: of the raster.
         bands: number of bands.
-        dtype: of the values. float16 is written as TIFF has it in every GDAL, as Float32 of 16 bits.
+        dtype: of the values. float16 is Float32 in the file, of values that were rounded to 16 bits.
         nodata: the value of pixels without data; what is not written yet holds it, too. None: every pixel is data.
         descriptions: one for each band, or none.
         colors: of values, for classes: red, green, blue, alpha.
