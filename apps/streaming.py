@@ -1,6 +1,5 @@
 """What commands on scenes have in common: forecast a run, carry it out part by part, go on with one that was cut off."""
 
-import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +19,6 @@ from ..datasets.growing import GrowingRasters, Layer
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-logger = logging.getLogger(__name__)
 
 _QUICK = 2.0  # seconds: a part that takes less is computed twice, because the first time pays for what is made once
 _OVERVIEWS = 4 / 3  # what a raster and its overviews take, of the raster alone
@@ -225,7 +222,7 @@ def carried_out(
 ) -> Iterator[GrowingRasters]:
     """Carry a run out and make its rasters; in the block the caller writes the other files; after it all appear.
 
-    Whatever stops it once a part is finished, a message says how to go on.
+    Whatever stops it once a part is finished, ``GrowingRasters`` says in a line how to go on.
 
     Args:
         plan: of the parts.
@@ -246,22 +243,17 @@ def carried_out(
     with GrowingRasters.open(
         folder, layers, others=others, job=known, parts=len(plan), resume=resume, overwrite=overwrite
     ) as rasters:
-        try:
-            with _bars(label, progress) as bar:
-                tick = bar("parts", rasters.done, len(plan))
-                if dask is None:
-                    run(plan, job, rasters, threads=threads, tick=tick)
-                else:
-                    from ..core.streaming.cluster import run_on_cluster
+        with _bars(label, progress) as bar:
+            tick = bar("parts", rasters.done, len(plan))
+            if dask is None:
+                run(plan, job, rasters, threads=threads, tick=tick)
+            else:
+                from ..core.streaming.cluster import run_on_cluster
 
-                    run_on_cluster(plan, job, rasters, dask, tick=tick)
-                rasters.translate(bar("files", 0, None))
-            yield rasters
-            rasters.publish()
-        except BaseException:
-            if rasters.done:
-                logger.warning("%d of %d parts are finished and kept in %s: --resume goes on", rasters.done, len(plan), folder)
-            raise
+                run_on_cluster(plan, job, rasters, dask, tick=tick)
+            rasters.translate(bar("files", 0, None))
+        yield rasters
+        rasters.publish()
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import torch
-from distributed import Client, Future, Nanny, Scheduler, SpecCluster, get_worker, wait
+from distributed import Client, Future, Nanny, Scheduler, SpecCluster, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
@@ -28,8 +28,6 @@ from .blend import Blend
 from .plan import Area, Part, Plan
 from .run import Job, Tick, Worker
 from .writing import Finished, Sink, Writing, writing_to
-
-logger = logging.getLogger(__name__)
 
 _EACH = 3  # parts that a worker has: one that it computes and two that wait for it, or for their turn to be written
 _DEATHS = 4  # workers that may end while a part is theirs. It may be a neighbour in the queue that ends them, so more than one.
@@ -110,12 +108,11 @@ def _threads(client: Client) -> int:
 
 
 def _result(future: Future, part: Part, plan: Plan, writing: Writing) -> Any:
-    while not future.done():
+    made = Event()
+    future.add_done_callback(lambda _: made.set())
+    while not made.wait(0.5):
         writing.check()
-        with suppress(TimeoutError):
-            wait([future], timeout=0.5)
-        if future.status == "pending":
-            _need_workers(future.client)
+        _need_workers(future.client)
     writing.check()
     if future.status in ("cancelled", "lost"):
         raise OSError(f"{future.client.scheduler.address}: the connection to the scheduler was lost")
@@ -144,18 +141,23 @@ def _local(count: int) -> Iterator[Client]:
     import dask
 
     gpus = _visible_gpus()
+    quiet = {"silence_logs": logging.CRITICAL}  # errors of a part are raised here
+    environments = [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {} for index in range(count)]
     with (
-        tempfile.TemporaryDirectory(prefix="geovit-dask-") as folder,
-        dask.config.set({"distributed.scheduler.allowed-failures": _DEATHS, "distributed.admin.log-format": "%(message)s"}),
+        tempfile.TemporaryDirectory(prefix="geovit-dask-", ignore_cleanup_errors=True) as folder,
+        dask.config.set({"distributed.scheduler.allowed-failures": _DEATHS, "distributed.scheduler.http.routes": []}),
     ):
-        options = {"nthreads": 1, "memory_limit": 0, "local_directory": folder, "dashboard": False, "silence_logs": logging.ERROR}
-        environments = [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {} for index in range(count)]
-        cluster = SpecCluster(
-            scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
-            workers={i: {"cls": Nanny, "options": {**options, "env": env}} for i, env in enumerate(environments)},
-            silence_logs=logging.ERROR,
-        )
-        with cluster, Client(cluster, set_as_default=False) as client:
+        # The plan bounds memory, so Dask need not, nor put aside what it takes to be too much.
+        scheduler = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0", "dashboard": False}
+        options = {"nthreads": 1, "memory_limit": 0, "local_directory": folder, "dashboard": False, **quiet}
+        with (
+            SpecCluster(
+                scheduler={"cls": Scheduler, "options": scheduler},
+                workers={i: {"cls": Nanny, "options": {**options, "env": env}} for i, env in enumerate(environments)},
+                **quiet,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
             yield client
 
 
@@ -194,7 +196,7 @@ def _plugged(client: Client, job: Job[Any], plan: Plan) -> Iterator[str]:
             client.unregister_worker_plugin(name)
 
 
-class _Opening(WorkerPlugin):  # type: ignore[misc]
+class _Opening(WorkerPlugin):
     """Opens the job in a worker's process when the first part comes. If it has many threads, one computes while others read."""
 
     def __init__(self, job: Job[Any], plan: Plan, version: str) -> None:
