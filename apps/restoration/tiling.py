@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.memory import forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
 from ...core.precision import autocast
 from ...core.streaming.plan import Area, Part, Plan
-from ...core.streaming.run import Finished, Sink, Tick, Worker, run
+from ...core.streaming.run import Finished, Ready, Sink, Tick, Worker, run
 from ...core.tiles import smallest_step
 from .network import Network
 
@@ -129,7 +129,7 @@ class Tiler:
         side = self.side(size, load)
         while True:
             try:
-                run(self.plan(size, side), _Ready(worker), sink, threads=None, tick=tick)
+                run(self.plan(size, side), Ready(worker), sink, threads=None, tick=tick)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -225,16 +225,6 @@ class Tiler:
             )
         done: NDArray[np.float32] = y_CHW.cpu().numpy()
         return done
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A job whose worker is there already."""
-
-    worker: Worker[Any]
-
-    def open(self) -> Worker[Any]:
-        return self.worker
 
 
 class _Whole:
