@@ -20,6 +20,7 @@ from ..datasets.growing import GrowingRasters, Layer
 if TYPE_CHECKING:
     from rich.table import Table
 
+_CACHE = "256"  # megabytes of pixels that GDAL keeps in a worker, for by itself it keeps a share of the machine's memory
 _QUICK = 2.0  # seconds: a part that takes less is computed twice, because the first time pays for what is made once
 _OVERVIEWS = 4 / 3  # what a raster and its overviews take, of the raster alone
 _LOOKED_AT = 5  # parts that are tried for one with data
@@ -207,7 +208,7 @@ def _room(max_memory: float | None) -> tuple[float, float]:
 @contextmanager
 def carried_out(
     plan: Plan,
-    job: Job[Any],
+    job: Job[Any] | Callable[[GrowingRasters], Job[Any]],
     layers: Mapping[str, Layer],
     *,
     folder: Path,
@@ -226,7 +227,8 @@ def carried_out(
 
     Args:
         plan: of the parts.
-        job: what to do with them.
+        job: what to do with them; or a function that makes it before the first part, and keeps (``GrowingRasters.keep``) what an
+            unfinished run needs to go on, such as a fitted model.
         layers: the rasters.
         folder: of the unfinished run.
         identity: what decides the result, see ``GrowingRasters.open``; the side of parts is added.
@@ -243,14 +245,15 @@ def carried_out(
     with GrowingRasters.open(
         folder, layers, others=others, job=known, parts=len(plan), resume=resume, overwrite=overwrite
     ) as rasters:
+        task = job(rasters) if callable(job) else job
         with _bars(label, progress) as bar:
             tick = bar("parts", rasters.done, len(plan))
             if dask is None:
-                run(plan, job, rasters, threads=threads, tick=tick)
+                run(plan, task, rasters, threads=threads, tick=tick)
             else:
                 from ..core.streaming.cluster import run_on_cluster
 
-                run_on_cluster(plan, job, rasters, dask, tick=tick)
+                run_on_cluster(plan, task, rasters, dask, environment={"GDAL_CACHEMAX": _CACHE}, tick=tick)
             rasters.translate(bar("files", 0, None))
         yield rasters
         rasters.publish()

@@ -1,16 +1,16 @@
 """Scenes: one lazy view of every raster format, bands in order of wavelength, NaN for nodata."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from .grid import Grid
-from .raster import BandTags
+from .raster import BandTags, Numbers
 
 logger = logging.getLogger(__name__)
 
@@ -30,31 +30,13 @@ class BandSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """What the file says of its numbers; information that ``Scene.read`` does not apply.
+@runtime_checkable
+class Decimating(Protocol):
+    """A source that reads a picture of a large window without reading all of it."""
 
-    Args:
-        dtype: of the file.
-        marked: whether the file itself knows what is no data.
-        scalings: the (scale, offset) that the file tells, each once: value = number * scale + offset. Mostly one or none.
-        tags: of the file, keys in lower case.
-    """
-
-    dtype: np.dtype[Any]
-    marked: bool
-    scalings: tuple[tuple[float, float], ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    def scaling(self, where: str) -> tuple[float, float] | None:
-        """(scale, offset) of all bands; None if the file tells none.
-
-        Raises:
-            ValueError: bands have different ones.
-        """
-        if len(self.scalings) > 1:
-            raise ValueError(f"{where}: bands have different scales and offsets, which is not supported")
-        return self.scalings[0] if self.scalings and self.scalings[0] != (1.0, 0.0) else None
+    def decimated(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Like ``BandSource.read``, a window brought to (height, width) by nearest neighbour."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +75,53 @@ class Scene:
             ValueError: window outside the scene, or the file turns out damaged.
         """
         if window is not None:
-            whole = all(float(value).is_integer() for value in window.flatten())
-            (top, bottom), (left, right) = window.toranges()
-            if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
-                raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
+            self._check(window)
         return self._source.read(self.bands, window)
+
+    def with_bands(self, positions: Sequence[int]) -> "Scene":
+        """The same scene with some of its bands only, in the order of these positions."""
+        at = list(positions)
+        bands = tuple(self.bands[i] for i in at)
+        wavelengths, fwhm = (None if values is None else values[at] for values in (self.wavelengths, self.fwhm))
+        return replace(self, bands=bands, wavelengths=wavelengths, fwhm=fwhm)
+
+    def preview(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Return some bands of a window made smaller, (bands, *shape): of each block of pixels one, near its middle.
+
+        From overviews where the file has them.
+
+        Args:
+            bands: positions in what ``read`` delivers.
+            window: within the scene.
+            shape: rows and columns, no more than the window's.
+
+        Raises:
+            ValueError: as in ``read``.
+        """
+        self._check(window)
+        chosen = [self.bands[band] for band in bands]
+        if isinstance(self._source, Decimating):
+            return self._source.decimated(chosen, window, shape)
+        (top, bottom), (left, _) = window.toranges()
+        rows, columns = (_middles(size, n) for size, n in zip((window.height, window.width), shape, strict=True))
+        small = np.empty((len(chosen), *shape), np.float32)
+        strip = max(_SCAN_VALUES // (len(chosen) * window.width), 1)
+        for row in range(top, bottom, strip):
+            inside = (rows + top >= row) & (rows + top < row + strip)
+            if inside.any():
+                part = self._source.read(chosen, Window(left, row, window.width, min(strip, bottom - row)))
+                small[:, inside] = part[:, rows[inside] + top - row][:, :, columns]
+        return small
+
+    def _check(self, window: Window) -> None:
+        whole = all(float(value).is_integer() for value in window.flatten())
+        (top, bottom), (left, right) = window.toranges()
+        if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
+            raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
+
+
+def _middles(size: int, count: int) -> NDArray[np.int64]:
+    return ((np.arange(count) + 0.5) * size / count).astype(np.int64)
 
 
 def scene_of(

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from .writing import Finished, Sink, Writing, writing_to
 
 _EACH = 3  # parts that a worker has: one that it computes and two that wait for it, or for their turn to be written
 _DEATHS = 4  # workers that may end while a part is theirs. It may be a neighbour in the queue that ends them, so more than one.
+_CONNECTING = 15  # seconds to wait for a scheduler
 _PATIENCE = 60  # seconds to wait for a first worker, or for new ones when all were lost
 
 
@@ -48,7 +49,15 @@ def local_workers(address: str) -> int | None:
     raise ValueError(f"dask is {address!r}, expected local:N with a number of processes, or a scheduler such as tcp://host:8786")
 
 
-def run_on_cluster(plan: Plan, job: Job[Any], sink: Sink, address: str, *, tick: Tick | None = None) -> None:
+def run_on_cluster(
+    plan: Plan,
+    job: Job[Any],
+    sink: Sink,
+    address: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    tick: Tick | None = None,
+) -> None:
     """Compute on a cluster what is not done yet.
 
     Args:
@@ -57,6 +66,7 @@ def run_on_cluster(plan: Plan, job: Job[Any], sink: Sink, address: str, *, tick:
         sink: takes them, in this process.
         address: ``local:N`` for N processes of one thread here, which are ended afterwards; worker ``i`` sees GPU ``i`` modulo
             their number, if there are any. Else the address of a scheduler.
+        environment: of processes here, where a variable is not set already.
         tick: told after each part.
 
     Raises:
@@ -66,7 +76,10 @@ def run_on_cluster(plan: Plan, job: Job[Any], sink: Sink, address: str, *, tick:
     count = local_workers(address)
     if sink.done == len(plan):
         return
-    with _local(count) if count is not None else _remote(address) as client, _plugged(client, job, plan) as name:
+    with (
+        _local(count, environment or {}) if count is not None else _remote(address) as client,
+        _plugged(client, job, plan) as name,
+    ):
         _run(plan, job, sink, client, name, tick)
 
 
@@ -104,7 +117,7 @@ def _as_is(finished: Finished) -> Finished:
 
 def _threads(client: Client) -> int:
     """Of all workers; those lost come back, so at least one."""
-    return max(sum(client.nthreads().values()), 1)
+    return max(sum(map(int, client.nthreads().values())), 1)
 
 
 def _result(future: Future, part: Part, plan: Plan, writing: Writing) -> Any:
@@ -136,13 +149,12 @@ def _need_workers(client: Client) -> None:
 
 
 @contextmanager
-def _local(count: int) -> Iterator[Client]:
+def _local(count: int, environment: Mapping[str, str]) -> Iterator[Client]:
     """Processes of this machine, which Dask starts anew when they are lost; what they write lies in a temporary folder."""
     import dask
 
-    gpus = _visible_gpus()
+    missing = {name: value for name, value in environment.items() if name not in os.environ}
     quiet = {"silence_logs": logging.CRITICAL}  # errors of a part are raised here
-    environments = [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {} for index in range(count)]
     with (
         tempfile.TemporaryDirectory(prefix="geovit-dask-", ignore_cleanup_errors=True) as folder,
         dask.config.set({"distributed.scheduler.allowed-failures": _DEATHS, "distributed.scheduler.http.routes": []}),
@@ -153,7 +165,7 @@ def _local(count: int) -> Iterator[Client]:
         with (
             SpecCluster(
                 scheduler={"cls": Scheduler, "options": scheduler},
-                workers={i: {"cls": Nanny, "options": {**options, "env": env}} for i, env in enumerate(environments)},
+                workers={i: {"cls": Nanny, "options": {**options, "env": {**missing, **gpu_of(i)}}} for i in range(count)},
                 **quiet,
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
@@ -161,18 +173,19 @@ def _local(count: int) -> Iterator[Client]:
             yield client
 
 
-def _visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA wants them in the environment."""
+def gpu_of(index: int) -> dict[str, str]:
+    """Return what a process must find in its environment to see one GPU only: by its number, modulo that of GPUs."""
     if not torch.cuda.is_available():
-        return []
+        return {}
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return chosen.split(",") if chosen else [str(index) for index in range(torch.cuda.device_count())]
+    gpus = chosen.split(",") if chosen else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    return {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
 
 
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
     try:
-        client = Client(address, set_as_default=False, timeout=15)
+        client = Client(address, set_as_default=False, timeout=_CONNECTING)
     except OSError as error:
         raise OSError(f"{address}: no scheduler answers ({error})") from None
     with client:
@@ -196,7 +209,7 @@ def _plugged(client: Client, job: Job[Any], plan: Plan) -> Iterator[str]:
             client.unregister_worker_plugin(name)
 
 
-class _Opening(WorkerPlugin):
+class _Opening(WorkerPlugin):  # type: ignore[misc]
     """Opens the job in a worker's process when the first part comes. If it has many threads, one computes while others read."""
 
     def __init__(self, job: Job[Any], plan: Plan, version: str) -> None:
