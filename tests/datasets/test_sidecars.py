@@ -35,7 +35,9 @@ def test_links_are_followed(tmp_path):
     assert beside(tmp_path / "product" / "x.xml", "a.tif").is_file()
 
 
-@pytest.mark.parametrize("href", ["https://host/a.tif?token=1", "s3://bucket/a.tif", "/vsicurl/https://host/a.tif", "/vsis3/b/a.tif"])
+@pytest.mark.parametrize(
+    "href", ["https://host/a.tif?token=1", "s3://bucket/a.tif", "/vsicurl/https://host/a.tif", "/vsis3/b/a.tif"]
+)
 def test_addresses_may_be_linked(tmp_path, href):
     assert linked(tmp_path / "item.json", href) == href
 
