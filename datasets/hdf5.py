@@ -140,6 +140,26 @@ def require_own(dataset: Any, path: str) -> None:
         raise ValueError(f"{path}: the numbers of {dataset.name} lie in other files, which is not supported")
 
 
+def require_contained(path: str) -> None:
+    """Raise a ValueError if a file links to others or keeps numbers in them, for libraries that would go there.
+
+    Nothing is looked at where h5py is not installed.
+    """
+    try:
+        h5py = load_h5py()
+    except ImportError:
+        return
+
+    def visit(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            raise ValueError(f"{path}: {name} links to another file, which is not supported")  # noqa: TRY004
+        if isinstance(link, h5py.HardLink) and isinstance(node := file[name], h5py.Dataset):
+            require_own(node, path)
+
+    with hdf_errors(path), h5py.File(path, "r", locking="best-effort") as file:
+        file.visititems_links(visit)
+
+
 def datasets(root: Any, limit: int = 10_000) -> dict[str, Any]:
     """All datasets of real numbers in a file by path, links to other files left out.
 

@@ -20,6 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from .grid import Grid
+from .hdf5 import is_hdf5, require_contained
 from .sidecars import inside
 from .wavelengths import parse_numbers, to_nm
 

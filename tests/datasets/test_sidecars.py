@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
@@ -94,7 +95,8 @@ def test_python_in_a_vrt_is_not_run(secret, tmp_path, monkeypatch):
     path, data = secret
     monkeypatch.setenv("GDAL_VRT_ENABLE_PYTHON", "YES")
     (data / "a.vrt").write_text(
-        '<VRTDataset rasterXSize="30" rasterYSize="24"><VRTRasterBand dataType="Float32" band="1" subClass="VRTDerivedRasterBand">'
+        '<VRTDataset rasterXSize="30" rasterYSize="24">'
+        '<VRTRasterBand dataType="Float32" band="1" subClass="VRTDerivedRasterBand">'
         "<PixelFunctionType>run</PixelFunctionType><PixelFunctionLanguage>Python</PixelFunctionLanguage><PixelFunctionCode><![CDATA["
         f'\ndef run(*args, **kwargs):\n    open("{tmp_path}/ran", "w").close()\n]]></PixelFunctionCode>'
         f'<SimpleSource><SourceFilename relativeToVRT="0">{path}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
@@ -143,3 +145,13 @@ def test_a_catalogue_names_items_of_its_folder(tmp_path):
     (tmp_path / "data" / "catalog.json").write_text(json.dumps(catalogue))
     with pytest.raises(ValueError, match="outside of its folder"):
         open_collection(tmp_path / "data" / "catalog.json")
+
+
+def test_hdf5_that_gdal_would_read_links_to_no_other(tmp_path):
+    for name in ("secret.h5", "a.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["one"] = np.ones((5, 6))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["two"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "/one")
+    with pytest.raises(ValueError, match="two links to another file"):
+        open_scene(tmp_path / "a.h5")

@@ -1,8 +1,9 @@
+# ruff: noqa: T201 - a program
 """Mutate whole files of every format and read them: ``python run.py --cases 2000``.
 
-A case ends well in a result, or in an error of ours: a ValueError or OSError of one line. It fails if it raises anything else, takes
-longer than ``--seconds``, ends the process, grows it by more than ``--mib``, unpickles, opens a file that lies beside the folder of
-data, or calls the web. Every case has its own seed: ``--only 17`` runs that one and shows where its error came from.
+A case ends well in a result, or in an error of ours: a ValueError or OSError of one line. It fails if it raises anything else,
+takes longer than ``--seconds``, ends the process, grows it by more than ``--mib``, unpickles, opens a file that lies beside the
+folder of data, or calls the web. Every case has its own seed: ``--only 17`` runs that one and shows where its error came from.
 """
 
 import argparse
