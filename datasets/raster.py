@@ -58,6 +58,8 @@ def open_raster(path: str) -> Iterator[DatasetReader]:
         NotARasterError: GDAL cannot open it.
         ValueError: GDAL fails while the caller reads, or the file makes it read others that the user did not name.
     """
+    if is_hdf5(path):
+        require_contained(path)
     virtual = path.split("?", maxsplit=1)[0].lower().endswith(".vrt")
     # Whatever the environment says: a VRT may hold Python, and pixels are not to be a program.
     with Env(GDAL_VRT_ENABLE_PYTHON="NO") if virtual else nullcontext(), _opened(path) as src:
