@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .classification import classify, fit_model
+    from .arrays import classify_array
+from .classification import classify, fit_model
     from .evaluation import Evaluation, evaluate
     from .mapping import Prediction, predict
     from .model import Classifier, load_classifier
@@ -22,6 +23,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "classify",
+    "classify_array",
     "evaluate",
     "fit",
     "fit_model",
