@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .arrays import classify_array
-from .classification import classify, fit_model
+    from .classification import classify, fit_model
     from .evaluation import Evaluation, evaluate
     from .mapping import Prediction, predict
     from .model import Classifier, load_classifier
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "arrays": ("classify_array",),
     "classification": ("classify", "fit_model"),
     "evaluation": ("Evaluation", "evaluate"),
     "mapping": ("Prediction", "predict"),

@@ -69,9 +69,9 @@ def classify(
     end, each whole or not at all.
 
     Args:
-        scene: GeoTIFF, COG or other GDAL raster, ENVI file, product of EnMAP, PRISMA or EMIT, NetCDF, Zarr store, STAC item, MATLAB
-            file (scene.mat:key), a mosaic ('tiles/*.tif' or a.tif,b.tif), bands in several files (a.tif+b.tif), or a URL of one of
-            these. From Python also an xarray.DataArray, see `geovit.apps.hyperspectral.classify_array`.
+        scene: GeoTIFF, COG or other GDAL raster, ENVI file, product of EnMAP, PRISMA or EMIT, NetCDF, Zarr store, STAC item,
+            MATLAB file (scene.mat:key), a mosaic ('tiles/*.tif' or a.tif,b.tif), bands in several files (a.tif+b.tif), or a URL.
+            From Python also an xarray.DataArray, see `geovit.apps.hyperspectral.classify_array`.
         labels: class raster, polygons or points (GeoPackage, GeoJSON, Shapefile), or MATLAB array to fit a network to.
         field: attribute of the vector labels that holds the class.
         classes: CSV file with value,name,#rrggbb of the classes.
