@@ -107,9 +107,10 @@ class _Loaded:
 
 
 def _scene(source: _Cut, shape: tuple[int, int]) -> Scene:
-    bands = tuple(range(1, len(source.values) + 1))
-    numbers = Numbers(np.dtype(np.float32), marked=True)
-    return Scene("array", Grid(*shape, None, Affine.identity()), bands, None, None, {}, None, numbers, source)
+    return Scene(
+        path="array", grid=Grid(*shape, None, Affine.identity()), bands=tuple(range(1, len(source.values) + 1)), wavelengths=None,
+        fwhm=None, dropped={}, nodata=None, numbers=Numbers(np.dtype(np.float32), marked=True), _source=source,
+    )  # fmt: skip
 
 
 def classify_array(
