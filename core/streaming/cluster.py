@@ -107,6 +107,7 @@ def _run(plan: Plan, job: Job[Any], sink: Sink, client: Client, name: str, tick:
                 finish = partial(_as_is, finished)
             if part.index >= first:
                 writing.add(part.index, area, finish)
+                del made, finish  # which are not to be held until the next are there
                 if tick is not None:
                     tick(part.index + 1, len(plan))
 
