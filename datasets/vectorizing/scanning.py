@@ -258,7 +258,9 @@ class Scan:
 
     def _keep_holes(self, rings: _Rings, regions: _Regions) -> None:
         base = self._spill.append(rings.points)
-        for begin, end, region in zip(rings.offsets[:-1].tolist(), rings.offsets[1:].tolist(), rings.regions.tolist(), strict=True):
+        for begin, end, region in zip(
+            rings.offsets[:-1].tolist(), rings.offsets[1:].tolist(), rings.regions.tolist(), strict=True
+        ):
             _extend(regions.holes.setdefault(region, array("q")), base, begin, end)
 
     def _go_on(self, strip: NDArray[np.int32], regions: _Regions) -> None:
