@@ -96,7 +96,7 @@ def write_run_card(path: Path, facts: RunFacts) -> None:
         "results": {
             kind: {**identify(file).as_dict(), "path": file.name} for kind, file in facts.results.items() if file.is_file()
         },
-        "versions": _versions(),
+        "versions": versions(),
         "platform": {
             "system": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
@@ -127,7 +127,8 @@ def plain(value: Any) -> Any:
     raise ValueError(f"a parameter is a {type(value).__name__}, which a run card cannot hold")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what makes results, as installed here."""
     import rasterio
 
     installed = (package for package in _PACKAGES if find_spec(_MODULES.get(package, package)) is not None)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,12 @@ def files_of(source: str) -> list[str]:
     Raises:
         ValueError: a folder or mosaic of more files than can be listed.
     """
-    local = next((Path(name) for name in _without_key(source) if Path(name).exists()), None)
+    # Nothing but files and folders: a pipe would be waited for, a device read for ever.
+    local = next((Path(name) for name in _without_key(source) if Path(name).is_file() or Path(name).is_dir()), None)
     if local is None:
         return []
     if local.is_dir():
-        found = sorted(str(path) for path in local.rglob("*") if path.is_file())
+        found = sorted(map(str, islice((path for path in local.rglob("*") if path.is_file()), _MOST_FILES + 1)))
     else:
         found = [str(local), *sorted(_of_raster(str(local)))]
     if len(found) > _MOST_FILES:

@@ -1,5 +1,6 @@
 """From class maps of any size to polygons in a GeoPackage or a GeoParquet file."""
 
-from .vectorize import VECTOR_SUFFIXES, vectorize
+from .features import VECTOR_SUFFIXES
+from .vectorize import vectorize
 
 __all__ = ["VECTOR_SUFFIXES", "vectorize"]

@@ -55,18 +55,14 @@ def write_features(path: Path, features: Iterable[Features], grid: Grid) -> int:
         raise ImportError("polygons need pyogrio, pyarrow and shapely: pip install 'geovit[hyperspectral]'") from error
     fields = [("value", pa.int32()), ("name", pa.string()), ("color", pa.string()), ("pixels", pa.int64())]
     schema = pa.schema([*fields, ("hectares", pa.float64()), ("geometry", pa.binary())])
+    refused = (pyogrio.errors.DataSourceError, pyogrio.errors.GeometryError, pyogrio.errors.FeatureError, pa.ArrowException)
     written = _Counted(chain.from_iterable(_batches(each, schema) for each in features))
     try:
         if path.suffix.lower() == ".gpkg":
             _write_geopackage(path, written, schema, grid)
         else:
             _write_geoparquet(path, written, schema, grid)
-    except (
-        pyogrio.errors.DataSourceError,
-        pyogrio.errors.GeometryError,
-        pyogrio.errors.FeatureError,
-        pa.ArrowException,
-    ) as error:
+    except refused as error:
         raise OSError(f"{path.name}: {error}") from error
     return written.rows
 

@@ -87,12 +87,12 @@ def split_touching(points: Points, offsets: NDArray[np.int64]) -> tuple[Points, 
 
 def twice_areas(points: Points, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return twice the area in pixels of each ring: positive for outer rings, negative for holes."""
+    if not len(points):
+        return np.zeros(0, np.int64)
     x, y = points.T.astype(np.int64)
     following = np.arange(1, len(points) + 1)
     following[offsets[1:] - 1] = offsets[:-1]
-    return (
-        np.asarray(np.add.reduceat(x * y[following] - x[following] * y, offsets[:-1])) if len(points) else np.zeros(0, np.int64)
-    )
+    return np.asarray(np.add.reduceat(x * y[following] - x[following] * y, offsets[:-1]))
 
 
 def rearranged(points: Points, offsets: NDArray[np.int64], order: NDArray[np.int64]) -> tuple[Points, NDArray[np.int64]]:

@@ -1,8 +1,8 @@
 """Polygons of a class map, strip by strip: each is handed out as soon as the scan has passed it.
 
-A region is what is connected by edges of pixels of one value. Its boundary is followed clockwise along pixel edges, the region to the
-right; where it meets itself at a corner the way turns right, so that what follows an edge is known from the four pixels around its
-end. A ring that passes a point twice is split there at the end.
+A region is what is connected by edges of pixels of one value. Its boundary is followed clockwise along pixel edges, the region
+to the right; where it meets itself at a corner the way turns right, so that what follows an edge is known from the four pixels
+around its end. A ring that passes a point twice is split there at the end.
 
 Held in memory are a strip, the chains of edges that cross the scan line (as places in a file), 16 bytes for each hole of a region
 that goes on, and the polygon that is being handed out. Their points are in the file.
@@ -44,7 +44,7 @@ class Polygons:
 
 @dataclass(frozen=True, eq=False)
 class _Regions:
-    """Regions of a strip: number of each pixel's region, and by region its value, pixels, weight, whether it goes on, and holes."""
+    """Regions of a strip: number of each pixel's; by number its value, pixels, weight, whether it goes on, and its holes."""
 
     of_pixel: Indices
     values: NDArray[np.int32]
@@ -116,9 +116,9 @@ class Scan:
 
         flat = strip.ravel()
         begins = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))  # runs; those of nothing may go over the end of a row
-        run = np.zeros(flat.size, np.int32)
-        run[begins[1:]] = 1
-        run = np.cumsum(run, dtype=np.int32).reshape(strip.shape)
+        steps = np.zeros(flat.size, np.int32)
+        steps[begins[1:]] = 1
+        run: Indices = np.cumsum(steps, dtype=np.int32).reshape(strip.shape)
         joined = (strip[1:] == strip[:-1]) & (strip[1:] != 0)
         fresh = joined.copy()  # the first column where two runs meet says enough
         fresh[:, 1:] &= ~(joined[:, :-1] & (run[1:, 1:] == run[1:, :-1]) & (run[:-1, 1:] == run[:-1, :-1]))
@@ -147,7 +147,7 @@ class Scan:
             less, more = sorted((holes.get(here, array("q")), segments), key=len)
             more.extend(less)
             holes[here] = more
-        return _Regions(of_pixel, of_region, pixels.astype(np.int64), summed, goes_on, holes)
+        return _Regions(of_pixel, of_region, pixels.astype(np.int64), summed.astype(np.float64), goes_on, holes)
 
     def _follow(self, strip: NDArray[np.int32], regions: _Regions) -> _Rings:
         """Follow all edges of the strip, keep the chains that leave it, and return the rings that are closed."""
@@ -258,9 +258,8 @@ class Scan:
 
     def _keep_holes(self, rings: _Rings, regions: _Regions) -> None:
         base = self._spill.append(rings.points)
-        for begin, end, region in zip(
-            rings.offsets[:-1].tolist(), rings.offsets[1:].tolist(), rings.regions.tolist(), strict=True
-        ):
+        offsets = rings.offsets.tolist()
+        for begin, end, region in zip(offsets[:-1], offsets[1:], rings.regions.tolist(), strict=True):
             _extend(regions.holes.setdefault(region, array("q")), base, begin, end)
 
     def _go_on(self, strip: NDArray[np.int32], regions: _Regions) -> None:

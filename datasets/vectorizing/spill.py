@@ -3,8 +3,10 @@
 import os
 import tempfile
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 
@@ -16,21 +18,15 @@ Segments = array  # of int64: offset and number of points, in turn
 
 
 class Spill:
-    """An unnamed temporary file of points, which only grows; gone when it is closed or the process ends.
+    """Points in a file, which only grows.
 
     Args:
-        folder: where there is room for 8 bytes for each corner of a polygon that spans strips.
+        file: open for reading and writing, empty.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._points = 0
-
-    def __enter__(self) -> "Spill":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
 
     def append(self, points: Points) -> int:
         """Keep points, and return the offset of the first."""
@@ -42,12 +38,22 @@ class Spill:
 
     def read(self, segments: "Segments[int]") -> Points:
         """Return the points of several segments, one after the other."""
-        self._file.flush()
         offsets, counts = segments[::2], segments[1::2]
         points = np.empty((sum(counts), 2), np.int32)
-        view = memoryview(points.reshape(-1).view(np.uint8))
+        view = points.reshape(-1).view(np.uint8).data
         at = 0
         for offset, count in zip(offsets, counts, strict=True):
             self._file.seek(offset * _BYTES)
             at += self._file.readinto(view[at : at + count * _BYTES])  # type: ignore[attr-defined]
         return points
+
+
+@contextmanager
+def spilling(folder: Path) -> Iterator[Spill]:
+    """Yield room in an unnamed temporary file, which is gone after the block or when the process ends.
+
+    Args:
+        folder: with room for 8 bytes for each corner of a polygon that spans strips.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        yield Spill(file)

@@ -15,7 +15,7 @@ from ..raster import open_raster
 from ..writing import atomic
 from .features import VECTOR_SUFFIXES, Features, write_features
 from .scanning import Polygons, Scan
-from .spill import Spill
+from .spill import Spill, spilling
 
 _STRIP_PIXELS = 2**19  # of which the worst map takes 0.2 GB
 _READ_PIXELS = 2**24  # decoded blocks, 16 MB where there are less than 256 classes
@@ -28,11 +28,11 @@ def vectorize(
 ) -> int:
     """Write the polygons of a class map: areas of one class that are connected by edges of pixels, whatever blocks they span.
 
-    The outlines follow the pixels, as GDAL's polygonize has them. Columns are ``value``, ``name``, ``color`` (#rrggbb), ``pixels``
+    The outlines follow the pixels, as those of GDAL do. Columns are ``value``, ``name``, ``color`` (#rrggbb), ``pixels``
     and ``hectares`` (null where the map's unit is not known; see ``row_hectares``). Pixels without data are in no polygon.
 
     Memory does not grow with the map: it holds a strip and one batch of polygons. What must wait lies in a temporary file beside
-    ``out``: 8 bytes for each corner. A polygon is in memory as a whole when it is written, about 150 bytes for each of its corners.
+    ``out``: 8 bytes for each corner. A polygon is in memory as a whole when it is written, some 150 bytes a corner.
 
     Args:
         class_map: raster of one band; 0 and its nodata value are no class.
@@ -54,7 +54,7 @@ def vectorize(
         raise ValueError(f"{out}: polygons are written as {' or '.join(VECTOR_SUFFIXES)}")
     with open_raster(str(class_map)) as src:
         grid = Grid.of(src)
-        with atomic(out, overwrite) as temporary, Spill(temporary.parent) as spill:
+        with atomic(out, overwrite) as temporary, spilling(temporary.parent) as spill:
             features = (_features(found, grid, classes, class_map) for found in _polygons(src, grid, spill, tick))
             return write_features(temporary, features, grid)
 

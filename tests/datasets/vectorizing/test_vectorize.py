@@ -1,4 +1,4 @@
-"""Polygons of class maps: the same as GDAL makes of the whole map, however the map is cut, at memory that does not grow with it."""
+"""Polygons of class maps: the same as GDAL makes of the whole, however the map is cut, at memory that does not grow with it."""
 
 import json
 import subprocess
@@ -12,12 +12,13 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from rasterio.crs import CRS
+from rasterio.features import shapes
+
 from geovit.datasets import ClassInfo
 from geovit.datasets.vectorizing import vectorize
 from geovit.datasets.vectorizing.scanning import Scan
-from geovit.datasets.vectorizing.spill import Spill
-from rasterio.crs import CRS
-from rasterio.features import shapes
+from geovit.datasets.vectorizing.spill import spilling
 
 UTM = CRS.from_epsg(32633)
 AT = Affine(10, 0, 400_000, 0, -10, 5_800_000)
@@ -27,7 +28,7 @@ CLASSES = [ClassInfo(1, "water", (0, 0, 255)), ClassInfo(2, "Grünland", (0, 255
 def polygons_of(values, rows, folder):
     """Class value and polygon, in pixel coordinates, of a map taken in strips."""
     found = []
-    with Spill(folder) as spill:
+    with spilling(folder) as spill:
         scan = Scan(values.shape[1], spill)
         strips = [values[row : row + rows] for row in range(0, len(values), rows)]
         for part in [*(scan.strip(strip, np.full(len(strip), 0.25)) for strip in strips), scan.end()]:
