@@ -128,13 +128,21 @@ class RasterSource:
 
     def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Bands (1-based, in the given order) as (C, h, w) float32, NaN where invalid. Scale and offset tags are not applied."""
+        return self._read(bands, window, None)
+
+    def decimated(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """The same brought to (height, width) by nearest neighbour, from overviews if there are any."""
+        return self._read(bands, window, shape)
+
+    def _read(self, bands: Sequence[int], window: Window | None, shape: tuple[int, int] | None) -> NDArray[np.float32]:
         with open_raster(self.path) as src:
-            values: NDArray[np.float32] = src.read(list(bands), window=window, out_dtype="float32")
+            out = None if shape is None else (len(bands), *shape)
+            values: NDArray[np.float32] = src.read(list(bands), window=window, out_shape=out, out_dtype="float32")
             for pixels, band in zip(values, bands, strict=True):
                 if self.masked[band - 1]:
-                    pixels[src.read_masks(band, window=window) == 0] = np.nan
+                    pixels[src.read_masks(band, window=window, out_shape=shape) == 0] = np.nan
             for band in self.alpha:  # not left to GDAL, which knows alpha of 8 and 16 bits only
-                values[:, src.read(band, window=window) == 0] = np.nan
+                values[:, src.read(band, window=window, out_shape=shape) == 0] = np.nan
         values[~np.isfinite(values)] = np.nan
         return values
 

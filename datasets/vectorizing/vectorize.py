@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from ..areas import row_hectares
+from ..hectares import row_hectares
 from ..classes import ClassInfo
 from ..grid import Grid
 from ..raster import open_raster
