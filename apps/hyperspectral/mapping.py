@@ -17,6 +17,7 @@ from ...core.precision import autocast
 from ...core.streaming.plan import Area, Part, Plan
 from ...core.streaming.run import Finished, run
 from ...datasets import AreaMask, Scene
+from ...datasets.hectares import row_hectares
 from .adaptation import read_encoder
 from .model import Classifier, load_classifier
 from .samples import read_padded
@@ -166,6 +167,9 @@ class SceneWorker:
 
     def __init__(self, scene: Scene, teller: Teller, wanted: Wanted, *, cell: int, values: Sequence[int]) -> None:
         self.scene, self.teller, self.wanted, self.cell = scene, teller, wanted, cell
+        place = wanted.area
+        grid = scene.grid.part(place.column, place.row, place.width, place.height)
+        self._hectares = row_hectares(grid) if grid.crs is not None and grid.crs.is_geographic else None
         self.values = np.array([0, *values], dtype=np.uint8 if max(values) <= np.iinfo(np.uint8).max else np.uint16)
 
     def read(self, part: Part) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
@@ -232,12 +236,18 @@ class SceneWorker:
         return told
 
     def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
-        """Return class values, probabilities if there are any, and as facts pixels and summed confidence of each class."""
+        """Return class values, probabilities if there are any, and as facts pixels, summed confidence and area of each class.
+
+        The area in hectares is told where pixels of different rows differ in it, which is where the CRS is geographic.
+        """
         valid = np.isfinite(values[0])
         index = np.where(valid, values[0], -1).astype(np.int64)
         found, classes = index[valid], len(self.values) - 1
         arrays: dict[str, NDArray[np.generic]] = {MAP: self.values[index + 1][None]}
         facts: dict[str, list[float]] = {"pixels": np.bincount(found, minlength=classes).tolist()}
+        if self._hectares is not None:
+            weights = np.broadcast_to(self._hectares[area.row : area.row + area.height, None], valid.shape)[valid]
+            facts["hectares"] = np.bincount(found, weights=weights, minlength=classes).tolist()
         if len(values) > 1:
             if self.wanted.probabilities:
                 arrays[PROBABILITIES] = values[1:]

@@ -1,6 +1,5 @@
 """From class maps of any size to polygons in a GeoPackage or a GeoParquet file."""
 
-from .features import VECTOR_SUFFIXES
-from .vectorize import vectorize
+from .vectorize import check_vectors, vectorize
 
-__all__ = ["VECTOR_SUFFIXES", "vectorize"]
+__all__ = ["check_vectors", "vectorize"]

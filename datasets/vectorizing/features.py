@@ -44,15 +44,11 @@ def write_features(path: Path, features: Iterable[Features], grid: Grid) -> int:
     """Write features as they come, and return their number.
 
     Raises:
-        ImportError: pyogrio, pyarrow or shapely is not installed.
         OSError: GDAL or Arrow could not write.
     """
-    try:
-        import pyarrow as pa
-        import pyogrio
-        import shapely  # noqa: F401 - wanted in _batches
-    except ImportError as error:
-        raise ImportError("polygons need pyogrio, pyarrow and shapely: pip install 'geovit[hyperspectral]'") from error
+    import pyarrow as pa
+    import pyogrio
+
     fields = [("value", pa.int32()), ("name", pa.string()), ("color", pa.string()), ("pixels", pa.int64())]
     schema = pa.schema([*fields, ("hectares", pa.float64()), ("geometry", pa.binary())])
     refused = (pyogrio.errors.DataSourceError, pyogrio.errors.GeometryError, pyogrio.errors.FeatureError, pa.ArrowException)

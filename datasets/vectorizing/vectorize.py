@@ -1,6 +1,7 @@
 """Read a class map strip by strip, and write its polygons as they are found."""
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from ..hectares import row_hectares
 from ..classes import ClassInfo
 from ..grid import Grid
+from ..hectares import row_hectares
 from ..raster import open_raster
 from ..writing import atomic
 from .features import VECTOR_SUFFIXES, Features, write_features
@@ -21,6 +22,14 @@ _STRIP_PIXELS = 2**19  # of which the worst map takes 0.2 GB
 _READ_PIXELS = 2**24  # decoded blocks, 16 MB where there are less than 256 classes
 
 Tick = Callable[[int, int], None]  # rows done, rows in all
+
+
+def check_vectors(out: Path) -> None:
+    """Raise a ValueError if polygons cannot be written to a file of that name, an ImportError if not at all here."""
+    if out.suffix.lower() not in VECTOR_SUFFIXES:
+        raise ValueError(f"{out}: polygons are written as {' or '.join(VECTOR_SUFFIXES)}")
+    if any(find_spec(package) is None for package in ("pyarrow", "pyogrio", "shapely", "scipy")):
+        raise ImportError("polygons need pyarrow, pyogrio, shapely and scipy: pip install 'geovit[hyperspectral]'")
 
 
 def vectorize(
@@ -50,8 +59,7 @@ def vectorize(
         FileExistsError, OSError: as in ``atomic``.
         ImportError: pyogrio, pyarrow, shapely or scipy is not installed.
     """
-    if out.suffix.lower() not in VECTOR_SUFFIXES:
-        raise ValueError(f"{out}: polygons are written as {' or '.join(VECTOR_SUFFIXES)}")
+    check_vectors(out)
     with open_raster(str(class_map)) as src:
         grid = Grid.of(src)
         with atomic(out, overwrite) as temporary, spilling(temporary.parent) as spill:
