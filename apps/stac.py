@@ -70,7 +70,7 @@ def write_stac_item(path: Path, facts: RunFacts) -> None:
         "type": "Feature",
         "stac_version": "1.1.0",
         "stac_extensions": extensions,
-        "id": path.stem,
+        "id": path.stem.removesuffix("_item"),
         "geometry": None if place is None else place.geometry,
         **({} if place is None else {"bbox": list(place.bbox)}),
         "properties": properties,

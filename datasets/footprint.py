@@ -13,6 +13,7 @@ from .grid import Box, Grid
 from .raster import GDAL_ERRORS
 
 _HALF = 180.0  # degrees
+_STRAIGHT = 1e-6  # degrees, a tenth of a metre
 _STEPS = 32  # pieces of a side: straight edges of a map are curved on the globe
 
 _Ring = NDArray[np.float64]  # (points, 2), longitude and latitude in degrees
@@ -43,6 +44,7 @@ def footprint(grid: Grid) -> Footprint | None:
     if not np.isfinite(ring).all() or np.abs(ring[:, 1]).max() > 90 + 1e-9:
         return None
     ring[:, 0] = np.rad2deg(np.unwrap(np.deg2rad(ring[:, 0])))
+    ring = _without_straight(ring)
     if abs(ring[-1, 0] - ring[0, 0]) > _HALF:
         ring = _around_pole(ring)
     ring[:, 0] -= 360 * np.floor((ring[:, 0].min() + 180) / 360)
@@ -58,6 +60,14 @@ def footprint(grid: Grid) -> Footprint | None:
     one = len(rings) == 1
     geometry = {"type": "Polygon" if one else "MultiPolygon", "coordinates": rings[0] if one else rings}
     return Footprint(geometry, (west, south, east, north))
+
+
+def _without_straight(ring: _Ring) -> _Ring:
+    """Leave out what lies on straight sides: a small scene is told by its four corners."""
+    corners = ring[::_STEPS]
+    share = (np.arange(_STEPS) / _STEPS)[None, :, None]
+    straight = corners[:-1, None] * (1 - share) + corners[1:, None] * share
+    return corners if np.abs(straight.reshape(-1, 2) - ring[:-1]).max() < _STRAIGHT else ring
 
 
 def _around_pole(ring: _Ring) -> _Ring:

@@ -1,6 +1,7 @@
 """Run card and STAC item of a map."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from ..cards import RunFacts, write_run_card, write_stac_item
 from .approaches import Approach
 from .mapping import MAP, PROBABILITIES
 from .results import Mapped
+
+_STAGES = {"fit": "fit_seconds", "map": "map_seconds", "polygons": "polygons_seconds", "all": "seconds"}
 
 
 def write_beside(
@@ -49,7 +52,4 @@ def write_beside(
         elsewhere={kind: path for kind, path in files.items() if path.parent != files[MAP].parent},
     )
     write_run_card(rasters.other("run"), facts)
-    write_stac_item(rasters.other("item"), facts)
-
-
-_STAGES = {"fit": "fit_seconds", "map": "map_seconds", "polygons": "polygons_seconds", "all": "seconds"}
+    write_stac_item(rasters.other("item"), replace(facts, results=results | {"run": rasters.other("run")}))

@@ -26,6 +26,11 @@ def test_curved_edges_are_followed():
     assert 1e-4 < beyond < 1e-2  # what four corners alone would miss
 
 
+def test_a_small_scene_is_four_corners():
+    place = footprint(Grid(100, 100, CRS.from_epsg(32633), Affine(10, 0, 300_000, 0, -10, 6_000_000)))
+    assert len(place.geometry["coordinates"][0]) == 5
+
+
 def test_a_geographic_grid_is_its_box():
     place = footprint(Grid(10, 20, CRS.from_epsg(4326), Affine(0.5, 0, 5, 0, -0.5, 50)))
     assert place.bbox == pytest.approx((5, 45, 15, 50))
