@@ -15,9 +15,10 @@ from ...datasets.identity import sha256
 from .clustering import GroupJob, cost_of_groups, find_groups
 from .encoder_network import fingerprint
 from .fitting import MODEL, Fitting
-from .mapping import Cost, MapJob, Wanted, cost_of
+from .mapping import MapJob, cost_of
 from .model import Classifier, load_classifier, match_bands
 from .sampling import warn_if_far
+from .working import Cost, Wanted
 
 Keep = Callable[[str], Path]  # names to paths of what an unfinished run keeps
 
@@ -98,7 +99,7 @@ def by_labels(
         untrained,
         cost,
         identity={"recipe": recipe.to_dict(), "encoder": None if base is None else fingerprint(base), "adapters": adapters},
-        first=f"{recipe.network} is fitted to {count:,} labelled pixels: {training.members} x {training.steps:,} steps at the most",
+        first=f"{recipe.network} is fitted to {count:,} labelled pixels: {training.members} x {training.steps:,} steps at most",
         prepare=prepare,
         rehearse=rehearse,
     )

@@ -8,8 +8,8 @@ from typing import Any
 from ...datasets.growing import GrowingRasters
 from ..cards import RunFacts, write_run_card, write_stac_item
 from .approaches import Approach
-from .mapping import MAP, PROBABILITIES
 from .results import Mapped
+from .working import MAP, PROBABILITIES
 
 _STAGES = {"fit": "fit_seconds", "map": "map_seconds", "polygons": "polygons_seconds", "all": "seconds"}
 

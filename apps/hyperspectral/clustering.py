@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ...core.streaming.plan import Area
 from ...core.weights import load_state, save_module
 from ...datasets import AreaMask, Scene
-from .mapping import LARGEST_SIDE, Cost, SceneWorker, Wanted
 from .sampling import sampled_spectra
+from .working import LARGEST_SIDE, Cost, SceneWorker, Wanted
 
 _CELL = 128
 _PLACES = 64
@@ -46,7 +46,7 @@ class Groups:
         """Return the group (1, height, width) of each spectrum of (bands, height, width)."""
         spectra = (values.reshape(len(values), -1) - self.mean[:, None]) / self.std[:, None]
         distance = self.weight @ spectra + self.bias[:, None]
-        return distance.argmin(axis=0).astype(np.float32).reshape(1, *values.shape[1:])
+        return np.asarray(distance.argmin(axis=0), dtype=np.float32).reshape(1, *values.shape[1:])
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
@@ -77,7 +77,9 @@ def find_groups(
     share = min(1.0, 2 * sample / min(area.height * area.width, _PLACES * 128**2))
     random = np.random.default_rng(seed)
     spread = sampled_spectra(scene, area, places=_PLACES, mask=mask)
-    spectra = np.concatenate([part[random.random(len(part)) < share] for part in spread] or [np.empty((0, scene.num_bands))])
+    spectra = np.concatenate(
+        [part[random.random(len(part)) < share] for part in spread] or [np.empty((0, scene.num_bands), np.float32)]
+    )
     if len(spectra) < clusters:
         raise ValueError(f"{scene.path}: {len(spectra)} valid pixels sampled, too few for {clusters} clusters")
     spectra = random.permutation(spectra)[:sample]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,16 +13,14 @@ from torch import Tensor
 
 from ...core.memory import forward_bytes
 from ...core.precision import autocast
-from ...core.streaming.plan import Area, Part, Plan
-from ...core.streaming.run import Finished, run
-from ...datasets import AreaMask, Scene
-from ...datasets.hectares import row_hectares
+from ...core.streaming.plan import Area, Plan
+from ...core.streaming.run import run
+from ...core.streaming.writing import Finished
+from ...datasets import Scene
 from .adaptation import read_encoder
 from .model import Classifier, load_classifier
-from .samples import read_padded
 from .sampling import warn_if_far
-
-MAP, PROBABILITIES = "map", "probabilities"  # layers of a result
+from .working import LARGEST_SIDE, MAP, PROBABILITIES, Cost, SceneWorker, Teller, Wanted
 
 _LARGEST_CELL = 512
 _LARGEST_PATCHES = 128  # of cells and parts of a patch network, which takes minutes for so many: a kill should not lose more
@@ -31,7 +28,6 @@ _CACHED = 1e8  # bytes of a forward pass; beyond, its tensors leave the caches a
 _SLOW = 1.6  # about what that costs (measured: 54 us a pixel in cells of 64, 88 in cells of 256, surroundings included)
 _MOST_BYTES = 1e9  # of a forward pass
 _PROBED = 16  # pixels on a side, from which the bytes of a forward pass are told
-LARGEST_SIDE = 1024  # pixels of a part: what parts cost beside their pixels is nothing by then
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,23 +43,6 @@ class Prediction:
     entropy: NDArray[np.float32]
 
 
-class Teller(Protocol):
-    """Tells what pixels are. It looks ``halo`` pixels, whole windows, beyond those that it tells of."""
-
-    bands: int
-    channels: int
-    window: int
-    halo: int
-
-    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map raw values (bands, height, width) to (channels, height - 2 halo, width - 2 halo).
-
-        The first channel is the position of the class, the second, if any, its probability. What is told of a pixel that is
-        not valid does not matter.
-        """
-        ...
-
-
 class ModelTeller:
     """A classifier as a teller: class, its probability, and the entropy divided by that of equal probabilities."""
 
@@ -71,7 +50,7 @@ class ModelTeller:
 
     def __init__(self, model: Classifier, device: torch.device, precision: torch.dtype) -> None:
         self.model, self.device, self.precision = model.eval().to(device), device, precision
-        self.bands, self.window, self.halo = model.info.bands, model.window, model.halo
+        self.window, self.halo = model.window, model.halo
 
     @torch.inference_mode()
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -84,21 +63,6 @@ class ModelTeller:
         top, chosen = probabilities.clamp_max(1).max(0)  # rounding goes beyond
         spread = (torch.special.entr(probabilities).sum(0) / np.log(len(probabilities))).clamp_max(1)
         return torch.stack([chosen.float(), top, spread]).numpy()
-
-
-@dataclass(frozen=True)
-class Cost:
-    """How a scene is best cut, and what computing takes.
-
-    Args:
-        cell: pixels on a side of the squares that are computed at once.
-        bytes: of the process, that computing one of them takes.
-        largest: pixels on a side of the largest parts that are of use, a multiple of ``cell``.
-    """
-
-    cell: int
-    bytes: float
-    largest: int
 
 
 def cost_of(model: Classifier, *, device: torch.device, precision: torch.dtype) -> Cost:
@@ -125,134 +89,6 @@ def cost_of(model: Classifier, *, device: torch.device, precision: torch.dtype) 
     cell = min(reversed(possible), key=burden)  # of equals the largest
     side = max(largest if model.window == 1 else LARGEST_SIDE, cell) // cell * cell
     return Cost(cell, pass_bytes(cell) if device.type == "cpu" else 0.0, side)
-
-
-def part_bytes(side: int, threads: int, cost: Cost, *, bands: int, channels: int, halo: int) -> float:
-    """What working on parts of a side takes, ``threads`` of them at a time: see ``core.streaming.run`` for how many there are."""
-    seen, kept = (side + 2 * halo) ** 2 * bands * 4.0, side**2 * channels * 4.0
-    reading = 1.3  # beside what is read: the same before it is filled up at the scene's edges, and which of it is valid
-    return (threads + 2 + reading) * seen + (threads + 4) * kept + threads * cost.bytes
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Wanted:
-    """What is asked for.
-
-    Args:
-        area: of the scene.
-        mask: pixels outside of it are nodata; None if all count.
-        probabilities: whether they are a result, beside the classes.
-    """
-
-    area: Area
-    mask: AreaMask | None = None
-    probabilities: bool = False
-
-    @classmethod
-    def all_of(cls, scene: Scene) -> "Wanted":
-        """Everything."""
-        return cls(area=Area(0, 0, *scene.grid.shape), probabilities=True)
-
-
-class SceneWorker:
-    """Maps parts of a scene, see ``core.streaming.run.Worker``.
-
-    Args:
-        scene: with just the bands that the teller wants.
-        teller: what tells classes.
-        wanted: what is asked for.
-        cell: pixels on a side of the squares that are computed at once, at multiples of it in the scene.
-        values: of the classes, by their position.
-    """
-
-    def __init__(self, scene: Scene, teller: Teller, wanted: Wanted, *, cell: int, values: Sequence[int]) -> None:
-        self.scene, self.teller, self.wanted, self.cell = scene, teller, wanted, cell
-        place = wanted.area
-        grid = scene.grid.part(place.column, place.row, place.width, place.height)
-        self._hectares = row_hectares(grid) if grid.crs is not None and grid.crs.is_geographic else None
-        self.values = np.array([0, *values], dtype=np.uint8 if max(values) <= np.iinfo(np.uint8).max else np.uint16)
-
-    def read(self, part: Part) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
-        """Read all cells that hold pixels that are asked for, with their surroundings, and which pixels these are."""
-        wanted = self._wanted(part)
-        if not wanted.any():
-            return None
-        (top, bottom), (left, right) = self._cells(part)
-        halo = self.teller.halo
-        return read_padded(self.scene, top - halo, left - halo, bottom - top + 2 * halo, right - left + 2 * halo), wanted
-
-    def _wanted(self, part: Part) -> NDArray[np.bool_]:
-        rows, columns = part.rows, part.columns
-        wanted = np.zeros((rows.last - rows.first, columns.last - columns.first), dtype=np.bool_)
-        (top, bottom), (left, right) = self._asked(part)
-        inside = wanted[top - rows.first : bottom - rows.first, left - columns.first : right - columns.first]
-        inside[:] = True if self.wanted.mask is None else self.wanted.mask.read(top, left, bottom - top, right - left)
-        return wanted
-
-    def _asked(self, part: Part) -> tuple[tuple[int, int], tuple[int, int]]:
-        """First and last row, and column, of a part that lie in the area."""
-        area = self.wanted.area
-        return (
-            (max(part.rows.first, area.row), min(part.rows.last, area.row + area.height)),
-            (max(part.columns.first, area.column), min(part.columns.last, area.column + area.width)),
-        )
-
-    def _cells(self, part: Part) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The same of the cells that these touch. A cell that the scene's edge cuts ends with the window that it cuts."""
-        window, cell = self.teller.window, self.cell
-        rows, columns = (
-            (first // cell * cell, min(-(-last // cell) * cell, -(-size // window) * window))
-            for (first, last), size in zip(self._asked(part), self.scene.grid.shape, strict=True)
-        )
-        return rows, columns
-
-    def compute(self, data: tuple[NDArray[np.float32], NDArray[np.bool_]] | None, part: Part) -> NDArray[np.float32]:
-        """Return (channels, height, width) as the teller gives them; NaN where a pixel is not valid or not asked for."""
-        rows, columns = part.rows, part.columns
-        shape = rows.last - rows.first, columns.last - columns.first
-        told = np.full((self.teller.channels, *shape), np.nan, dtype=np.float32)
-        if data is None:
-            return told
-        values, wanted = data
-        (top, bottom), (left, right) = self._cells(part)
-        halo = self.teller.halo
-        for row in range(top, bottom, self.cell):
-            for column in range(left, right, self.cell):
-                height, width = min(self.cell, bottom - row), min(self.cell, right - column)
-                used = tuple(
-                    slice(max(start, tile.first), min(start + size, tile.last))
-                    for start, size, tile in ((row, height, rows), (column, width, columns))
-                )
-                target = tuple(
-                    slice(u.start - tile.first, u.stop - tile.first) for u, tile in zip(used, (rows, columns), strict=True)
-                )
-                looked = values[:, row - top :, column - left :][:, : height + 2 * halo, : width + 2 * halo]
-                source = tuple(slice(u.start - start, u.stop - start) for u, start in zip(used, (row, column), strict=True))
-                core = looked[:, halo : halo + height, halo : halo + width][:, *source]
-                valid = np.isfinite(core).all(axis=0) & wanted[target]
-                if valid.any():
-                    found = self.teller(np.ascontiguousarray(looked))[:, *source]
-                    told[:, *target] = np.where(valid, found, np.nan)
-        return told
-
-    def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
-        """Return class values, probabilities if there are any, and as facts pixels, summed confidence and area of each class.
-
-        The area in hectares is told where pixels of different rows differ in it, which is where the CRS is geographic.
-        """
-        valid = np.isfinite(values[0])
-        index = np.where(valid, values[0], -1).astype(np.int64)
-        found, classes = index[valid], len(self.values) - 1
-        arrays: dict[str, NDArray[np.generic]] = {MAP: self.values[index + 1][None]}
-        facts: dict[str, list[float]] = {"pixels": np.bincount(found, minlength=classes).tolist()}
-        if self._hectares is not None:
-            weights = np.broadcast_to(self._hectares[area.row : area.row + area.height, None], valid.shape)[valid]
-            facts["hectares"] = np.bincount(found, weights=weights, minlength=classes).tolist()
-        if len(values) > 1:
-            if self.wanted.probabilities:
-                arrays[PROBABILITIES] = values[1:]
-            facts["confidence"] = np.bincount(found, weights=values[1][valid].astype(np.float64), minlength=classes).tolist()
-        return Finished(arrays, facts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -312,14 +148,14 @@ class MapInMemory:
         place = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
         self.index[place] = finished.arrays[MAP][0].astype(np.int32) - 1
         if PROBABILITIES in finished.arrays:
-            self.probabilities[:, *place] = finished.arrays[PROBABILITIES]
+            self.probabilities[:, place[0], place[1]] = finished.arrays[PROBABILITIES]
 
 
 def map_in_memory(
     scene: Scene, teller: Teller, classes: int, *, cell: int, tick: Callable[[int, int], None] | None = None
 ) -> MapInMemory:
     """Map a whole scene, of the teller's bands, and hold the result."""
-    wanted = Wanted.all_of(scene)
+    wanted = Wanted.all_of(scene, probabilities=teller.channels > 1)
     plan = Plan(image=scene.grid.shape, area=wanted.area, side=max(256 // cell, 1) * cell, multiple=cell)
     sink = MapInMemory(scene.grid.shape)
     run(plan, _Ready(SceneWorker(scene, teller, wanted, cell=cell, values=range(1, classes + 1))), sink, tick=tick)

@@ -72,4 +72,4 @@ def natural_colours(scene: Scene, window: Window, shape: tuple[int, int]) -> NDA
         return np.full(image.shape, 255, np.uint8)
     low, high = np.percentile(image[valid], (2, 98), axis=0)
     stretched = np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1)
-    return np.rint(255 * np.where(valid[..., None], stretched, 1)).astype(np.uint8)
+    return np.asarray(np.rint(255 * np.where(valid[..., None], stretched, 1)), dtype=np.uint8)

@@ -1,6 +1,5 @@
 """What is written of a map, beside the map itself."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,11 @@ from ...datasets import ClassInfo, Grid, Scene, check_writable, open_scene
 from ...datasets.growing import Layer
 from ...datasets.hectares import row_hectares
 from ...datasets.identity import files_of
+from ...datasets.several import stem_of
 from ...datasets.vectorizing import check_vectors
 from ..streaming import Forecast
-from .mapping import MAP, PROBABILITIES
 from .quicklook import natural_colours, preview_shape, write_quicklook
+from .working import MAP, PROBABILITIES
 
 POLYGONS = "polygons"
 PROBABILITY_BANDS = ("largest class probability, calibrated", "entropy, 0 sure to 1 undecided")
@@ -173,7 +173,7 @@ def result_files(
     Raises:
         ValueError: one of them is an input, or polygons of another format than are written.
     """
-    stem = stem_of(scene)
+    stem = stem_of(scene.path)
     files = {kind: folder / f"{stem}{_ENDINGS[kind]}" for kind in kinds}
     if polygons is not None:
         check_vectors(polygons)
@@ -182,11 +182,6 @@ def result_files(
         if any(given is not None and path.resolve() == Path(given).resolve() for given in inputs):
             raise ValueError(f"{path} is an input and would be overwritten: choose another folder to write to")
     return files
-
-
-def stem_of(scene: Scene) -> str:
-    """Return what names of results begin with."""
-    return Path(re.sub(r"(?i)(\.mat):.*", r"\1", scene.path)).stem
 
 
 def ready_folder(folder: Path, files: Iterable[Path], overwrite: bool) -> None:

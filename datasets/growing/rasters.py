@@ -184,6 +184,10 @@ class GrowingRasters:
         """Read what is written of a layer, (bands, height, width) as it is stored."""
         return self._rasters[name].read(row, column, height, width)
 
+    def give_up(self) -> None:
+        """Let nothing be left of the run, because it can have no result."""
+        self._finished.clear()
+
     def translate(self, tick: Callable[[int, int], None] | None = None) -> None:
         """Make a validated Cloud Optimized GeoTIFF of each layer, in the folder.
 
