@@ -43,7 +43,7 @@ class Command:
 
 COMMANDS = {
     "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene", cards=True),
-    "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images"),
+    "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images", cards=True),
     "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes"),
     "pretrain": Command(".foundation.pretraining.training:pretrain", "train an encoder on images of many sensors", "foundation"),
     "embed": Command(".foundation.embedding_files:embed_files", "turn scenes of any sensor into rasters of features"),

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_BYTES = 2**24
 _NEVER = frozenset({"out", "overwrite", "resume", "plan", "dask", "max_memory", "vectorize", "progress", "debug", "config"})
+_CHOOSE = frozenset({"model", "weights", "scale"})  # parameters that choose the model's file
 _DECIDE = ("geovit", "torch", "gdal")  # versions that results are known to depend on
 
 
@@ -56,7 +57,7 @@ class Repeated:
             if given not in replaced
             for difference in _differences(given, files_of(given), known)
         ]
-        if self.model is not None and "model" not in anew:
+        if self.model is not None and not anew & _CHOOSE:
             file = str(self.model.get("path"))
             differences += _differences(file, [file] if Path(file).is_file() else [], [self.model])
         if differences:

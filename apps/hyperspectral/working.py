@@ -170,7 +170,10 @@ class SceneWorker:
         return used
 
     def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
-        """Return class values, probabilities if asked for, and as facts pixels and summed confidence of each class."""
+        """Return class values, probabilities if asked for, and as facts pixels and summed confidence of each class.
+
+        Where the CRS is geographic hectares are a fact, too: pixels of different rows differ in area.
+        """
         valid = np.isfinite(values[0])
         index = np.where(valid, values[0], -1).astype(np.int64)
         found, classes = index[valid], len(self.values) - 1
