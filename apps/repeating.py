@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_BYTES = 2**24
 _NEVER = frozenset({"out", "overwrite", "resume", "plan", "dask", "max_memory", "vectorize", "progress", "debug", "config"})
-_CHOOSE = frozenset({"model", "weights", "scale"})  # parameters that choose the model's file
+_CHOOSE = frozenset({"model", "weights"})  # parameters that name the model
 _DECIDE = ("geovit", "torch", "gdal")  # versions that results are known to depend on
 
 
@@ -59,7 +59,10 @@ class Repeated:
         ]
         if self.model is not None and not anew & _CHOOSE:
             file = str(self.model.get("path"))
-            differences += _differences(file, [file] if Path(file).is_file() else [], [self.model])
+            there = Path(file).is_file()
+            # One that was not named came with the package, which may lie elsewhere here; its version is compared.
+            if there or any(self.parameters.get(name) is not None for name in _CHOOSE):
+                differences += _differences(file, [file] if there else [], [self.model])
         if differences:
             more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise ValueError(f"{self.file}: the run cannot be repeated: {'; '.join(differences[:3])}{more}")
