@@ -26,6 +26,7 @@ from .arrays import classify_array
 from .beside import write_beside
 from .fitting import ADAPTERS, MODEL, Fitting
 from .recipe import DEFAULT_RECIPE, Recipe
+from .report.gathering import write_page
 from .results import (
     POLYGONS,
     Classification,
@@ -61,6 +62,7 @@ def classify(
     out: Path = Path(),
     probabilities: bool = False,
     quicklook: bool = False,
+    report: bool = False,
     vectorize: Path | None = None,
     plan: bool = False,
     max_memory: float | None = None,
@@ -100,6 +102,7 @@ def classify(
         out: folder to write to, made if there is none.
         probabilities: also write SCENE_probabilities.tif with the largest probability and the entropy.
         quicklook: also write SCENE_quicklook.png with a legend.
+        report: also write SCENE_report.html, one file to look at: map over scene, areas, spectra, accuracy.
         vectorize: also write the polygons of the map to this GeoPackage (.gpkg) or GeoParquet file (.parquet), with their areas.
         plan: tell into how many parts the scene is cut, what memory, time and disk that takes, and write nothing.
         max_memory: gigabytes (10^9 bytes) that the process may take at the most. Default: 4, or half of what is free.
@@ -156,6 +159,7 @@ def classify(
         "adapters": adapters,
         "probabilities": probabilities,
         "quicklook": quicklook,
+        "page": report,
         "report": True,
         "run": True,
         "item": True,
@@ -182,7 +186,7 @@ def classify(
             told = forecast(parts, approach.rehearse(Path(scratch)), layers, memory=memory, threads=threads, dask=dask)
         return Classification({}, {"first": approach.first, **asdict(told)}, told)
 
-    report = describe(opened, seed) | {"bounds": bounds, "mask": mask, "method": approach.method, "device": str(approach.device)}
+    noted = describe(opened, seed) | {"bounds": bounds, "mask": mask, "method": approach.method, "device": str(approach.device)}
     identity = {
         "command": "classify", "scene": stamp(opened.path), "bands": opened.bands, "area": asdict(target.wanted.area),
         "mask": stamp(mask), "labels": stamp(labels), "field": field, "classes": stamp(classes), "seed": seed,
@@ -193,7 +197,7 @@ def classify(
 
     def prepared(rasters: GrowingRasters) -> Job[Any]:
         job, facts = approach.prepare(rasters.keep)
-        report.update(facts)
+        noted.update(facts)
         began.append(time.perf_counter())
         return job
 
@@ -206,12 +210,12 @@ def classify(
         if not pixels.any():
             logger.warning("%s: no pixel that was asked for is valid in all of the bands: the map is empty", opened.path)
         if approach.identity.get("precision"):
-            report |= {"model": None if model is None else str(model), "precision": approach.identity["precision"]}
-            report["map_seconds"] = round(time.perf_counter() - began[0], 2)
+            noted |= {"model": None if model is None else str(model), "precision": approach.identity["precision"]}
+            noted["map_seconds"] = round(time.perf_counter() - began[0], 2)
         mapped = Mapped(
             scene=opened, area=target.wanted.area, classes=approach.classes, pixels=pixels,
             confidence=summed(rasters.facts, "confidence"), hectares=summed(rasters.facts, "hectares"),
-            map_file=rasters.raster(MAP), report=report,
+            map_file=rasters.raster(MAP), report=noted,
         )  # fmt: skip
         for kind, name in (("model", MODEL), ("adapters", ADAPTERS)):
             if kind in files:
@@ -221,13 +225,15 @@ def classify(
         if vectorize is not None:
             traced = time.perf_counter()
             write_polygons(rasters.raster(MAP), rasters.other(POLYGONS), approach.classes, overwrite=True)
-            report["polygons_seconds"] = round(time.perf_counter() - traced, 2)
-        report["classes"] = mapped.areas()
-        report["seconds"] = round(time.perf_counter() - started, 2)
-        report["files"] = {kind: str(path) for kind, path in files.items()}
-        write_text_atomic(rasters.other("report"), json.dumps(report, indent=2, ensure_ascii=False) + "\n", overwrite=True)
+            noted["polygons_seconds"] = round(time.perf_counter() - traced, 2)
+        noted["classes"] = mapped.areas()
+        noted["seconds"] = round(time.perf_counter() - started, 2)
+        noted["files"] = {kind: str(path) for kind, path in files.items()}
+        if report:
+            write_page(rasters.other("page"), mapped)
+        write_text_atomic(rasters.other("report"), json.dumps(noted, indent=2, ensure_ascii=False) + "\n", overwrite=True)
         write_beside(rasters, files, mapped, approach, parameters)
-    return Classification(files, report)
+    return Classification(files, noted)
 
 
 def _parts(target: Target, approach: Approach, max_memory: float | None, unfinished: Path | None) -> tuple[Plan, int, float]:

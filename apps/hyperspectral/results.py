@@ -32,6 +32,7 @@ _ENDINGS = {
     "adapters": "_adapters.safetensors",
     "probabilities": "_probabilities.tif",
     "quicklook": "_quicklook.png",
+    "page": "_report.html",
     "report": "_report.json",
     "run": "_run.json",
     "item": "_item.json",
