@@ -105,7 +105,7 @@ def _once(told: "list[Told]") -> "list[Told]":
 def _read(source: str) -> "pystac.Item":
     from .collections.stac import require_pystac
 
-    pystac = require_pystac()
+    library = require_pystac()
     try:
         if _is_url(source):
             with urlopen(source, timeout=_WAIT) as answer:  # noqa: S310  # a URL of http or https, see is_item
@@ -137,7 +137,7 @@ def _read(source: str) -> "pystac.Item":
         )
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{source}: not JSON ({error})") from error
-    except (AttributeError, KeyError, TypeError, pystac.STACError, pystac.STACTypeError) as error:
+    except (AttributeError, KeyError, TypeError, library.STACError, library.STACTypeError) as error:
         raise ValueError(f"{source}: no STAC item ({error!r})") from error
 
 
