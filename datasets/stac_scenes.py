@@ -132,9 +132,8 @@ def _read(source: str) -> "pystac.Item":
             content = features[0]
         if not isinstance(content, dict) or content.get("type") != "Feature":
             raise ValueError(f"{source}: no STAC item")
-        return cast(
-            "pystac.Item", pystac.Item.from_dict(content, href=source if _is_url(source) else str(Path(source).absolute()))
-        )
+        place = source if _is_url(source) else str(Path(source).absolute())
+        return cast("pystac.Item", library.Item.from_dict(content, href=place))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{source}: not JSON ({error})") from error
     except (AttributeError, KeyError, TypeError, library.STACError, library.STACTypeError) as error:
