@@ -18,8 +18,9 @@ from ...core.streaming.plan import Area, Part, Plan
 from ...datasets import Grid, Scene
 from ...datasets.raster import Numbers
 from ...datasets.wavelengths import to_nm
-from .mapping import Cost, ModelTeller, SceneWorker, Wanted, cost_of
+from .mapping import ModelTeller, cost_of
 from .model import Classifier, load_classifier, match_bands
+from .working import Cost, SceneWorker, Wanted
 
 if TYPE_CHECKING:
     import xarray

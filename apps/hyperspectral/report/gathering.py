@@ -46,7 +46,7 @@ def page_of(
     with quiet_georeference(), rasterio.open(map_file) as src:
         grid = Grid.of(src)
         shrink = max(max(grid.shape) / _MOST_PIXELS, 1.0)
-        small = tuple(max(round(side / shrink), 1) for side in grid.shape)
+        small = max(round(grid.height / shrink), 1), max(round(grid.width / shrink), 1)
         values = src.read(1, out_shape=small, resampling=Resampling.nearest)
     lookup = _lookup(classes)
     validation = report.get("validation", {})
