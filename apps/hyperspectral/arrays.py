@@ -101,7 +101,8 @@ class _Loaded:
         rows, columns = self.around(part)
         worker = SceneWorker(
             _scene(_Cut(numbers, rows.start, columns.start), self.how.shape), self.teller,
-            Wanted(area=Area(0, 0, *self.how.shape)), cell=self.how.cost.cell, values=[info.value for info in self.model.info.classes],
+            Wanted(area=Area(0, 0, *self.how.shape)), cell=self.how.cost.cell,
+            values=[info.value for info in self.model.info.classes],
         )  # fmt: skip
         return worker.compute(worker.read(part), part)
 
