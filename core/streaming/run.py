@@ -123,6 +123,7 @@ def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int | None = 1, tick:
             if part.index >= first:
                 area, (rows, columns) = plan.place(part)
                 writing.add(part.index, area, partial(worker.finish, values[:, rows, columns], area))
+                del values  # which is not to be held until the next is there
                 if tick is not None:
                     tick(part.index + 1, len(plan))
 
