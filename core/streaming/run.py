@@ -131,7 +131,8 @@ def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int | None = 1, tick:
 @contextmanager
 def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """Threads that end, when an error passes, after what they are at."""
-    pool = ThreadPoolExecutor(threads, name)
+    # Torch tells MKL of its number of threads when it next cuts work up: a thread's first products would come before.
+    pool = ThreadPoolExecutor(threads, name, torch.set_num_threads, (torch.get_num_threads(),))
     try:
         yield pool
     finally:
