@@ -46,7 +46,7 @@ class HdfFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._opened: tuple[int, Any] | None = None
+        self._opened: tuple[int, Any, dict[str, Any]] | None = None  # process, root, datasets: their chunks stay with them
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_opened": None}
@@ -64,7 +64,7 @@ class HdfFile:
                 raise FileNotFoundError(f"{self.path}: no such file")
             with hdf_errors(self.path):
                 # Libraries of climate centres forbid locks on their file systems; nobody writes a product anyway.
-                self._opened = process, h5py.File(self.path, "r", rdcc_nbytes=_CHUNK_CACHE, locking="best-effort")
+                self._opened = process, h5py.File(self.path, "r", rdcc_nbytes=_CHUNK_CACHE, locking="best-effort"), {}
         return self._opened[1]
 
     def close(self) -> None:
@@ -80,10 +80,14 @@ class HdfFile:
             ValueError: there is none, or its numbers lie in another file.
         """
         with hdf_errors(self.path):
-            found = find(self.root(), name)
-        if found is None:
+            root = self.root()
+            assert self._opened is not None
+            held = self._opened[2]
+            if name not in held:
+                held[name] = find(root, name)
+        if held[name] is None:
             raise ValueError(f"{self.path}: no dataset {name}")
-        return found
+        return held[name]
 
 
 @contextmanager

@@ -27,7 +27,8 @@ from .wavelengths import parse_numbers, to_nm
 
 logger = logging.getLogger(__name__)
 
-GDAL_ERRORS = (RasterioError, CPLE_BaseError)
+# UnicodeDecodeError: rasterio takes what GDAL says, and the tags of a file, for UTF-8.
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, UnicodeDecodeError)
 # What is no file of pixels: services, and files that name others which may lie anywhere. A VRT is one of these, too, and is read
 # where the user names it as such.
 _ELSEWHERE = frozenset(
