@@ -142,7 +142,7 @@ class _Seen:
         invalid = invalid_pixels(part)
         self._valid.add(part, invalid)
         if part.alpha is not None:
-            clear = part.alpha[..., None] == 0
+            clear: NDArray[np.bool_] = part.alpha[..., None] == 0
             self._visible.add(part, clear if invalid is None else invalid | clear)
             self._opaque = False
 
