@@ -17,9 +17,10 @@ threads="${THREADS:-1}"
 workers="${WORKERS:-$((threads == 1 ? SLURM_CPUS_PER_TASK : 1))}"
 scheduler="tcp://$(hostname -f):${PORT:-8786}"
 
-# A part that four workers were lost with is given up, by its name.
+# A part that a fifth worker is lost with is given up, by its name.
 export DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=4
 export OMP_NUM_THREADS=1
+export GDAL_CACHEMAX="${GDAL_CACHEMAX:-256}"
 
 dask scheduler --port "${PORT:-8786}" --no-dashboard &
 srun dask worker "$scheduler" --nworkers "$workers" --nthreads "$threads" --memory-limit 0 --no-dashboard \

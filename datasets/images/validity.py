@@ -255,7 +255,7 @@ def _not_finite(image: Image) -> NDArray[np.bool_] | None:
     invalid = invalid_pixels(image)
     if invalid is not None:
         bad &= ~invalid
-    found: NDArray[np.bool_] = bad.any(axis=-1)
+    found: NDArray[np.bool_] = np.asarray(bad.any(axis=-1))
     return found if found.any() else None
 
 
