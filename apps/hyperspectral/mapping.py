@@ -54,7 +54,8 @@ class ModelTeller:
 
     @torch.inference_mode()
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        x = torch.from_numpy(values)[None].to(self.device)
+        # A copy by torch begins at a multiple of 64 bytes, which numpy does not promise: products may round otherwise there.
+        x = torch.from_numpy(values)[None].clone(memory_format=torch.contiguous_format).to(self.device)
         with autocast(self.device, self.precision):
             probabilities: Tensor = self.model(x)[0].cpu()
         cut = [self.halo - (seen - given) // 2 for seen, given in zip(values.shape[1:], probabilities.shape[1:], strict=True)]

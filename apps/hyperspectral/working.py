@@ -158,7 +158,7 @@ class SceneWorker:
                     core = looked[:, halo : looked.shape[1] - halo, halo : looked.shape[2] - halo]
                     valid = np.isfinite(core).all(axis=0) & data.asked[rows, columns]
                     if valid.any():
-                        told[:, rows, columns] = np.where(valid, self.teller(np.ascontiguousarray(looked)), np.nan)
+                        told[:, rows, columns] = np.where(valid, self.teller(looked), np.nan)
         area = self._asked(part)
         used = np.full((len(told), part.rows.last - part.rows.first, part.columns.last - part.columns.first), np.nan, np.float32)
         inside = used[:, area.row - part.rows.first :, area.column - part.columns.first :][:, : area.height, : area.width]

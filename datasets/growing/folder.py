@@ -3,9 +3,11 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ..writing import os_error
 
 try:
     import fcntl
@@ -34,14 +36,10 @@ def _held(folder: Path) -> int:
         try:
             folder.mkdir(exist_ok=True)
             file = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:
-            if folder.parent.is_dir():
-                continue  # another process removed it in between
-            raise
         except OSError as error:
-            refused = OSError(f"cannot make the folder {folder}: {error.strerror}")
-            refused.errno = error.errno
-            raise refused from error
+            if isinstance(error, FileNotFoundError) and folder.parent.is_dir():
+                continue  # another process removed it in between
+            raise os_error(folder, error) from error
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,22 +66,41 @@ def empty(folder: Path) -> None:
             entry.unlink()
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder, and go on with that if interrupted once. What cannot be removed stays."""
+def remove(folder: Path, *, last: str) -> None:
+    """Remove a folder, one of its files last, and go on with that if interrupted once. What cannot be removed stays."""
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder, last)
     except KeyboardInterrupt:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder, last)
         raise
 
 
-def move(made: Path, path: Path) -> None:
+def _remove(folder: Path, last: str) -> None:
+    for entry in folder.glob("*"):
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+    with suppress(OSError):
+        (folder / last).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sidecars_of(file: Path) -> list[str]:
+    """Return the endings of the files that lie beside a raster."""
+    return [ending for ending in _SIDECARS if file.with_name(file.name + ending).exists()]
+
+
+def move(made: Path, path: Path, sidecars: Sequence[str]) -> None:
     """Let a file and its sidecars appear, the file last; sidecars of what was there before go.
 
     Where it lies on another file system, it is copied beside its place first, so that it appears whole all the same.
+
+    Args:
+        made: the file, and beside it those sidecars that were not moved before.
+        path: its place.
+        sidecars: all that it has.
     """
     for ending in _SIDECARS:
-        if not made.with_name(made.name + ending).exists():
+        if ending not in sidecars:
             path.with_name(path.name + ending).unlink(missing_ok=True)
     for ending in (*_SIDECARS, ""):
         source, target = made.with_name(made.name + ending), path.with_name(path.name + ending)
@@ -94,7 +111,7 @@ def move(made: Path, path: Path) -> None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            beside = target.with_name(f".{target.name}.unfinished")
+            beside = target.with_name(f".{target.name}.copied")
             try:
                 shutil.copyfile(source, beside)
                 with beside.open("rb") as whole:

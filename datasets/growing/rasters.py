@@ -14,7 +14,7 @@ from ... import __version__
 from ..raster import GDAL_ERRORS
 from ..writing import check_writable, os_error
 from .cog import make_cog, small_cache
-from .folder import empty, locked, move, remove
+from .folder import empty, locked, move, remove, sidecars_of
 from .journal import DamagedJournalError, Journal, UnfinishedRunError, differences
 from .layer import Layer
 from .plain import GrowingRaster
@@ -52,11 +52,12 @@ class GrowingRasters:
         """Take a folder over; ``open`` does."""
         self._folder = folder
         self._layers = dict(layers)
-        named = {name: layer.path for name, layer in reversed([*layers.items()]) if layer.path is not None}
-        self._paths = {**others, **named}  # in order of appearance
+        named = {name: layer.path for name, layer in layers.items() if layer.path is not None}
+        self._paths = {**others, **dict(reversed(named.items()))}  # in order of appearance
         self._journal = journal
         self._rasters: dict[str, GrowingRaster] = {}
         self._finished = [entry for entry in journal.entries if "part" in entry]
+        self._published = _published(journal)  # all was made, and some of it may have appeared
         self._synced = time.monotonic()
         self._pause = _SYNC_SECONDS
         self._parts = parts
@@ -106,8 +107,13 @@ class GrowingRasters:
                 check_writable(paths, overwrite)
             stack.enter_context(locked(folder))
             journal = _earlier(folder, resume=resume, overwrite=overwrite)
-            if journal is None or not any("publish" in entry for entry in journal.entries):
-                check_writable(paths, overwrite)
+            if journal is None or not _published(journal):
+                try:
+                    check_writable(paths, overwrite)
+                except OSError:
+                    if journal is None and not overwrite:  # what is left there, if anything, nobody needs
+                        remove(folder, last=_JOURNAL)
+                    raise
             rasters = cls(folder, layers, others, journal or _begun(folder), parts)
             try:
                 if journal is None:
@@ -117,7 +123,7 @@ class GrowingRasters:
             except BaseException:
                 rasters._close()
                 if journal is None:
-                    remove(folder)
+                    remove(folder, last=_JOURNAL)
                 raise
             try:
                 yield rasters
@@ -154,7 +160,7 @@ class GrowingRasters:
             values, layer = finished.arrays[name], self._layers[name]
             if values.shape != (layer.bands, area.height, area.width):
                 raise ValueError(f"{name}: {values.shape} for {layer.bands} bands of {area.height} x {area.width}")
-            with _told(layer.path or self._plain(name)):
+            with _told(layer.path or raster.file):
                 sums[name] = raster.write(values, area.row, area.column)
         place = [area.row, area.column, area.height, area.width]
         with _told(self._journal.file):
@@ -177,7 +183,7 @@ class GrowingRasters:
 
     def raster(self, name: str) -> Path:
         """Return the translated file of a layer, to look at it before it is published."""
-        made = self._in(_RESULTS, name, self._paths[name].name)
+        made = self._made(name)
         return made if made.exists() or not self._published else self._paths[name]
 
     def read(self, name: str, row: int, column: int, height: int, width: int) -> NDArray[Any]:
@@ -201,25 +207,25 @@ class GrowingRasters:
         if self.done < self._parts:
             raise ValueError(f"{self.done} of {self._parts} parts are finished: expected all")
         named = [name for name in self._layers if name in self._paths]
-        making = [name for name in named if not self._in(_RESULTS, name, self._paths[name].name).exists()]
-        if making and not self._published:
-            for name in {*making, *self._layers} - {name for name in named if name not in making}:
+        missing = [] if self._published else [name for name in named if not self._made(name).exists()]
+        if missing:
+            for name in {*self._layers} - ({*named} - {*missing}):
                 if self._damaged(self._finished, name) < self.done:
                     raise _unusable(self._folder, f"{self._plain(name).name} is damaged")
         whole, steps = 1000, 1000 * len(named)
         for before, name in enumerate(named):
-            if name in making and not self._published:
+            if name in missing:
                 self._make(name, _steps(tick, before * whole, steps))
             if tick is not None:
                 tick((before + 1) * whole, steps)
 
     def _make(self, name: str, tick: Callable[[float], None]) -> None:
-        path, mask = self._paths[name], self._layers[name].mask
-        made, making = self._in(_RESULTS, name, path.name), self._folder / _MAKING / name
+        path, mask, making = self._paths[name], self._layers[name].mask, self._folder / _MAKING / name
+        made = self._in(_RESULTS, name, path.name)
         empty(making)
         with _told(path):
-            make_cog(self._rasters[name], making / path.name, tick, None if mask is None else self._rasters[mask])
-            for file in sorted(making.iterdir(), key=lambda file: file.name == path.name):
+            make_cog(self._rasters[name], making / made.name, tick, None if mask is None else self._rasters[mask])
+            for file in sorted(making.iterdir(), key=lambda file: file.name == made.name):
                 file.replace(made.with_name(file.name))
 
     def publish(self) -> None:
@@ -229,7 +235,7 @@ class GrowingRasters:
             ValueError: a file is missing that should have been written.
             OSError: a file cannot be moved; those that were moved stay.
         """
-        made = {name: self._in(_RESULTS, name, path.name) for name, path in self._paths.items()}
+        made = {name: self._made(name) for name in self._paths}
         for name, file in made.items():
             if not file.is_file() and not self._published:
                 raise ValueError(f"{self._paths[name]} was not written")
@@ -237,20 +243,23 @@ class GrowingRasters:
                 with file.open("rb") as whole:
                     os.fsync(whole.fileno())
         if not self._published:
+            sidecars = {name: sidecars_of(file) for name, file in made.items()}
             with _told(self._journal.file):
-                self._journal.append({"publish": True})
+                self._journal.append({"publish": sidecars})
                 self._sync()
+            self._published = True
+        sidecars = next(entry["publish"] for entry in reversed(self._journal.entries) if "publish" in entry)
         for name, file in made.items():
             if file.is_file():
                 with _told(self._paths[name]):
-                    move(file, self._paths[name])
+                    move(file, self._paths[name], sidecars[name])
+        with suppress(OSError):  # on a full disk; then what is left of the folder is known for an unfinished run
+            self._journal.append({"over": True})
         self._close()
-        remove(self._folder)
+        remove(self._folder, last=_JOURNAL)
 
-    @property
-    def _published(self) -> bool:
-        """Whether all was made, and some of it may have appeared."""
-        return any("publish" in entry for entry in self._journal.entries[-2:])
+    def _made(self, name: str) -> Path:
+        return self._folder / _RESULTS / name / self._paths[name].name
 
     def _plain(self, name: str) -> Path:
         owner = next((one for one, layer in self._layers.items() if layer.mask == name), None)
@@ -266,7 +275,7 @@ class GrowingRasters:
         for name, layer in self._layers.items():
             with _told(layer.path or self._plain(name)):
                 self._rasters[name] = GrowingRaster.make(self._in(_PLAIN, self._plain(name).name), layer)
-        self._journal.append({"ready": True})
+        self._journal.append({"ready": {name: raster.head_checksum() for name, raster in self._rasters.items()}})
         self._sync()
 
     def _go_on(self, head: Mapping[str, Any]) -> None:
@@ -278,11 +287,13 @@ class GrowingRasters:
                 f"{self._folder}: the unfinished run is of another job ({'; '.join(differing[:3])}{more}): "
                 "pass --overwrite and not --resume to begin anew"
             )
-        try:
-            for name, layer in self._layers.items():
+        for name, layer in self._layers.items():
+            try:
                 self._rasters[name] = GrowingRaster(self._plain(name), layer)
-        except ValueError as error:
-            raise _unusable(self._folder, str(error)) from error
+            except ValueError as error:
+                raise _unusable(self._folder, str(error)) from error
+            if self._rasters[name].head_checksum() != self._journal.entries[1]["ready"][name]:
+                raise _unusable(self._folder, f"the head of {self._plain(name).name} is damaged")
         # A loss of power may have kept lines of the journal and lost pixels that were written before them.
         durable = max((entry["synced"] for entry in self._journal.entries if "synced" in entry), default=0)
         whole = durable + min(self._damaged(self._finished[durable:], name) for name in self._layers)
@@ -325,7 +336,7 @@ class GrowingRasters:
                 self._parts,
             )
         else:
-            remove(self._folder)
+            remove(self._folder, last=_JOURNAL)
 
     def _close(self) -> None:
         for raster in self._rasters.values():
@@ -346,19 +357,24 @@ def _earlier(folder: Path, *, resume: bool, overwrite: bool) -> Journal | None:
         journal = Journal(file)
     except DamagedJournalError as error:
         raise _unusable(folder, "its journal is damaged") from error
-    if not any("ready" in entry for entry in journal.entries):
+    done = sum("part" in entry for entry in journal.entries)
+    over = any("over" in entry for entry in journal.entries)
+    if over or not (done or any((folder / _KEPT).glob("*"))):
         journal.close()
-        if any("part" in entry for entry in journal.entries) or (file.stat().st_size == 0 and any((folder / _PLAIN).glob("*"))):
+        if not journal.entries and (folder / _PLAIN).exists():
             raise _unusable(folder, "its journal is damaged")
-        return None
+        return None  # nothing is lost
     if not resume:
         journal.close()
-        done = sum("part" in entry for entry in journal.entries)
         raise UnfinishedRunError(
             f"{folder}: an unfinished run is there, {done} of {journal.entries[0]['parts']} parts are done: "
             "pass --resume to go on with it, or --overwrite to begin anew"
         )
     return journal
+
+
+def _published(journal: Journal) -> bool:
+    return any("publish" in entry for entry in journal.entries)
 
 
 def _begun(folder: Path) -> Journal:

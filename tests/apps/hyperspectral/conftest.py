@@ -51,7 +51,9 @@ class Memory:
 def _scene(cube: NDArray[np.float32], wavelengths: NDArray[np.float64] | None = None) -> Scene:
     count, height, width = cube.shape
     grid = Grid(height, width, CRS.from_epsg(32633), Affine(30.0, 0.0, 4e5, 0.0, -30.0, 5.8e6))
-    return Scene("memory", grid, tuple(range(1, count + 1)), wavelengths, None, {}, None, Numbers(cube.dtype, False), Memory(cube))
+    return Scene(
+        "memory", grid, tuple(range(1, count + 1)), wavelengths, None, {}, None, Numbers(cube.dtype, False), Memory(cube)
+    )
 
 
 def _labels(index: NDArray[np.int_], values: Sequence[int] | None = None) -> Labels:
@@ -165,5 +167,5 @@ def patch_model(scene: Scene, labelled: LabelledScene, tiny_patches: Recipe) -> 
     model = _fitted(scene, labelled, tiny_patches)
     torch.manual_seed(0)
     for name, parameter in model.members.named_parameters():  # a few steps do not part the classes
-        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.4)
+        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.3)
     return model
