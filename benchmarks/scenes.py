@@ -8,7 +8,7 @@ Scenes are made for it, of a pattern that repeats, so that they pack well: 20,00
 member, fitted to a piece of each scene in a few steps: what is measured is what lies around it, and the cheaper the model, the
 harder that is. ``--scale`` shrinks both sides of all scenes, for a try.
 
-memory      peak of the process (its largest resident set), for a quarter of each scene (half of its height and width) and the whole
+memory      largest resident set of the process, for a quarter of each scene (half of its height and width) and for the whole
 throughput  pixels a second of the command, from the first part read to the last file made, beside those of the model alone on
             parts that lie in memory, in as many threads; and of reading alone and writing alone
 shifts      pixels whose class differs between cells of 256, 384 and 512, between parts of other sides, and from a file that
