@@ -29,7 +29,7 @@ from torch import Tensor
 from geovit.apps.bench import machine
 from geovit.apps.restoration.models import open_restorer
 from geovit.apps.restoration.network import Network
-from geovit.apps.restoration.tiling import Tiler
+from geovit.apps.restoration.tiling import Load, Tiler
 from geovit.core.memory import keep_no_freed_memory
 from geovit.core.tiles import cut
 from geovit.datasets.images import open_image, to_unit
@@ -67,11 +67,12 @@ def tiled(network: Network, x_CHW: Tensor, tile: int, overlap: int | None) -> tu
     """Restore an image in tiles; also returns where (rows, columns) tiles meet."""
     tiler = Tiler(network, CPU, tile=tile, overlap=overlap)
     size = x_CHW.shape[1], x_CHW.shape[2]
-    result = torch.cat([part for _, part in tiler.run(lambda rows, columns: x_CHW[:, rows, columns], size)], 1)
+    result = tiler.restored(x_CHW)
+    side = tiler.side(size, Load(network.in_channels, network.out_channels))
     near = []
     for axis in size:
         flags = torch.zeros(axis * network.scale, dtype=torch.bool)
-        for one in cut(axis, tiler.side(size), overlap=tiler.shared, fade=tiler.fade, multiple=network.multiple)[1:]:
+        for one in cut(axis, side, overlap=tiler.shared, fade=tiler.fade, multiple=network.multiple)[1:]:
             middle = (one.first + one.fade_in // 2) * network.scale
             flags[max(middle - _NEAR, 0) : middle + _NEAR] = True
         near.append(flags)

@@ -1,17 +1,20 @@
 """The only place that opens data files: scenes, images, volumes, labels, and the writing of results."""
 
+from .areas import AreaMask, window_of
 from .classes import ClassInfo, default_color
 from .collections import Collection, from_torchgeo, open_collection
 from .grid import Grid
 from .images import Image, find_images, open_image, write_image
 from .labels import Labels, read_labels
-from .scene import Scene, open_scene
+from .opening import open_scene
+from .scene import Scene
 from .synthetic import SyntheticScene, synthesize_scene
 from .synthetic_places import synthesize_places
 from .volumes import Volume, find_volumes, open_volume, write_labels, write_volume
 from .writing import BandWriter, atomic, check_writable, stream_bands, write_bands, write_class_map, write_text_atomic
 
 __all__ = [
+    "AreaMask",
     "BandWriter",
     "ClassInfo",
     "Collection",
@@ -35,6 +38,7 @@ __all__ = [
     "stream_bands",
     "synthesize_places",
     "synthesize_scene",
+    "window_of",
     "write_bands",
     "write_class_map",
     "write_image",

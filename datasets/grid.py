@@ -91,13 +91,13 @@ class Grid:
         shift = self.to_pixel(*other.to_map(*corners)) - np.asarray(corners)
         return self.crs == other.crs and bool(np.abs(shift).max() < _TOLERANCE_PX)
 
-    def require_overlap(self, box: Box, name: str) -> None:
-        """Raise a ValueError that shows both boxes if labels in ``box`` (in the grid's CRS) lie elsewhere."""
+    def require_overlap(self, box: Box, name: str, what: str = "labels") -> None:
+        """Raise a ValueError that shows both boxes if what lies in ``box`` (in the grid's CRS) lies elsewhere."""
         ours = self.bounds
         if not (box[0] <= ours[2] and box[2] >= ours[0] and box[1] <= ours[3] and box[3] >= ours[1]):
             theirs, own = ("(" + ", ".join(f"{x:.8g}" for x in b) + ")" for b in (box, ours))
             crs = self.crs.to_string() if self.crs else "map units"
-            raise ValueError(f"{name}: labels in {theirs} do not overlap the scene in {own} (left, bottom, right, top; {crs})")
+            raise ValueError(f"{name}: {what} in {theirs} do not overlap the scene in {own} (left, bottom, right, top; {crs})")
 
 
 def _apply(t: Affine, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:

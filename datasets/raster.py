@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -127,13 +128,21 @@ class RasterSource:
 
     def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Bands (1-based, in the given order) as (C, h, w) float32, NaN where invalid. Scale and offset tags are not applied."""
+        return self._read(bands, window, None)
+
+    def decimated(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """The same brought to (height, width) by nearest neighbour, from overviews if there are any."""
+        return self._read(bands, window, shape)
+
+    def _read(self, bands: Sequence[int], window: Window | None, shape: tuple[int, int] | None) -> NDArray[np.float32]:
         with open_raster(self.path) as src:
-            values: NDArray[np.float32] = src.read(list(bands), window=window, out_dtype="float32")
+            out = None if shape is None else (len(bands), *shape)
+            values: NDArray[np.float32] = src.read(list(bands), window=window, out_shape=out, out_dtype="float32")
             for pixels, band in zip(values, bands, strict=True):
                 if self.masked[band - 1]:
-                    pixels[src.read_masks(band, window=window) == 0] = np.nan
+                    pixels[src.read_masks(band, window=window, out_shape=shape) == 0] = np.nan
             for band in self.alpha:  # not left to GDAL, which knows alpha of 8 and 16 bits only
-                values[:, src.read(band, window=window) == 0] = np.nan
+                values[:, src.read(band, window=window, out_shape=shape) == 0] = np.nan
         values[~np.isfinite(values)] = np.nan
         return values
 
@@ -243,3 +252,14 @@ def grid_of(src: DatasetReader) -> Grid:
         points = " (it has ground control points, which are not used)" if src.gcps[0] else ""
         logger.info("%s: no coordinate reference system%s", src.name, points)
     return grid
+
+
+def band_facts(path: Path) -> list[dict[str, Any]]:
+    """Return name, data type and nodata value of each band, as STAC 1.1 (common metadata, bands) spells them."""
+    with open_raster(str(path)) as src:
+        names = [text or f"band {band}" for band, text in enumerate(src.descriptions, start=1)]
+        facts = [{"name": name, "data_type": dtype} for name, dtype in zip(names, src.dtypes, strict=True)]
+        for band, value in zip(facts, src.nodatavals, strict=True):
+            if value is not None:
+                band["nodata"] = "nan" if np.isnan(value) else value
+    return facts

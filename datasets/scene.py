@@ -1,30 +1,69 @@
 """Scenes: one lazy view of every raster format, bands in order of wavelength, NaN for nodata."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from .grid import Grid
-from .matlab import ArraySource, load_array, split_key
-from .raster import BandTags, RasterSource, band_tags, data_file, grid_of, open_raster, require_whole
+from .raster import BandTags
 
 logger = logging.getLogger(__name__)
 
 _SCAN_VALUES = 2**24  # values read at once when looking for empty bands: 64 MB
 
 
-class _Source(Protocol):
-    @property
-    def block(self) -> tuple[int, int]: ...
+class BandSource(Protocol):
+    """Pixels on disk, by band and window. Holds paths, or handles that other processes open again: safe to pickle and to fork."""
 
-    def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]: ...
+    @property
+    def block(self) -> tuple[int, int]:
+        """Height and width of the blocks that the file is best read by."""
+        ...
+
+    def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
+        """Bands (1-based, in the given order) as (C, h, w) float32, NaN where invalid; scale and offset not applied."""
+        ...
+
+
+@runtime_checkable
+class Decimating(Protocol):
+    """A source that reads a picture of a large window without reading all of it."""
+
+    def decimated(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Like ``BandSource.read``, a window brought to (height, width) by nearest neighbour."""
+        ...
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the file says of its numbers; information that ``Scene.read`` does not apply.
+
+    Args:
+        dtype: of the file.
+        marked: whether the file itself knows what is no data.
+        scalings: the (scale, offset) that the file tells, each once: value = number * scale + offset. Mostly one or none.
+        tags: of the file, keys in lower case.
+    """
+
+    dtype: np.dtype[Any]
+    marked: bool
+    scalings: tuple[tuple[float, float], ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def scaling(self, where: str) -> tuple[float, float] | None:
+        """(scale, offset) of all bands; None if the file tells none.
+
+        Raises:
+            ValueError: bands have different ones.
+        """
+        if len(self.scalings) > 1:
+            raise ValueError(f"{where}: bands have different scales and offsets, which is not supported")
+        return self.scalings[0] if self.scalings and self.scalings[0] != (1.0, 0.0) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +74,7 @@ class Scene:
     wavelengths (stable, so that overlapping detectors keep their file order at equal wavelength), else as in the file.
     ``wavelengths`` and ``fwhm`` (nm, float64) follow the same order and are None where the file does not say: nothing is
     invented. ``dropped`` maps the other file bands to the reason. ``nodata`` is the file's value for band 1, for information:
-    ``read`` has replaced it by NaN.
+    ``read`` has replaced it by NaN. ``numbers`` tells what the file says of its numbers beside that.
     """
 
     path: str
@@ -45,7 +84,8 @@ class Scene:
     fwhm: NDArray[np.float64] | None
     dropped: dict[int, str]
     nodata: float | None
-    _source: _Source
+    numbers: Numbers
+    _source: BandSource
 
     @property
     def num_bands(self) -> int:
@@ -62,50 +102,65 @@ class Scene:
             ValueError: window outside the scene, or the file turns out damaged.
         """
         if window is not None:
-            whole = all(float(value).is_integer() for value in window.flatten())
-            (top, bottom), (left, right) = window.toranges()
-            if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
-                raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
+            self._check(window)
         return self._source.read(self.bands, window)
 
+    def with_bands(self, positions: Sequence[int]) -> "Scene":
+        """The same scene with some of its bands only, in the order of these positions."""
+        at = list(positions)
+        bands = tuple(self.bands[i] for i in at)
+        wavelengths, fwhm = (None if values is None else values[at] for values in (self.wavelengths, self.fwhm))
+        return replace(self, bands=bands, wavelengths=wavelengths, fwhm=fwhm)
 
-def open_scene(source: str | Path) -> Scene:
-    """Open a GeoTIFF, COG, VRT or other GDAL raster, an ENVI data file or its ``.hdr``, or a MATLAB file.
+    def preview(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Return some bands of a window made smaller, (bands, *shape): of each block of pixels one, near its middle.
 
-    Of a ``.mat`` file the only 3-D numeric array (rows, columns, bands) is taken; ``scene.mat:key`` names one of several.
-    Bands are dropped that the file's bad-band list marks (``bbl``, 0 = bad), that hold no valid value, or that are alpha.
-    If only some of the kept bands have a wavelength, the scene counts as one without wavelengths, with a warning.
+        From overviews where the file has them.
+
+        Args:
+            bands: positions in what ``read`` delivers.
+            window: within the scene.
+            shape: rows and columns, no more than the window's.
+
+        Raises:
+            ValueError: as in ``read``.
+        """
+        self._check(window)
+        chosen = [self.bands[band] for band in bands]
+        if isinstance(self._source, Decimating):
+            return self._source.decimated(chosen, window, shape)
+        (top, bottom), (left, _) = window.toranges()
+        rows, columns = (_middles(size, n) for size, n in zip((window.height, window.width), shape, strict=True))
+        small = np.empty((len(chosen), *shape), np.float32)
+        strip = max(_SCAN_VALUES // (len(chosen) * window.width), 1)
+        for row in range(top, bottom, strip):
+            inside = (rows + top >= row) & (rows + top < row + strip)
+            if inside.any():
+                part = self._source.read(chosen, Window(left, row, window.width, min(strip, bottom - row)))
+                small[:, inside] = part[:, rows[inside] + top - row][:, :, columns]
+        return small
+
+    def _check(self, window: Window) -> None:
+        whole = all(float(value).is_integer() for value in window.flatten())
+        (top, bottom), (left, right) = window.toranges()
+        if not (whole and 0 <= top < bottom <= self.grid.height and 0 <= left < right <= self.grid.width):
+            raise ValueError(f"{window}: expected whole pixels within the scene of {self.grid.height} x {self.grid.width}")
+
+
+def _middles(size: int, count: int) -> NDArray[np.int64]:
+    return ((np.arange(count) + 0.5) * size / count).astype(np.int64)
+
+
+def scene_of(
+    path: str, grid: Grid, tags: BandTags, source: BandSource, count: int, *, nodata: float | None, numbers: Numbers
+) -> Scene:
+    """A scene of those of ``count`` bands that are of use, in order of wavelength. What every opener ends with.
+
+    Bands are dropped that ``tags`` calls bad or alpha, and those without a single valid value, which takes reading some.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a raster, damaged, complex values, no band, or no valid value at all.
+        ValueError: no band is left, or no valid value at all; or the file turns out damaged.
     """
-    name = str(source)
-    matlab = split_key(name)
-    if matlab is not None:
-        return _open_matlab(name, *matlab)
-    path = data_file(name)
-    with open_raster(path) as src:
-        if src.count == 0:
-            parts = ", ".join(src.subdatasets[:8])
-            raise ValueError(f"{path}: no raster bands" + (f"; it holds {parts}: name one" if parts else ""))
-        if any(dtype.startswith("complex") for dtype in src.dtypes):
-            raise ValueError(f"{path}: data type {src.dtypes[0]}, expected real numbers")
-        require_whole(src)
-        return _select(path, grid_of(src), band_tags(src), src.nodata, RasterSource.of(path, src), src.count)
-
-
-def _open_matlab(name: str, path: str, key: str | None) -> Scene:
-    array = load_array(
-        path, key, wanted="3-D array (rows, columns, bands)", fits=lambda shape: len(shape) == 3 and 0 not in shape
-    )
-    height, width, count = array.shape
-    return _select(
-        name, Grid(height, width, None, Affine.identity()), BandTags(None, None, None), None, ArraySource(array), count
-    )
-
-
-def _select(path: str, grid: Grid, tags: BandTags, nodata: float | None, source: _Source, count: int) -> Scene:
     dropped = dict.fromkeys(tags.alpha, "alpha")
     if tags.good is not None:
         dropped |= {int(i) + 1: "bad band list" for i in np.flatnonzero(~tags.good)}
@@ -131,10 +186,10 @@ def _select(path: str, grid: Grid, tags: BandTags, nodata: float | None, source:
         fwhm = None
     if dropped:
         logger.info("%s: %d of %d bands dropped (bad band list, no data or alpha)", path, len(dropped), count)
-    return Scene(path, grid, tuple(bands.tolist()), wavelengths, fwhm, dict(sorted(dropped.items())), nodata, source)
+    return Scene(path, grid, tuple(bands.tolist()), wavelengths, fwhm, dict(sorted(dropped.items())), nodata, numbers, source)
 
 
-def _empty_bands(source: _Source, grid: Grid, bands: Sequence[int]) -> list[int]:
+def _empty_bands(source: BandSource, grid: Grid, bands: Sequence[int]) -> list[int]:
     """Bands without a single valid value. Exact; reads on only for bands that have shown none yet, so mostly one block."""
     pending = list(bands)
     for window in _windows(grid, source.block, len(bands)):

@@ -2,6 +2,8 @@
 
 import logging
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.features import rasterize as burn
 from rasterio.warp import transform as transform_points
+from rasterio.warp import transform_bounds
 
 from .classes import MAX_VALUE
-from .grid import Grid
+from .grid import Box, Grid
 from .raster import GDAL_ERRORS, quiet_georeference, reason
 
 logger = logging.getLogger(__name__)
@@ -114,13 +117,54 @@ def _holds_no_centre(polygon: Any, grid: Grid) -> bool:
     return not _burn(np.array([polygon]), np.array([1]), window, all_touched=False).any()
 
 
-def _load(source: str, grid: Grid, field: str | None) -> tuple[_Array, NDArray[np.int32], dict[int, str]]:
-    """Single polygons and points in the grid's CRS, their class values, and names of the values."""
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What a layer of a vector file holds: geometries, their coordinate reference system, and attributes by name."""
+
+    path: str
+    crs: str | None
+    geometries: _Array
+    columns: dict[str, _Array]
+
+    def parts(self, chosen: NDArray[np.bool_], kinds: Sequence[str]) -> tuple[_Array, NDArray[np.intp]]:
+        """Return single geometries of the chosen features and the number of each one's feature.
+
+        Raises:
+            ValueError: a geometry of another kind.
+        """
+        import shapely
+
+        parts, owner = shapely.get_parts(self.geometries[chosen], return_index=True)
+        if others := {part.geom_type for part in parts} - set(kinds):
+            wanted = " or ".join(f"{kind.lower()}s" for kind in kinds)
+            raise ValueError(f"{self.path}: holds {', '.join(sorted(others))} geometries, expected {wanted}")
+        return parts, owner
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Which features have a geometry."""
+        import shapely
+
+        return np.asarray(~(shapely.is_missing(self.geometries) | shapely.is_empty(self.geometries)))
+
+
+def read_features(source: str, near: Grid | None = None) -> Features:
+    """Read a vector file, or a layer of it (``path:layer``).
+
+    Args:
+        source: the file.
+        near: read only what may lie on this grid, where this can be told.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unreadable, or no such layer.
+        ImportError: pyogrio or shapely is not installed.
+    """
     try:
         import pyogrio
         import shapely
     except ImportError as error:
-        raise ImportError("vector labels need pyogrio and shapely: pip install 'geovit[hyperspectral]'") from error
+        raise ImportError("vector files need pyogrio and shapely: pip install 'geovit[hyperspectral]'") from error
 
     path, layer = _split_layer(source)
     try:
@@ -129,21 +173,42 @@ def _load(source: str, grid: Grid, field: str | None) -> tuple[_Array, NDArray[n
             raise ValueError(f"{path}: {len(layers)} layers {layers}: name one, for example {path}:{(layers or ['layer'])[0]}")
         if layer is not None and layer not in layers:
             raise ValueError(f"{path}: no layer {layer!r}; it has {layers}")
-        meta, _, wkb, columns = pyogrio.raw.read(path, layer=layer or layers[0], force_2d=True)
+        layer = layer or layers[0]
+        box = None if near is None else box_around(near, pyogrio.read_info(path, layer=layer)["crs"])
+        meta, _, wkb, columns = pyogrio.raw.read(path, layer=layer, force_2d=True, bbox=box)
         geometries = shapely.from_wkb(wkb)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.GEOSException) as error:
         raise NotAVectorError(f"{path}: not a vector file that GDAL can read ({error})") from error
+    return Features(path, meta["crs"], geometries, dict(zip(meta["fields"], columns, strict=True)))
 
-    column = _choose(path, dict(zip(meta["fields"], columns, strict=True)), field)
-    values, names = _number(path, column)
-    keep = (values > 0) & ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
+
+def box_around(grid: Grid, crs: str | None) -> Box | None:
+    """Return a box around a grid in another CRS, widened by a tenth; None if there is none, as across the antimeridian."""
+    if crs is None or grid.crs is None:
+        return None
+    try:
+        left, bottom, right, top = transform_bounds(grid.crs, CRS.from_user_input(crs), *grid.bounds)
+    except GDAL_ERRORS:
+        return None
+    if not (np.isfinite([left, bottom, right, top]).all() and left < right and bottom < top):
+        return None
+    across, up = (right - left) / 10, (top - bottom) / 10
+    return left - across, bottom - up, right + across, top + up
+
+
+def _load(source: str, grid: Grid, field: str | None) -> tuple[_Array, NDArray[np.int32], dict[int, str]]:
+    """Single polygons and points in the grid's CRS, their class values, and names of the values."""
+    import shapely
+
+    found = read_features(source)
+    values, names = _number(found.path, _choose(found.path, found.columns, field))
+    keep = (values > 0) & found.present
     if not keep.any():
-        raise ValueError(f"{path}: no geometry with a class")
-    parts, owner = shapely.get_parts(geometries[keep], return_index=True)
-    kinds = {part.geom_type for part in parts} - {"Point", "Polygon"}
-    if kinds:
-        raise ValueError(f"{path}: holds {', '.join(sorted(kinds))} geometries, expected polygons or points")
-    return _to_grid(path, parts, meta["crs"], grid), values[keep][owner], names
+        raise ValueError(f"{found.path}: no geometry with a class")
+    parts, owner = found.parts(keep, ("Polygon", "Point"))
+    parts = to_grid(found.path, parts, found.crs, grid)
+    grid.require_overlap(tuple(shapely.total_bounds(parts).tolist()), found.path)
+    return parts, values[keep][owner], names
 
 
 def _split_layer(source: str) -> tuple[str, str | None]:
@@ -155,25 +220,30 @@ def _split_layer(source: str) -> tuple[str, str | None]:
     return path, layer or None
 
 
-def _to_grid(path: str, parts: _Array, crs: str | None, grid: Grid) -> _Array:
+def to_grid(path: str, parts: _Array, crs: str | None, grid: Grid, what: str = "labels") -> _Array:
+    """Return geometries in a grid's CRS.
+
+    Raises:
+        ValueError: only one of the two CRS is known, or coordinates have no place in the grid's.
+    """
     import shapely
 
     if (crs is None) != (grid.crs is None):
-        lacking, other = ("labels", "scene") if crs is None else ("scene", "labels")
+        lacking, other = (what, "scene") if crs is None else ("scene", what)
         raise ValueError(
-            f"{path}: coordinate reference system known for the {other}, not for the {lacking}: cannot place the labels"
+            f"{path}: coordinate reference system known for the {other}, not for the {lacking}: cannot place the {what}"
         )
-    if crs is not None:
-        try:
-            source = CRS.from_user_input(crs)
-            if source != grid.crs:
-                parts = shapely.transform(
-                    parts, lambda xy: np.column_stack(transform_points(source, grid.crs, xy[:, 0], xy[:, 1]))
-                )
-        except GDAL_ERRORS as error:
-            raise ValueError(f"{path}: labels in {crs} cannot be placed in {grid.crs} ({reason(error)})") from error
-    grid.require_overlap(tuple(shapely.total_bounds(parts).tolist()), path)
-    return parts
+    if crs is None:
+        return parts
+    try:
+        source = CRS.from_user_input(crs)
+        if source == grid.crs:
+            return parts
+        return np.asarray(
+            shapely.transform(parts, lambda xy: np.column_stack(transform_points(source, grid.crs, xy[:, 0], xy[:, 1])))
+        )
+    except GDAL_ERRORS as error:
+        raise ValueError(f"{path}: {what} in {crs} cannot be placed in {grid.crs} ({reason(error)})") from error
 
 
 def _choose(path: str, columns: dict[str, _Array], field: str | None) -> _Array:

@@ -37,6 +37,15 @@ def _os_error(path: Path, why: str, code: int | None) -> OSError:
     return error
 
 
+def os_error(path: Path, error: Exception) -> OSError:
+    """Say in one line that names ``path`` what the file system or GDAL refused; ``errno`` is kept where known."""
+    if isinstance(error, OSError) and error.strerror:
+        return _os_error(path, error.strerror, error.errno)
+    # GDAL passes on that a write failed, not why.
+    full = shutil.disk_usage(path.parent).free < _FULL_BYTES
+    return _os_error(path, reason(error) + (" (the disk is full)" if full else ""), errno.ENOSPC if full else None)
+
+
 def _check_target(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise _os_error(path, "it is a folder", errno.EISDIR)
@@ -88,11 +97,7 @@ def atomic(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             file.replace(path.with_name(file.name))
     except (OSError, *GDAL_ERRORS) as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise _os_error(path, error.strerror, error.errno) from error
-        # GDAL passes on that a write failed, not why.
-        full = shutil.disk_usage(path.parent).free < _FULL_BYTES
-        raise _os_error(path, reason(error) + (" (the disk is full)" if full else ""), errno.ENOSPC if full else None) from error
+        raise os_error(path, error) from error
     finally:
         if folder is not None:
             try:

@@ -110,7 +110,7 @@ def test_wheel_holds_every_module_and_config(wheel):
         f"{'' if root == 'geovit' else 'geovit/'}{path.relative_to(REPOSITORY).as_posix()}"
         for root in ROOTS
         for path in (REPOSITORY / root).rglob("*")
-        if path.suffix in {".py", ".yaml", ".json", ".conf", ".typed", ".safetensors"}
+        if path.suffix in {".py", ".yaml", ".json", ".conf", ".typed", ".safetensors", ".html"}
     }
     assert wanted <= held
     assert not {name for name in held - wanted if not name.endswith((".md", "_native.so"))}, "strays in the wheel"

@@ -1,10 +1,11 @@
 """Hyperspectral classification: from a scene and a few labels to a georeferenced class map."""
 
-from .classification import Classification, classify, fit_model
+from .classification import classify, fit_model
 from .evaluation import Evaluation, evaluate
 from .mapping import Prediction, predict
 from .model import Classifier, load_classifier
 from .recipe import Recipe, named_recipe
+from .results import Classification
 from .training import fit
 
 __all__ = [

@@ -2,72 +2,29 @@
 
 import json
 import logging
-import re
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Group
-from rich.table import Table
-
-from ... import __version__
 from ...core.device import resolve_device
 from ...core.precision import Precision, resolve_precision
-from ...core.sensors.model import FoundationModel
-from ...datasets import (
-    ClassInfo,
-    Scene,
-    atomic,
-    check_writable,
-    default_color,
-    open_scene,
-    read_labels,
-    write_bands,
-    write_class_map,
-    write_text_atomic,
-)
+from ...core.streaming.plan import Area, Plan
+from ...core.streaming.run import Job
+from ...datasets import AreaMask, atomic, open_scene, window_of, write_text_atomic
+from ...datasets.growing import GrowingRasters
+from ..streaming import carried_out, compute_threads, forecast, largest_side
 from .adaptation import adapting, read_encoder
-from .encoder_network import encoder_for
-from .mapping import cluster, predict
-from .model import Classifier, load_classifier, match_bands
-from .quicklook import write_quicklook
+from .approaches import Approach, Target, by_clusters, by_labels, by_model
+from .fitting import ADAPTERS, MODEL, Fitting
 from .recipe import DEFAULT_RECIPE, Recipe
-from .samples import LabelledScene
-from .training import fit, tiling
+from .results import Classification, Mapped, describe, grid_of_area, layers_of, ready_folder, result_files, stamp, stem_of, summed
+from .working import MAP, Wanted, part_bytes
 
 logger = logging.getLogger(__name__)
-
-PROBABILITY_BANDS = ("largest class probability, calibrated", "entropy, 0 sure to 1 undecided")
-
-
-@dataclass(frozen=True, eq=False)
-class Classification:
-    """A finished map or model: what was written, and what the report says."""
-
-    files: dict[str, Path]
-    report: dict[str, Any]
-
-    def __rich__(self) -> Group:
-        parts: list[Any] = []
-        if "classes" in self.report:
-            table = Table("value", "class", box=None, padding=(0, 2, 0, 0))
-            for name in ("pixels", "share", "hectares"):
-                table.add_column(name, justify="right")
-            for row in self.report["classes"]:
-                hectares = "" if row["hectares"] is None else f"{row['hectares']:,.1f}"
-                table.add_row(str(row["value"]), row["name"], f"{row['pixels']:,}", f"{row['share']:.1%}", hectares)
-            parts.append(table)
-        accuracy = self.report.get("validation", {}).get("accuracy")
-        if accuracy is not None:
-            parts.append(f"Accuracy on held-out blocks of the labels, which also stopped the training: {accuracy:.3f}")
-        parts += [f"{kind}: {path}" for kind, path in self.files.items()]
-        parts.append(f"{self.report['seconds']:.1f} seconds")
-        return Group(*parts)
 
 
 def classify(
@@ -83,9 +40,15 @@ def classify(
     full: bool = False,
     adapters: bool = False,
     clusters: int = 8,
+    bounds: str | None = None,
+    mask: str | None = None,
     out: Path = Path(),
     probabilities: bool = False,
     quicklook: bool = False,
+    plan: bool = False,
+    max_memory: float | None = None,
+    resume: bool = False,
+    dask: str | None = None,
     overwrite: bool = False,
     recipe: Recipe = DEFAULT_RECIPE,
     device: str = "auto",
@@ -93,13 +56,14 @@ def classify(
     seed: int = 0,
     progress: bool = False,
 ) -> Classification:
-    """Map the land cover of a hyperspectral scene.
+    """Map the land cover of a hyperspectral scene of any size.
 
     With labels a network is fitted to them and maps the scene. With a model from an earlier run the scene is mapped with that.
     With neither, pixels of similar spectra are grouped (k-means), without any meaning given to the groups. Written are
     SCENE_classes.tif, a Cloud Optimized GeoTIFF on exactly the scene's grid, and SCENE_report.json; SCENE_model.safetensors if
-    a model was fitted. With an encoder from `geovit pretrain`, it is that which is fitted to the labels. Nothing is written
-    before everything is computed, and each file appears whole or not at all.
+    a model was fitted. With an encoder from `geovit pretrain`, it is that which is fitted to the labels. Scenes are mapped part
+    by part: the result does not depend on the parts, and a run that was cut off goes on where it was. All files appear at the
+    end, each whole or not at all.
 
     Args:
         scene: GeoTIFF, COG or other GDAL raster, ENVI file, or MATLAB file (scene.mat:key).
@@ -113,9 +77,16 @@ def classify(
         full: fit all weights of the encoder.
         adapters: also write SCENE_adapters.safetensors, a small file with what was trained, without the encoder.
         clusters: number of groups if neither labels nor a model is given.
-        out: folder to write to.
+        bounds: left,bottom,right,top in the scene's map coordinates: map only the pixels that this box touches. They get the
+            classes that the map of the whole scene gives them.
+        mask: polygons (GeoPackage, ...): pixels whose centre lies in none of them are no data in the map.
+        out: folder to write to, made if there is none.
         probabilities: also write SCENE_probabilities.tif with the largest probability and the entropy.
         quicklook: also write SCENE_quicklook.png with a legend.
+        plan: tell into how many parts the scene is cut, what memory, time and disk that takes, and write nothing.
+        max_memory: gigabytes (10^9 bytes) that the process may take at the most. Default: 4, or half of what is free.
+        resume: go on with a run that was cut off; if there is none, begin.
+        dask: compute the parts on a Dask cluster: local:N for N processes here, or its address, tcp://...
         overwrite: replace files that exist.
         recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit, encoder) or a YAML file.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -136,8 +107,19 @@ def classify(
         raise ValueError("probabilities need labels or a model: groups of similar spectra have none")
     if not 2 <= clusters <= 255:
         raise ValueError(f"clusters is {clusters}, allowed are 2..255")
-    target, dtype = resolve_device(device), resolve_precision(precision, resolve_device(device))
+    started = time.perf_counter()
+    on = resolve_device(device)
     opened = open_scene(scene)
+    target = Target(
+        scene=opened,
+        wanted=Wanted(
+            area=Area(*((0, 0, *opened.grid.shape) if bounds is None else window_of(opened.grid, bounds))),
+            mask=None if mask is None else AreaMask.of(mask, opened.grid),
+            probabilities=probabilities,
+        ),
+        device=on,
+        precision=resolve_precision(precision, on),
+    )
     if labels is not None:
         recipe, base = adapting(recipe, encoder, lora_rank=lora_rank, freeze=freeze, full=full, adapters=adapters)
     elif lora_rank is not None or freeze or full or adapters:
@@ -154,51 +136,85 @@ def classify(
         "quicklook": quicklook,
         "report": True,
     }
-    files = _outputs(
-        opened, Path(out), [kind for kind, is_wanted in wanted.items() if is_wanted], overwrite, labels, model, encoder
-    )
-    started = time.perf_counter()
-    report = _describe(opened, seed)
+    out = Path(out)
+    files = result_files(opened, out, [kind for kind, asked in wanted.items() if asked], (labels, model, encoder))
+    folder = out / f".{stem_of(opened)}_classes.unfinished"
+    if not plan:
+        ready_folder(out, () if resume else files.values(), overwrite)
 
-    if labels is None and model is None:
-        logger.warning("no labels and no model: this is an unsupervised map, its classes are groups of similar spectra")
-        index = cluster(opened, clusters, seed=seed, progress=progress)
-        infos = tuple(ClassInfo(k + 1, f"cluster {k + 1}", default_color(k + 1)) for k in range(clusters))
-        report |= {"method": "unsupervised: k-means on standardised spectra", "device": "cpu"}
-        prediction = None
+    if labels is not None:
+        fitting = Fitting.of(opened, labels, recipe, base=base, field=field, classes=classes)
+        approach = by_labels(target, fitting, base=base, adapters=adapters, seed=seed, progress=progress)
+    elif model is not None:
+        approach = by_model(target, model, base=base, encoder=encoder)
     else:
-        if labels is not None:
-            classifier = _fit(opened, labels, field, classes, recipe, base, seed, target, dtype, progress, report)
-            trained = classifier.adapters() if adapters else {}
-            classifier.merge()
-        else:
-            classifier = load_classifier(Path(str(model)), base)
-        bands = match_bands(classifier.info, opened.wavelengths, opened.num_bands, opened.path)
-        mapped = time.perf_counter()
-        prediction = predict(opened, classifier, bands, device=target, precision=dtype, progress=progress)
-        index, infos = prediction.index, classifier.info.classes
-        report |= {"method": classifier.info.recipe.network, "model": str(model) if model else None, "device": str(target)}
-        report |= {"precision": str(dtype).removeprefix("torch."), "map_seconds": round(time.perf_counter() - mapped, 2)}
-    report["classes"] = _areas(index, infos, opened)
-    report["seconds"] = round(time.perf_counter() - started, 2)
-    report["files"] = {kind: str(path) for kind, path in files.items()}
+        logger.warning("no labels and no model: this is an unsupervised map, its classes are groups of similar spectra")
+        approach = by_clusters(target, clusters, seed=seed)
+    parts, threads, memory = _parts(target, approach, max_memory, folder if resume else None)
+    layers = layers_of(files, grid_of_area(opened, target.wanted.area), approach.classes)
+    if plan:
+        with tempfile.TemporaryDirectory() as scratch:
+            told = forecast(parts, approach.rehearse(Path(scratch)), layers, memory=memory, threads=threads, dask=dask)
+        return Classification({}, {"first": approach.first, **asdict(told)}, told)
 
-    with ExitStack() as stack:  # the files appear under their names when all of them are whole
-        at = {kind: stack.enter_context(atomic(path, overwrite)) for kind, path in files.items()}
-        if "model" in at:
-            classifier.cpu().save(at["model"])
-        if "adapters" in at:
-            classifier.save_adapters(at["adapters"], trained)
-        values = np.array([0, *(info.value for info in infos)], dtype=np.int32)[index + 1]
-        write_class_map(at["map"], values, opened.grid, infos)
-        if prediction is not None and "probabilities" in at:
-            bands_out = np.stack([prediction.confidence, prediction.entropy])
-            write_bands(at["probabilities"], bands_out, opened.grid, descriptions=PROBABILITY_BANDS)
-        if "quicklook" in at:
-            title = "unsupervised map" if prediction is None else f"land cover, {report['method']}"
-            write_quicklook(at["quicklook"], opened, index, infos, title=title)
-        write_text_atomic(at["report"], json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    report = describe(opened, seed) | {"bounds": bounds, "mask": mask, "method": approach.method, "device": str(approach.device)}
+    identity = {
+        "command": "classify", "scene": stamp(opened.path), "bands": opened.bands, "area": asdict(target.wanted.area),
+        "mask": stamp(mask), "labels": stamp(labels), "field": field, "classes": stamp(classes), "seed": seed,
+        "approach": approach.identity,
+    }  # fmt: skip
+
+    began: list[float] = []
+
+    def prepared(rasters: GrowingRasters) -> Job[Any]:
+        job, facts = approach.prepare(rasters.keep)
+        report.update(facts)
+        began.append(time.perf_counter())
+        return job
+
+    with carried_out(
+        parts, prepared, layers, folder=folder, identity=identity, others={k: p for k, p in files.items() if k not in layers},
+        resume=resume, overwrite=overwrite, dask=dask, threads=threads, progress=progress, label="Mapping",
+    ) as rasters:  # fmt: skip
+        pixels = summed(rasters.facts, "pixels")
+        assert pixels is not None
+        if not pixels.any():
+            logger.warning("%s: no pixel that was asked for is valid in all of the bands: the map is empty", opened.path)
+        if approach.identity.get("precision"):
+            report |= {"model": None if model is None else str(model), "precision": approach.identity["precision"]}
+            report["map_seconds"] = round(time.perf_counter() - began[0], 2)
+        mapped = Mapped(
+            scene=opened, area=target.wanted.area, classes=approach.classes, pixels=pixels,
+            confidence=summed(rasters.facts, "confidence"), map_file=rasters.raster(MAP), report=report,
+        )  # fmt: skip
+        for kind, name in (("model", MODEL), ("adapters", ADAPTERS)):
+            if kind in files:
+                shutil.copyfile(rasters.keep(name), rasters.other(kind))
+        if quicklook:
+            mapped.write_quicklook(rasters.other("quicklook"))
+        report["classes"] = mapped.areas()
+        report["seconds"] = round(time.perf_counter() - started, 2)
+        report["files"] = {kind: str(path) for kind, path in files.items()}
+        write_text_atomic(rasters.other("report"), json.dumps(report, indent=2, ensure_ascii=False) + "\n", overwrite=True)
     return Classification(files, report)
+
+
+def _parts(target: Target, approach: Approach, max_memory: float | None, unfinished: Path | None) -> tuple[Plan, int, float]:
+    """Return the parts of a scene, how many of them are computed at a time, and the bytes that this takes."""
+    cell, shape = approach.cost.cell, target.scene.grid.shape
+
+    def needs(side: int, threads: int) -> float:
+        return part_bytes(side, threads, approach.cost, bands=approach.bands, channels=approach.channels, halo=approach.halo)
+
+    whole = -(-max(target.wanted.area.height, target.wanted.area.width) // cell) * cell
+    largest = min(approach.cost.largest, whole)
+    least = min(256 // cell * cell or cell, largest)  # below, more is read twice than threads gain
+    threads = compute_threads(approach.device, lambda count: needs(least, count), max_memory=max_memory)
+    side = largest_side(
+        lambda side: needs(side, threads), max_memory=max_memory, multiple=cell, smallest=cell, largest=largest,
+        unfinished=unfinished,
+    )  # fmt: skip
+    return Plan(image=shape, area=target.wanted.area, side=side, multiple=cell), threads, needs(side, threads)
 
 
 def fit_model(
@@ -234,7 +250,7 @@ def fit_model(
         freeze: as in `geovit classify`.
         full: as in `geovit classify`.
         adapters: as in `geovit classify`.
-        out: folder to write to.
+        out: folder to write to, made if there is none.
         overwrite: replace files that exist.
         recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit, encoder) or a YAML file.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -249,93 +265,20 @@ def fit_model(
         ValueError: anything wrong with the input, in one line.
         OSError: a file is missing, or cannot be written.
     """
-    target, dtype = resolve_device(device), resolve_precision(precision, resolve_device(device))
+    on = resolve_device(device)
+    dtype = resolve_precision(precision, on)
     opened = open_scene(scene)
     recipe, base = adapting(recipe, encoder, lora_rank=lora_rank, freeze=freeze, full=full, adapters=adapters)
     kinds = ["model", "adapters", "report"] if adapters else ["model", "report"]
-    files = _outputs(opened, Path(out), kinds, overwrite, labels, encoder)
-    report = _describe(opened, seed)
-    model = _fit(opened, labels, field, classes, recipe, base, seed, target, dtype, progress, report)
-    report |= {"method": recipe.network, "device": str(target), "seconds": report["fit_seconds"]}
-    with ExitStack() as stack:
+    files = result_files(opened, Path(out), kinds, (labels, encoder))
+    ready_folder(Path(out), files.values(), overwrite)
+    fitting = Fitting.of(opened, labels, recipe, base=base, field=field, classes=classes)
+    model, facts = fitting.fit(seed=seed, device=on, precision=dtype, progress=progress)
+    report = describe(opened, seed) | facts | {"method": recipe.network, "device": str(on), "seconds": facts["fit_seconds"]}
+    with ExitStack() as stack:  # the files appear under their names when all of them are whole
         at = {kind: stack.enter_context(atomic(path, overwrite)) for kind, path in files.items()}
         model.cpu().save(at["model"])
         if "adapters" in at:
             model.save_adapters(at["adapters"], model.adapters())
         write_text_atomic(at["report"], json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return Classification(files, report)
-
-
-_ENDINGS = {
-    "map": "_classes.tif",
-    "model": "_model.safetensors",
-    "adapters": "_adapters.safetensors",
-    "probabilities": "_probabilities.tif",
-    "quicklook": "_quicklook.png",
-    "report": "_report.json",
-}
-
-
-def _outputs(scene: Scene, folder: Path, kinds: Iterable[str], overwrite: bool, *inputs: str | Path | None) -> dict[str, Path]:
-    """Return the files to write, once it is sure that they can be written and that none of them is an input."""
-    stem = Path(re.sub(r"(?i)(\.mat):.*", r"\1", scene.path)).stem
-    files = {kind: folder / f"{stem}{_ENDINGS[kind]}" for kind in kinds}
-    for path in files.values():
-        if any(given is not None and path.resolve() == Path(given).resolve() for given in inputs):
-            raise ValueError(f"{path} is an input and would be overwritten: choose another folder to write to")
-    check_writable(files.values(), overwrite)
-    return files
-
-
-def _describe(scene: Scene, seed: int) -> dict[str, Any]:
-    return {
-        "geovit": __version__,
-        "scene": scene.path,
-        "size": list(scene.grid.shape),
-        "crs": scene.grid.crs.to_string() if scene.grid.crs else None,
-        "bands": scene.num_bands,
-        "bands_dropped": {str(band): reason for band, reason in scene.dropped.items()},
-        "wavelengths_nm": None if scene.wavelengths is None else [scene.wavelengths[0], scene.wavelengths[-1]],
-        "seed": seed,
-    }
-
-
-def _fit(
-    scene: Scene, labels: str, field: str | None, classes: Path | None, recipe: Recipe, base: FoundationModel | None, seed: int,
-    device: Any, dtype: Any, progress: bool, report: dict[str, Any],
-) -> Classifier:  # fmt: skip
-    source = None if base is None else encoder_for(scene, base)
-    read = read_labels(labels, scene.grid, field=field, classes=classes)
-    tiles = tiling(recipe)
-    labelled = LabelledScene(scene, read, margin=tiles.margin, core=tiles.core)
-    everything = np.ones(len(labelled), dtype=np.bool_)
-    started = time.perf_counter()
-    model = fit(scene, labelled, everything, recipe, seed=seed, device=device, precision=dtype, progress=progress, encoder=source)
-    counts = np.bincount(labelled.targets)
-    report |= {
-        "labels": labels,
-        "labelled_pixels": {info.name: int(n) for info, n in zip(labelled.classes, counts, strict=True)},
-        "recipe": recipe.to_dict(),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "fit_seconds": round(time.perf_counter() - started, 2),
-        "validation": model.info.validation,
-    }
-    return model
-
-
-def _areas(index: NDArray[np.int32], classes: tuple[ClassInfo, ...], scene: Scene) -> list[dict[str, Any]]:
-    counts = np.bincount(index[index >= 0], minlength=len(classes))
-    crs = scene.grid.crs
-    metres = crs.linear_units_factor[1] if crs is not None and crs.is_projected else None
-    hectares = None if metres is None else abs(scene.grid.transform.determinant) * metres**2 / 1e4
-    return [
-        {
-            "value": info.value,
-            "name": info.name,
-            "pixels": int(n),
-            "share": round(n / max(counts.sum(), 1), 4),
-            "hectares": None if hectares is None else round(n * hectares, 2),
-        }
-        for info, n in zip(classes, counts.tolist(), strict=True)
-    ]

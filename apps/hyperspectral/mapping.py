@@ -1,26 +1,33 @@
-"""From a model to a map of the whole scene, tile by tile."""
+"""From a model to a map of a scene of any size, part by part."""
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
+from ...core.memory import forward_bytes
 from ...core.precision import autocast
+from ...core.streaming.plan import Area, Plan
+from ...core.streaming.run import run
+from ...core.streaming.writing import Finished
 from ...datasets import Scene
-from .model import Classifier
-from .samples import read_padded
+from .adaptation import read_encoder
+from .model import Classifier, load_classifier
+from .sampling import warn_if_far
+from .working import LARGEST_SIDE, MAP, PROBABILITIES, Cost, SceneWorker, Teller, Wanted
 
-logger = logging.getLogger(__name__)
-
-# Beyond these, spectra are of another radiometry and not of another mixture of classes.
-_FAR = 3.0  # standard deviations of the training pixels between the means
-_FLAT = 1 / 30  # of their standard deviation: reflectance of 0..1 or 0..100 where the model learned 0..10000
+_LARGEST_CELL = 512
+_LARGEST_PATCHES = 128  # of cells and parts of a patch network, which takes minutes for so many: a kill should not lose more
+_CACHED = 1e8  # bytes of a forward pass; beyond, its tensors leave the caches and are pages that the system has to clear:
+_SLOW = 1.6  # about what that costs (measured: 54 us a pixel in cells of 64, 88 in cells of 256, surroundings included)
+_MOST_BYTES = 1e9  # of a forward pass
+_PROBED = 16  # pixels on a side, from which the bytes of a forward pass are told
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,23 +43,125 @@ class Prediction:
     entropy: NDArray[np.float32]
 
 
-def tiles_of(
-    scene: Scene, *, side: int, halo: int = 0, window: int = 1, progress: bool = False
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield the rows and columns of a tile's core and its raw values (1, bands, height, width) with the halo around it.
+class ModelTeller:
+    """A classifier as a teller: class, its probability, and the entropy divided by that of equal probabilities."""
 
-    A core that the scene's edge cuts is filled up with nodata to whole windows, and no further.
+    channels = 3
+
+    def __init__(self, model: Classifier, device: torch.device, precision: torch.dtype) -> None:
+        self.model, self.device, self.precision = model.eval().to(device), device, precision
+        self.window, self.halo = model.window, model.halo
+
+    @torch.inference_mode()
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        x = torch.from_numpy(values)[None].to(self.device)
+        with autocast(self.device, self.precision):
+            probabilities: Tensor = self.model(x)[0].cpu()
+        cut = [self.halo - (seen - given) // 2 for seen, given in zip(values.shape[1:], probabilities.shape[1:], strict=True)]
+        height, width = (size - 2 * self.halo for size in values.shape[1:])
+        probabilities = probabilities[:, cut[0] : cut[0] + height, cut[1] : cut[1] + width]
+        top, chosen = probabilities.clamp_max(1).max(0)  # rounding goes beyond
+        spread = (torch.special.entr(probabilities).sum(0) / np.log(len(probabilities))).clamp_max(1)
+        return torch.stack([chosen.float(), top, spread]).numpy()
+
+
+def cost_of(model: Classifier, *, device: torch.device, precision: torch.dtype) -> Cost:
+    """Choose the side of the cells that a scene is computed in: a whole number of windows, the same for every scene.
+
+    Small cells look at more surroundings for each pixel, large ones leave the caches. As cells lie at the same places of a
+    scene whatever of it is mapped, and in which parts, the map of a piece is bit for bit a piece of the map.
     """
-    height, width = scene.grid.shape
-    corners = [(row, column) for row in range(0, height, side) for column in range(0, width, side)]
-    bar = Console(stderr=True)  # standard output is for results
-    for row, column in track(corners, "Mapping", disable=not progress, transient=True, console=bar):
-        rows, columns = slice(row, min(row + side, height)), slice(column, min(column + side, width))
-        size = (-(-(part.stop - part.start) // window) * window + 2 * halo for part in (rows, columns))
-        yield rows, columns, torch.from_numpy(read_padded(scene, row - halo, column - halo, *size))[None]
+    probed = -(-max(_PROBED, 2 * model.receptive_field + 1) // model.window) * model.window
+    taken = forward_bytes(model, (1, model.info.bands, probed, probed), device=device, dtype=precision) / probed**2
+    largest = _LARGEST_PATCHES if model.window == 1 else max(_LARGEST_CELL, model.window)
+    sides = [model.window]
+    while 2 * sides[-1] <= largest:
+        sides.append(2 * sides[-1])
+
+    def pass_bytes(side: int) -> float:
+        return taken * (side + 2 * model.halo) ** 2
+
+    def burden(side: int) -> float:
+        around = 1.0 if model.window == 1 else (1 + 2 * model.halo / side) ** 2
+        return around * (_SLOW if device.type == "cpu" and pass_bytes(side) > _CACHED else 1.0)
+
+    possible = [side for side in sides if pass_bytes(side) <= _MOST_BYTES] or sides[:1]
+    cell = min(reversed(possible), key=burden)  # of equals the largest
+    side = max(largest if model.window == 1 else LARGEST_SIDE, cell) // cell * cell
+    return Cost(cell, pass_bytes(cell) if device.type == "cpu" else 0.0, side)
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MapJob:
+    """Maps a scene with a model: see ``core.streaming.run.Job``.
+
+    Args:
+        scene: to map; it is sent to other processes by what it is read from.
+        bands: positions of the model's bands in it.
+        model: file of the classifier.
+        encoder: that a file of adapters belongs to.
+        wanted: what is asked for.
+        cell: see ``cost_of``.
+        device: that computes.
+        precision: of the networks.
+    """
+
+    scene: Scene
+    bands: Sequence[int]
+    model: Path
+    encoder: Path | None
+    wanted: Wanted
+    cell: int
+    device: torch.device
+    precision: torch.dtype
+
+    def open(self) -> SceneWorker:
+        """Load the model."""
+        model = load_classifier(self.model, None if self.encoder is None else read_encoder(self.encoder))
+        teller = ModelTeller(model, self.device, self.precision)
+        values = [info.value for info in model.info.classes]
+        scene = self.scene.with_bands(self.bands)
+        return SceneWorker(scene, teller, self.wanted, cell=self.cell, values=values)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A job whose worker is there already."""
+
+    worker: SceneWorker
+
+    def open(self) -> SceneWorker:
+        return self.worker
+
+
+class MapInMemory:
+    """A sink that holds class positions (H, W), -1 where nodata, and probabilities (2, H, W), NaN where nodata."""
+
+    done = 0
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.index = np.full(shape, -1, dtype=np.int32)
+        self.probabilities = np.full((2, *shape), np.nan, dtype=np.float32)
+
+    def write(self, part: int, area: Area, finished: Finished) -> None:
+        """Keep what a part finished, whose class values are positions and 1."""
+        place = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
+        self.index[place] = finished.arrays[MAP][0].astype(np.int32) - 1
+        if PROBABILITIES in finished.arrays:
+            self.probabilities[:, place[0], place[1]] = finished.arrays[PROBABILITIES]
+
+
+def map_in_memory(
+    scene: Scene, teller: Teller, classes: int, *, cell: int, tick: Callable[[int, int], None] | None = None
+) -> MapInMemory:
+    """Map a whole scene, of the teller's bands, and hold the result."""
+    wanted = Wanted.all_of(scene, probabilities=teller.channels > 1)
+    plan = Plan(image=scene.grid.shape, area=wanted.area, side=max(256 // cell, 1) * cell, multiple=cell)
+    sink = MapInMemory(scene.grid.shape)
+    run(plan, _Ready(SceneWorker(scene, teller, wanted, cell=cell, values=range(1, classes + 1))), sink, tick=tick)
+    return sink
+
+
 def predict(
     scene: Scene,
     model: Classifier,
@@ -60,7 +169,7 @@ def predict(
     *,
     device: torch.device,
     precision: torch.dtype = torch.float32,
-    tile: int = 128,
+    tile: int | None = None,
     progress: bool = False,
 ) -> Prediction:
     """Map a scene. The result does not depend on the size of the tiles: each is read with the model's reach around it.
@@ -71,108 +180,23 @@ def predict(
         bands: positions of the model's bands in the scene.
         device: to compute on.
         precision: of the networks; the spectra's transform stays in float32.
-        tile: pixels on a side; made a multiple of the model's window.
+        tile: pixels on a side; made a multiple of the model's window. Default: as `geovit classify` chooses.
         progress: show a bar.
-    """
-    model = model.eval().to(device)
-    side = max(tile // model.window, 1) * model.window
-    index = np.full(scene.grid.shape, -1, dtype=np.int32)
-    confidence, entropy = (np.full(scene.grid.shape, np.nan, dtype=np.float32) for _ in range(2))
-    moments = _Moments(len(bands))
-    for rows, columns, values in tiles_of(scene, side=side, halo=model.halo, window=model.window, progress=progress):
-        values = values[:, bands]
-        size = rows.stop - rows.start, columns.stop - columns.start
-        core = values[0, :, model.halo :, model.halo :][:, : size[0], : size[1]]
-        valid = core.isfinite().all(0)
-        if not valid.any():
-            continue
-        moments.add(core[:, valid])
-        with autocast(device, precision):
-            probabilities = model(values.to(device))[0].cpu()
-        cut = model.halo - (values.shape[-1] - probabilities.shape[-1]) // 2
-        probabilities = probabilities[:, cut:, cut:][:, : size[0], : size[1]]
-        top, chosen = probabilities.clamp_max(1).max(0)  # rounding goes beyond
-        spread = (torch.special.entr(probabilities).sum(0) / np.log(len(probabilities))).clamp_max(1)
-        mask = valid.numpy()
-        index[rows, columns] = np.where(mask, chosen.numpy(), -1)
-        confidence[rows, columns] = np.where(mask, top.numpy(), np.nan)
-        entropy[rows, columns] = np.where(mask, spread.numpy(), np.nan)
-    _warn_if_far(moments, model, scene)
-    return Prediction(index, confidence, entropy)
-
-
-def cluster(scene: Scene, clusters: int, *, seed: int, sample: int = 20_000, progress: bool = False) -> NDArray[np.int32]:
-    """Group pixels of similar spectra by k-means: cluster 0.. of each pixel (H, W), brightest first, -1 where nodata.
-
-    Bands are standardised and rotated onto the principal components that hold 99.9 % of the variance. Centres are found on a
-    random sample of valid pixels.
 
     Raises:
-        ValueError: fewer valid pixels than clusters.
+        ValueError: no pixel of the scene is valid in all of the model's bands.
     """
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    share = min(1.0, 2 * sample / (scene.grid.height * scene.grid.width))
-    random = np.random.default_rng(seed)
-    parts = [_valid(values)[0] for _, _, values in tiles_of(scene, side=256)]
-    spectra = np.concatenate([part[random.random(len(part)) < share] for part in parts])
-    if len(spectra) < clusters:
-        raise ValueError(f"{scene.path}: {len(spectra)} valid pixels sampled, too few for {clusters} clusters")
-    spectra = random.permutation(spectra)[:sample]
-    kmeans = KMeans(clusters, n_init=4, random_state=seed)
-    pipeline = make_pipeline(StandardScaler(), PCA(0.999, svd_solver="full"), kmeans).fit(spectra)
-    found = pipeline.predict(spectra)
-    level = [spectra[found == k].mean() for k in range(clusters)]
-    rank = np.argsort(np.argsort(level)[::-1])
-    index = np.full(scene.grid.shape, -1, dtype=np.int32)
-    for rows, columns, values in tiles_of(scene, side=256, progress=progress):
-        pixels, valid = _valid(values)
-        if len(pixels):
-            index[rows, columns][valid] = rank[pipeline.predict(pixels)]
-    return index
-
-
-def _valid(values: Tensor) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    valid = values[0].isfinite().all(0).numpy()
-    return values[0].numpy()[:, valid].T, valid
-
-
-class _Moments:
-    """Mean and standard deviation of each band over all pixels added, in float64."""
-
-    def __init__(self, bands: int) -> None:
-        self.count = 0
-        self.sum = torch.zeros(bands, dtype=torch.float64)
-        self.squares = torch.zeros(bands, dtype=torch.float64)
-
-    def add(self, pixels_CN: Tensor) -> None:
-        self.count += pixels_CN.shape[1]
-        self.sum += pixels_CN.double().sum(1)
-        self.squares += pixels_CN.double().square().sum(1)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.sum / self.count
-
-    @property
-    def std(self) -> Tensor:
-        return (self.squares / self.count - self.mean.square()).clamp_min(0).sqrt()
-
-
-def _warn_if_far(moments: _Moments, model: Classifier, scene: Scene) -> None:
-    if not moments.count:
-        raise ValueError(f"{scene.path}: no pixel is valid in all of the model's bands")
-    transform = model.members[0].transform.cpu()
-    distance = float(((moments.mean - transform.band_mean) / transform.band_std).abs().median())
-    spread = float((moments.std / transform.band_std).median())
-    if distance > _FAR or spread < _FLAT:
-        logger.warning(
-            "%s: its spectra are unlike the model's training pixels: the mean %.1f standard deviations off, the spread %.2g times"
-            " as large (medians over bands); check scale and offset, the map is doubtful",
-            scene.path,
-            distance,
-            spread,
+    teller = ModelTeller(model, device, precision)
+    cell = (
+        cost_of(model, device=device, precision=precision).cell if tile is None else max(tile // model.window, 1) * model.window
+    )
+    chosen = scene.with_bands(bands)
+    warn_if_far(chosen, Wanted.all_of(scene).area, model)
+    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:  # standard output is for results
+        task = bar.add_task("Mapping", total=None)
+        found = map_in_memory(
+            chosen, teller, len(model.info.classes), cell=cell, tick=lambda done, of: bar.update(task, completed=done, total=of)
         )
+    if (found.index < 0).all():
+        raise ValueError(f"{scene.path}: no pixel is valid in all of the model's bands")
+    return Prediction(found.index, *found.probabilities)

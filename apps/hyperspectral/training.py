@@ -106,13 +106,16 @@ def fit(
                 truths.append(torch.from_numpy(labelled.targets[held_out]))
                 entry["accuracy"] = float((outputs[-1].argmax(1) == truths[-1]).float().mean())
             history.append({**entry, "seconds": round(time.perf_counter() - started, 1)})
-    accuracy = None
+    accuracy = confusion = None
     if outputs:
         logits, targets = torch.cat(outputs), torch.cat(truths)
-        accuracy = float((logits.argmax(1) == targets).float().mean())
+        chosen, classes = logits.argmax(1), len(labelled.classes)
+        accuracy = float((chosen == targets).float().mean())
+        confusion = torch.bincount(targets * classes + chosen, minlength=classes**2).view(classes, classes).tolist()
         model.temperature.copy_(_temperature(logits, targets))
     info.validation.update(
         accuracy=accuracy,
+        confusion=confusion,  # labelled as, mapped as
         note="on blocks held out of the training labels; they also stopped the training, so this is optimistic",
         temperature=round(float(model.temperature), 4),
         members=history,

@@ -120,7 +120,7 @@ def evaluate(
     rows = []
     with progress_bar(progress) as bar:
         for number, pair in enumerate(pairs, start=1):
-            bar.start(f"{pair.name} ({number} of {len(pairs)})", 1)
+            bar.start(f"{pair.name} ({number} of {len(pairs)})")
             rows.append(_measured(pair, scale, method, crop=crop, luma=luma, bar=bar))
     methods = [_plain(scale), *([method.name] if method else [])]
     mean = {name: {key: float(np.mean([row[name][key] for row in rows])) for key in ("psnr", "ssim")} for name in methods}
@@ -241,10 +241,7 @@ class _Network:
             with torch.inference_mode(), autocast(self.device, self.dtype):
                 y_CHW = self.network(x_CHW[None].to(self.device))[0].float().cpu()
         else:
-            height, width = image_HWC.shape[:2]
-            y_CHW = torch.empty(self.network.out_channels, height * self.scale, width * self.scale)
-            for rows, strip in self.tiler.run(lambda rows, columns: x_CHW[:, rows, columns], (height, width), tick=bar.tick):
-                y_CHW[:, rows] = strip
+            y_CHW = self.tiler.restored(x_CHW, tick=bar.tick)
         if not y_CHW.isfinite().all():
             raise ValueError(f"{self.name} gives values that are not finite in {self.told()['precision']}")
         return to_uint8(np.moveaxis(y_CHW.numpy(), 0, -1))

@@ -20,20 +20,14 @@ class Bar:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
-        self._steps, self._done = 1, 0
 
-    def start(self, name: str, steps: int) -> None:
-        """Begin with an image that goes through the network so many times."""
+    def start(self, name: str) -> None:
+        """Begin with an image."""
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(name.rpartition("/")[2].replace("[", r"\["), total=1.0)
-        self._steps, self._done = steps, 0
 
     def tick(self, done: int, tiles: int) -> None:
-        """So many tiles of the present step are done."""
+        """So many tiles are done."""
         if self._task is not None:
-            self._progress.update(self._task, completed=(self._done + done / tiles) / self._steps)
-
-    def step(self) -> None:
-        """A step is done."""
-        self._done += 1
+            self._progress.update(self._task, completed=done / tiles)

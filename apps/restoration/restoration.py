@@ -2,36 +2,21 @@
 
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from ...core.device import resolve_device
 from ...core.precision import Precision, resolve_precision
 from ...datasets import check_writable
-from ...datasets.images import (
-    Image,
-    as_images,
-    check_format,
-    fill_transparent,
-    from_unit,
-    to_kind_of,
-    to_unit,
-    unit_alpha,
-    write_image,
-)
-from ...datasets.images import (
-    value_range as range_of_type,
-)
-from ...datasets.images.geotiff import resized_details
+from ...datasets.images import Image, Survey, Windows, as_images, check_format, survey, to_kind_of, write_image
+from ...datasets.images.geotiff import picked_details, resized_details
 from .models import open_restorer
 from .network import Network
+from .parts import Assembled, PartRestorer
 from .progress import Bar, progress_bar
 from .tiling import Tiler
 from .weights import Restorer
@@ -151,102 +136,28 @@ class Restoration:
             ValueError: for a number of bands that the network does not take, NaN pixels that are not nodata, an image that
                 does not fit in the memory allowed, and results that are not finite.
         """
-        bands, makes = self._groups(image)
-        scaled = self.value_range if self.value_range is not None else range_of_type(image)
-        unit = to_unit(image, self.value_range)
-        s = self.network.scale
-        alpha, opacity = unit_alpha(image), None
-        steps = len(bands) + (alpha is not None and s != 1)
+        parts = self.parts(image, survey(image, self.value_range))
+        made = Assembled(image, len(parts.bands), self.network.scale)
         if bar is not None:
-            bar.start(image.name, steps)
-        if alpha is not None:
-            unit = fill_transparent(unit, alpha)
-            opacity = alpha if s == 1 else self._opacity(alpha, bar)
-        height, width = image.shape[0] * s, image.shape[1] * s
-        # Left untouched until it is filled: memory that is not used yet counts as needed.
-        pixels = np.empty((height, width, sum(makes)), image.pixels.dtype)
-        masks = None if image.mask is None else np.empty((height, width), dtype=bool)
-        first = 0
-        untouched = pixels.nbytes
-        for group, count in zip(bands, makes, strict=True):
-            chosen = group[:count]
-            for rows, made in self._run(unit, group, untouched, bar):
-                made = made.mean(-1, keepdims=True) if count == 1 and self.network.out_channels > 1 else made[..., :count]
-                shown = None if opacity is None else opacity[rows]
-                if shown is not None:
-                    made = made * (shown >= 0.5 / image.peak)[..., None]
-                source = slice(rows.start // s, rows.stop // s)
-                part = from_unit(made, _part(image, source, chosen), alpha=shown, value_range=scaled)
-                pixels[rows, :, first : first + count] = part.pixels
-                if masks is not None and part.mask is not None:
-                    masks[rows] = part.mask
-            first += count
-            untouched = 0
+            bar.start(image.name)
+        self.tiler.run(parts, image.shape, made, load=parts.load(made.nbytes), tick=None if bar is None else bar.tick)
+        geo = None if image.geo is None else resized_details(picked_details(image.geo, parts.bands), *2 * [self.network.scale])
         return replace(
             image,
-            pixels=pixels,
-            alpha=None
-            if opacity is None
-            else np.rint(opacity * image.peak).astype(image.pixels.dtype)
-            if image.pixels.dtype.kind != "f"
-            else opacity,
-            mask=masks,
-            grid=None if image.grid is None else image.grid.resized(height, width),
-            geo=None if image.geo is None else resized_details(image.geo, s, s),
+            pixels=made.pixels,
+            alpha=made.alpha,
+            mask=made.mask,
+            grid=None if image.grid is None else image.grid.resized(*made.pixels.shape[:2]),
+            geo=geo,
         )
 
-    def _groups(self, image: Image) -> tuple[list[list[int]], list[int]]:
-        """Bands that the network sees together, and how many of what it makes of them are kept."""
-        takes, gives, count = self.network.in_channels, self.network.out_channels, image.channels
-        if takes == gives == 1:
-            return [[band] for band in range(count)], [1] * count
-        if takes == gives == 3:
-            groups = [list(range(first, min(first + 3, count))) for first in range(0, count, 3)]
-            kept = [len(group) for group in groups]
-            return [group + [group[-1]] * (3 - len(group)) for group in groups], kept
-        if takes == count and gives <= takes:
-            return [list(range(count))], [gives]
-        official = self.restorer.architecture.official
-        raise ValueError(f"{image.name} has {count} channels, the weights ({official}) take {takes} and make {gives}")
+    def parts(self, image: Windows, known: Survey) -> PartRestorer:
+        """Return what restores parts of an image, in memory or not, of which is known what ``survey`` tells.
 
-    def _opacity(self, alpha: NDArray[np.float32], bar: "Bar | None") -> NDArray[np.float32]:
-        """Alpha (H, W) in 0..1 through the network as grey, within what each pixel and its neighbours had.
-
-        Networks ring at the hard edges of masks, which would leave specks around and holes inside.
+        Raises:
+            ValueError: for a number of bands that the network does not take.
         """
-        s = self.network.scale
-        least, most = (sign * F.max_pool2d(sign * torch.from_numpy(alpha)[None], 3, 1, 1)[0].numpy() for sign in (-1, 1))
-        result = np.empty((alpha.shape[0] * s, alpha.shape[1] * s), np.float32)
-        for rows, made in self._run(alpha[..., None], [0] * self.network.in_channels, result.nbytes, bar):
-            source = slice(rows.start // s, rows.stop // s)
-            low, high = (bound[source].repeat(s, 0).repeat(s, 1) for bound in (least, most))
-            result[rows] = np.clip(made.mean(-1), low, high)
-        return result
-
-    def _run(
-        self, unit: NDArray[np.float32], bands: list[int], held: int, bar: "Bar | None"
-    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        def read(rows: slice, columns: slice) -> torch.Tensor:
-            part = np.ascontiguousarray(np.moveaxis(unit[rows, columns][..., bands], -1, 0))
-            return torch.from_numpy(part)
-
-        size = unit.shape[0], unit.shape[1]
-        for rows, made in self.tiler.run(read, size, held=held, tick=None if bar is None else bar.tick):
-            yield rows, np.moveaxis(made.numpy(), 0, -1)
-        if bar is not None:
-            bar.step()
-
-
-def _part(image: Image, rows: slice, bands: list[int]) -> Image:
-    """Rows of some bands, without what is told of the whole image only."""
-    return replace(
-        image,
-        pixels=image.pixels[rows][..., bands],
-        alpha=None if image.alpha is None else image.alpha[rows],
-        mask=None if image.mask is None else image.mask[rows],
-        grid=None,
-        geo=None,
-    )
+        return PartRestorer(image, known, self.tiler, self.restorer.architecture.official)
 
 
 def safe_precision(restorer: Restorer, precision: Precision, device: torch.device) -> torch.dtype:

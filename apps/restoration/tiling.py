@@ -1,16 +1,19 @@
-"""Restoring images of any size in bounded memory: tiles in the phase of the whole image, blended, a row of them at a time."""
+"""Restoring images of any size in bounded memory: in tiles whose phase is that of the whole image, one fading into the next."""
 
 import logging
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...core.memory import forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
 from ...core.precision import autocast
-from ...core.tiles import Tile, cut, smallest_step
+from ...core.streaming.plan import Area, Part, Plan
+from ...core.streaming.run import Finished, Sink, Tick, Worker, run
+from ...core.tiles import smallest_step
 from .network import Network
 
 logger = logging.getLogger(__name__)
@@ -19,12 +22,26 @@ LARGEST = 1024  # pixels on a side of a tile: more gains nothing, the share of t
 _PROBES = (48, 96)  # pixels on a side of the inputs that memory is measured on
 # Live tensors are not all: the C library keeps up to as much again of what was freed, in blocks below 32 MB.
 _KEPT = 2.0
-_HANDED = 32  # rows of the image whose results are handed on at once, so that rounding them takes little
 _LATER = 128e6  # bytes of libraries that are loaded on the way, and of their buffers
 _UNSEEN = 1.1  # what kernels take for themselves
+_AHEAD = 2  # parts that were read, or computed, before they are needed
+_MADE = 4  # results at a time: one weighted, one being written and one waiting, and what rounding takes
+_ALONE = 2  # results where there is one part only
 
-Reader = Callable[[slice, slice], Tensor]  # rows and columns of the image to float32 (C, h, w) in 0..1
-Ticker = Callable[[int, int], None]  # tiles done, tiles in all
+
+@dataclass(frozen=True)
+class Load:
+    """What an image takes beside the network's own tensors, in float32 numbers for each pixel.
+
+    Args:
+        read: for a pixel of the image.
+        made: for a pixel of the result.
+        held: bytes that the caller will have taken.
+    """
+
+    read: float
+    made: float
+    held: int = 0
 
 
 @dataclass
@@ -84,51 +101,76 @@ class Tiler:
     def _up(self, pixels: int) -> int:
         return -(-pixels // self.network.multiple) * self.network.multiple
 
-    def run(
-        self, read: Reader, size: tuple[int, int], *, held: int = 0, tick: Ticker | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield finished rows of the restored image from top to bottom: where they are, and float32 (C, rows, columns).
+    def plan(self, size: tuple[int, int], side: int, area: Area | None = None) -> Plan:
+        """Return the parts of an image of that size, or of an area of it."""
+        return Plan(
+            image=size,
+            area=area or Area(0, 0, *size),
+            side=side,
+            overlap=self.shared,
+            fade=self.fade,
+            multiple=self.network.multiple,
+            up=self.network.scale,
+        )
 
-        If memory runs out, the tiles are halved and the rows come again from the top.
+    def run(self, worker: Worker[Any], size: tuple[int, int], sink: Sink, *, load: Load, tick: Tick | None = None) -> None:
+        """Restore an image that is in memory. If memory runs out, the tiles are halved and all comes again from the top.
 
         Args:
-            read: gives parts of the image.
+            worker: restores parts of it by ``part``.
             size: its height and width.
-            held: bytes that the caller will have taken beside.
+            sink: takes the results.
+            load: what they take.
             tick: told after each tile.
 
         Raises:
             ValueError: if memory does not suffice for the smallest tile, or the network's output is not finite.
         """
-        side = self.side(size, held)
+        side = self.side(size, load)
         while True:
             try:
-                yield from self._rows(read, size, side, tick)
+                run(self.plan(size, side), _Ready(worker), sink, threads=None, tick=tick)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 cause = error.with_traceback(None)  # its frames hold what has to be freed
             else:
                 return
-            longest = self._up(min(side, max(size)))
-            if longest <= self.smallest:
-                raise ValueError(f"out of memory with tiles of {longest} pixels, the smallest possible: {cause}")
-            side = self._most = max(self._up(longest // 2), self.smallest)
-            release(self.device)
-            logger.warning("out of memory with tiles of %d pixels, going on with %d", longest, side)
+            side = self.halved(side, size, cause)
 
-    def side(self, size: tuple[int, int], held: int = 0) -> int:
-        """Choose the side of tiles for an image of that size; arguments and errors as in ``run``."""
+    def halved(self, side: int, size: tuple[int, int], cause: BaseException) -> int:
+        """Return the side of smaller tiles, after memory ran out.
+
+        Raises:
+            ValueError: if there are none smaller.
+        """
+        longest = self._up(min(side, max(size)))
+        if longest <= self.smallest:
+            raise ValueError(f"out of memory with tiles of {longest} pixels, the smallest possible: {cause}")
+        self._most = max(self._up(longest // 2), self.smallest)
+        release(self.device)
+        logger.warning("out of memory with tiles of %d pixels, going on with %d", longest, self._most)
+        return self._most
+
+    def restored(self, x_CHW: Tensor, *, tick: Tick | None = None) -> Tensor:
+        """Restore float32 (C, H, W) in 0..1, on any device; the result is on the CPU. Errors as of ``run``."""
+        size = x_CHW.shape[1], x_CHW.shape[2]
+        result = _Whole(self, x_CHW)
+        self.run(result, size, result, load=Load(self.network.in_channels, self.network.out_channels), tick=tick)
+        return result.y_CHW
+
+    def side(self, size: tuple[int, int], load: Load, threads: int = 1) -> int:
+        """Choose the side of tiles for an image of that size, of which so many are computed at once; else as in ``run``."""
         if self.tile != "auto":
             return min(self._up(self.tile), max(self._most, self.smallest))
         largest = max(self._up(min(max(size), self._most)), self.smallest)
-        used = used_bytes(self.device) + (held if self.device.type == "cpu" else 0)
+        used = used_bytes(self.device) + (load.held if self.device.type == "cpu" else 0)
         limit = memory_limit(self.device, self.limit)
         room = limit - used
         side = largest
-        while side > self.smallest and self.bytes_of(size, side) > room:
+        while side > self.smallest and self.bytes_of(size, side, load, threads) > room:
             side = max(self._up(side - max(side // 16, 1)) - self.network.multiple, self.smallest)
-        needed = self.bytes_of(size, side)
+        needed = self.bytes_of(size, side, load, threads)
         if needed > room:
             raise ValueError(
                 f"{size[1]} x {size[0]} pixels need {(needed + used) / 1e9:.2f} GB in tiles of {side}, the smallest possible; "
@@ -136,16 +178,21 @@ class Tiler:
             )
         return side
 
-    def bytes_of(self, size: tuple[int, int], side: int) -> int:
-        """Predict the bytes that restoring takes at its peak beside what there is before: a tile and a row of results."""
+    def bytes_of(self, size: tuple[int, int], side: int, load: Load, threads: int = 1) -> int:
+        """Predict the bytes that restoring takes at its peak beside what there is before."""
         height, width = (min(side, self._up(axis)) for axis in size)
         base, slope = self._measured()
         factor = _UNSEEN if self.frugal or self.device.type != "cpu" else _KEPT
-        # A row of tiles, what is carried over to the next one, and the parts of both that are being rounded.
-        row = 4 * self.network.out_channels * self.network.scale**2 * size[1] * (height + self.fade)
-        made = 8 * self.network.out_channels * self.network.scale**2 * height * width  # weighted, before it is added to the row
-        beside = 1.5 * row + _LATER if self.device.type == "cpu" else 0
-        return int(factor * (base + slope * height * width) + made + beside)
+        network = factor * (base + slope * height * width) * threads
+        if self.device.type != "cpu":
+            return int(network)
+        alone = side >= max(size)
+        read, made = 4 * load.read * height * width, 4 * load.made * self.network.scale**2 * height * width
+        if alone:
+            return int(network + read + _ALONE * made + _LATER)
+        # What fades into the next row is as long as the image is wide.
+        fading = 4 * load.made * self.network.scale**2 * self.fade * (size[1] + height)
+        return int(network + (threads + _AHEAD) * max(read, made) + _MADE * made + 2 * fading + _LATER)
 
     def _measured(self) -> tuple[float, float]:
         if self._fit is None:
@@ -158,32 +205,17 @@ class Tiler:
             self._fit = max(found[0] - slope * sides[0] ** 2, 0.0), slope
         return self._fit
 
-    def _rows(self, read: Reader, size: tuple[int, int], side: int, tick: Ticker | None) -> Iterator[tuple[slice, Tensor]]:
-        tiles = [cut(n, side, overlap=self.shared, fade=self.fade, multiple=self.network.multiple) for n in size]
-        rows, columns = tiles
-        s = self.network.scale
-        carried: Tensor | None = None
-        for index, row in enumerate(rows):
-            strip = torch.zeros(self.network.out_channels, (row.last - row.first) * s, size[1] * s)
-            for count, column in enumerate(columns):
-                strip[..., column.first * s : column.last * s] += self._tile(read, row, column)
-                if tick is not None:
-                    tick(index * len(columns) + count + 1, len(rows) * len(columns))
-            if carried is not None:
-                strip[:, : carried.shape[1]] += carried
-            done = strip.shape[1] - row.fade_out * s
-            carried = strip[:, done:].clone() if row.fade_out else None
-            for begin in range(0, done, _HANDED * s):
-                end = min(begin + _HANDED * s, done)
-                yield slice(row.first * s + begin, row.first * s + end), strip[:, begin:end]
-            del strip  # before the next one is made
-
     @torch.inference_mode()
-    def _tile(self, read: Reader, row: Tile, column: Tile) -> Tensor:
+    def part(self, x_CHW: Tensor, part: Part) -> NDArray[np.float32]:
+        """Return the used pixels (C, height, width) of a part, from the pixels that it looks at.
+
+        Raises:
+            ValueError: if they are not finite.
+        """
         s = self.network.scale
-        x_BCHW = read(slice(row.start, row.stop), slice(column.start, column.stop))[None]
+        row, column = part.rows, part.columns
         with autocast(self.device, self.dtype):
-            y_BCHW = self.network(x_BCHW.to(self.device))
+            y_BCHW = self.network(x_CHW[None].to(self.device))
         y_CHW = y_BCHW[0, :, (row.first - row.start) * s :, (column.first - column.start) * s :]
         y_CHW = y_CHW[:, : (row.last - row.first) * s, : (column.last - column.first) * s].float()
         if not y_CHW.isfinite().all():
@@ -191,9 +223,41 @@ class Tiler:
                 f"{type(self.network).__name__} gives values that are not finite in {str(self.dtype).removeprefix('torch.')}: "
                 + ("its weights are damaged" if self.dtype == torch.float32 else "use --precision fp32")
             )
-        if row.fade_in or row.fade_out:
-            y_CHW = y_CHW * row.weights(s).to(self.device)[:, None]
-        if column.fade_in or column.fade_out:
-            y_CHW = y_CHW * column.weights(s).to(self.device)
-        done: Tensor = y_CHW.cpu()
+        done: NDArray[np.float32] = y_CHW.cpu().numpy()
         return done
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A job whose worker is there already."""
+
+    worker: Worker[Any]
+
+    def open(self) -> Worker[Any]:
+        return self.worker
+
+
+class _Whole:
+    """A tensor, and the restored one."""
+
+    done = 0
+
+    def __init__(self, tiler: Tiler, x_CHW: Tensor) -> None:
+        self._tiler, self._x_CHW = tiler, x_CHW
+        s = tiler.network.scale
+        self.y_CHW = torch.empty(tiler.network.out_channels, x_CHW.shape[1] * s, x_CHW.shape[2] * s)
+
+    def read(self, part: Part) -> Tensor:
+        return self._x_CHW[:, part.rows.start : part.rows.stop, part.columns.start : part.columns.stop]
+
+    def compute(self, data: Tensor, part: Part) -> NDArray[np.float32]:
+        return self._tiler.part(data, part)
+
+    def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
+        del area
+        return Finished({"image": values})
+
+    def write(self, part: int, area: Area, finished: Finished) -> None:
+        del part
+        rows, columns = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
+        self.y_CHW[:, rows, columns] = torch.from_numpy(finished.arrays["image"])

@@ -9,11 +9,13 @@ from .plan import Part, Plan
 class Blend:
     """Adds parts up in raster order and hands out pixels as soon as no later part adds to them.
 
-    What it holds is a column and a row of fading ends, not the result.
+    Where one part has no data and another has, that one counts alone. What it holds is a column and a row of fading ends, not
+    the result.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        # Sums of weighted values, and below them, as a last channel, of the weights.
         self._right: NDArray[np.float32] | None = None
         self._above: NDArray[np.float32] | None = None
         self._below: NDArray[np.float32] | None = None
@@ -21,22 +23,33 @@ class Blend:
     def add(self, part: Part, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Take a part's used pixels (channels, height, width) and return those that it finishes, as ``Plan.finishes`` tells."""
         plan, used, area = self.plan, self.plan.used(part), self.plan.finishes(part)
-        values = values * _weights(plan, part)
+        sums = _weighted(values, _weights(plan, part))
         if self._right is not None and used.column:
-            values[:, :, : self._right.shape[2]] += self._right
-        self._right = values[:, :, area.width :].copy() if area.width < used.width else None
-        values = values[:, :, : area.width]
+            sums[:, :, : self._right.shape[2]] += self._right
+        self._right = sums[:, :, area.width :].copy() if area.width < used.width else None
+        sums = sums[:, :, : area.width]
         columns = slice(area.column, area.column + area.width)
         if used.column == 0:
             self._above, self._below = self._below, None
         if self._above is not None and used.row:
-            values[:, : self._above.shape[1]] += self._above[:, :, columns]
+            sums[:, : self._above.shape[1]] += self._above[:, :, columns]
         if area.height < used.height:
             if self._below is None:
-                width = plan.used(plan.part(len(plan.columns) - 1))
-                self._below = np.zeros((len(values), used.height - area.height, width.column + width.width), np.float32)
-            self._below[:, :, columns] = values[:, area.height :]
-        return values[:, : area.height]
+                last = plan.used(plan.part(len(plan.columns) - 1))
+                self._below = np.zeros((len(sums), used.height - area.height, last.column + last.width), np.float32)
+            self._below[:, :, columns] = sums[:, area.height :]
+        sums = sums[:, : area.height]
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: no data in any part
+            return np.asarray(sums[:-1] / sums[-1])
+
+
+def _weighted(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weighted values with the weights as one more channel, all 0 where there is no data."""
+    sums = np.empty((len(values) + 1, *weights.shape), np.float32)
+    np.multiply(values, weights, out=sums[:-1])
+    sums[-1] = weights
+    sums[:, np.isnan(values).any(axis=0)] = 0
+    return sums
 
 
 def _weights(plan: Plan, part: Part) -> NDArray[np.float32]:

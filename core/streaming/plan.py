@@ -49,12 +49,6 @@ class Plan:
     up: int = 1
     down: int = 1
 
-    def __len__(self) -> int:
-        return len(self.rows) * len(self.columns)
-
-    def __iter__(self) -> Iterator[Part]:
-        return (self.part(index) for index in range(len(self)))
-
     def __post_init__(self) -> None:
         before = (self.overlap - self.fade) // 2
         if any(pixels % self.down for pixels in (self.area.row, self.area.column, self.fade, before, self.multiple)):
@@ -76,9 +70,12 @@ class Plan:
     def _tiles(self, size: int, first: int, pixels: int) -> list[Tile]:
         around = self.overlap // 2
         start = max((first - around) // self.multiple * self.multiple, 0)
-        stop = min(first + pixels + around, size)
+        # Whole windows, for those that end inside the image are filled up with what is not in it.
+        stop = min(-(-(first + pixels + around) // self.multiple) * self.multiple, size)
         tiles = cut(stop - start, self.side, overlap=self.overlap, fade=self.fade, multiple=self.multiple)
-        moved = (replace(t, start=t.start + start, stop=t.stop + start, first=t.first + start, last=t.last + start) for t in tiles)
+        moved = (
+            replace(t, start=t.start + start, stop=t.stop + start, first=t.first + start, last=t.last + start) for t in tiles
+        )
         return [tile for tile in moved if tile.first < first + pixels and tile.last > first]
 
     def __len__(self) -> int:
@@ -101,7 +98,7 @@ class Plan:
         return -(-pixels * self.up // self.down)
 
     def used(self, part: Part) -> Area:
-        """Return the pixels that a part makes, fading ends and what lies beside the area included, from the first part's corner."""
+        """Return the pixels that a part makes, fading ends and what lies beside the area too, from the first part's corner."""
         row, column = (self._result(t.first - f) for t, f in self._from_corner(part))
         bottom, right = (self._result(t.last - f) for t, f in self._from_corner(part))
         return Area(row, column, bottom - row, right - column)

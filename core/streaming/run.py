@@ -1,38 +1,36 @@
-"""Parts are read ahead, computed in order, blended and handed on, at the same time."""
+"""Parts are read ahead, computed, blended in order and handed on, at the same time."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .blend import Blend
 from .plan import Area, Part, Plan
+from .writing import Finished, Sink, writing_to
+
+__all__ = ["Finished", "Job", "Sink", "Tick", "Worker", "one_thread_each", "run"]
 
 Data = TypeVar("Data")
 Tick = Callable[[int, int], None]  # parts done, parts in all
-
-
-@dataclass(frozen=True, eq=False)
-class Finished:
-    """What is known of some pixels of the result.
-
-    Args:
-        arrays: by the name of the raster that they belong to, (bands, height, width).
-        facts: what is to be known of them in the end, such as counts; JSON.
-    """
-
-    arrays: Mapping[str, NDArray[Any]]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+_AHEAD = 2  # parts that are read before they are needed
 
 
 class Worker(Protocol[Data]):
-    """Makes results of parts. Nothing of one part may depend on another, so that parts can be computed anywhere and again."""
+    """Makes results of parts. Nothing of one part may depend on another, so that parts can be computed anywhere and again.
+
+    All of it is called in threads: ``read`` and ``finish`` in one each, ``compute`` in as many as compute at the same time.
+    """
 
     def read(self, part: Part) -> Data:
-        """Read what a part looks at; called in a thread of its own, ahead of ``compute``."""
+        """Read what a part looks at; called ahead of ``compute``."""
         ...
 
     def compute(self, data: Data, part: Part) -> NDArray[np.float32]:
@@ -52,58 +50,80 @@ class Job(Protocol[Data]):
         ...
 
 
-class Sink(Protocol):
-    """Takes finished pixels, in the order of the parts."""
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Have torch compute each part with one thread.
 
-    @property
-    def done(self) -> int:
-        """Parts that were finished before, in an earlier run."""
-        ...
-
-    def write(self, part: int, area: Area, finished: Finished) -> None:
-        """Keep what a part finished; called in a thread of its own, one part at a time."""
-        ...
-
-
-def run(plan: Plan, job: Job[Any], sink: Sink, *, tick: Tick | None = None) -> None:
-    """Compute what is not done yet. Memory holds two parts that were read, one that is computed and two that are written.
-
-    If anything fails or is interrupted, all parts that were handed to the sink before are written.
+    How products are cut among threads changes the order of their sums, and with it the last digits of the results. With one
+    thread for a part these are the same on any number of cores and in any number of processes.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int | None = 1, tick: Tick | None = None) -> None:
+    """Compute what is not done yet.
+
+    Memory holds ``threads + 2`` parts, each as it was read or computed, and two that are written. What is computed does not
+    depend on ``threads``: each of them computes a part of its own.
+
+    If anything fails or is interrupted, reading and computing stop after what they are at, all parts that were handed on before
+    are written, and no thread is left.
+
+    Args:
+        plan: of the parts.
+        job: what to do with them.
+        sink: takes them.
+        threads: that compute a part each at the same time: as many as there are cores, or one for a GPU. None: one part after
+            the other, by all threads of torch, for few parts whose last digits may depend on the machine.
+        tick: told after each part.
+    """
+    if sink.done == len(plan):
+        return
     worker = job.open()
     blend = Blend(plan) if plan.fade else None
     again = plan.again(sink.done)
-    parts = [*again, *(plan.part(index) for index in range(sink.done, len(plan)))]
-    with ThreadPoolExecutor(1, "write") as writing:
-        written: list[Future[None]] = []
-        for part, values in _computed(worker, parts):
-            if blend is not None:
-                values = blend.add(part, values)
-            if part.index < sink.done:
-                continue
-            area, (rows, columns) = plan.place(part)
-            values = values[:, rows, columns]
-            written.append(writing.submit(_write, worker, sink, part.index, area, values))
-            if len(written) > 1:
-                written.pop(0).result()
-            if tick is not None:
-                tick(part.index + 1, len(plan))
-        for future in written:
-            future.result()
-
-
-def _write(worker: Worker[Any], sink: Sink, index: int, area: Area, values: NDArray[np.float32]) -> None:
-    sink.write(index, area, worker.finish(values, area))
-
-
-def _computed(worker: Worker[Data], parts: Iterable[Part]) -> Iterator[tuple[Part, NDArray[np.float32]]]:
-    with ThreadPoolExecutor(1, "read") as reading:
-        ahead: list[tuple[Part, Future[Data]]] = []
-        coming = iter(parts)
+    coming = iter([*again, *(plan.part(index) for index in range(sink.done, len(plan)))])
+    first = sink.done
+    at_once = threads or 1
+    with (
+        nullcontext() if threads is None else one_thread_each(),
+        writing_to(sink) as writing,
+        _pool(1, "read") as reading,
+        _pool(at_once, "compute") as computing,
+    ):
+        ahead: deque[tuple[Part, Future[NDArray[np.float32]]]] = deque()
         while True:
-            while len(ahead) < 2 and (part := next(coming, None)) is not None:
-                ahead.append((part, reading.submit(worker.read, part)))
+            for part in islice(coming, at_once + _AHEAD - len(ahead)):
+                data = reading.submit(worker.read, part)
+                ahead.append((part, computing.submit(_compute, worker, part, data)))
             if not ahead:
                 return
-            part, data = ahead.pop(0)
-            yield part, worker.compute(data.result(), part)
+            part, future = ahead.popleft()
+            values = writing.wait_for(future)
+            del future
+            if blend is not None:
+                values = blend.add(part, values)
+            if part.index >= first:
+                area, (rows, columns) = plan.place(part)
+                writing.add(part.index, area, partial(worker.finish, values[:, rows, columns], area))
+                if tick is not None:
+                    tick(part.index + 1, len(plan))
+
+
+@contextmanager
+def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that end, when an error passes, after what they are at."""
+    pool = ThreadPoolExecutor(threads, name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _compute(worker: Worker[Data], part: Part, data: Future[Data]) -> NDArray[np.float32]:
+    return worker.compute(data.result(), part)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ..grid import Grid
+from ..opening import gdal_numbers, open_scene
 from ..raster import RasterSource, alpha_bands, band_tags, data_file, grid_of, open_raster
-from ..scene import Scene, open_scene
+from ..scene import Scene
 from ..sensors import Band, Sensor
 from ..sensors.table import with_count
 from .layer import Layer
@@ -56,7 +56,7 @@ def open_layer(path: str | Path, sensor: Sensor, *, bands: Sequence[str | None] 
             told = None if centres is None else [float(centres[i - 1]) for i in indices]
             found = _bands(file, sensor, [src.descriptions[i - 1] or "" for i in indices], told)
         source = RasterSource.of(file, src)
-        dtype = np.dtype(src.dtypes[0])
+        numbers = gdal_numbers(src, source)
         return Layer(
             where=file,
             sensor=sensor,
@@ -64,29 +64,17 @@ def open_layer(path: str | Path, sensor: Sensor, *, bands: Sequence[str | None] 
             indices=indices,
             grid=grid_of(src),
             source=source,
-            whole=dtype.kind in "ui",
-            bits=8 * dtype.itemsize,
-            marked=any(source.masked),
-            tags={key.lower(): value for key, value in src.tags().items()},
-            scaling=_scaling(src),
+            whole=numbers.dtype.kind in "ui",
+            bits=8 * numbers.dtype.itemsize,
+            marked=numbers.marked,
+            tags=numbers.tags,
+            scaling=numbers.scaling(file),
         )
-
-
-def _scaling(src: DatasetReader) -> tuple[float, float] | None:
-    pairs = set(zip(src.scales, src.offsets, strict=True))
-    if len(pairs) > 1:
-        raise ValueError(f"{src.name}: bands have different scales and offsets, which is not supported")
-    pair: tuple[float, float] = pairs.pop()
-    return None if pair == (1.0, 0.0) else pair
 
 
 def _spectral_layer(path: str, sensor: Sensor) -> Layer:
     """An imaging spectrometer's scene, whose file tells its wavelengths."""
     scene = open_scene(path)
-    with open_raster(data_file(path)) as src:
-        dtype, scaling = np.dtype(src.dtypes[0]), _scaling(src)
-        tags = {key.lower(): value for key, value in src.tags().items()}
-        marked = any(RasterSource.of(path, src).masked)
     if scene.wavelengths is None:
         raise ValueError(f"{path}: its bands have no wavelengths, which those of {sensor.name} must have in the file")
     check_wavelengths(path, scene.wavelengths.tolist())
@@ -98,11 +86,11 @@ def _spectral_layer(path: str, sensor: Sensor) -> Layer:
         indices=scene.bands,
         grid=scene.grid,
         source=_SceneSource(scene),
-        whole=dtype.kind in "ui",
-        bits=8 * dtype.itemsize,
-        marked=marked,
-        tags=tags,
-        scaling=scaling,
+        whole=scene.numbers.dtype.kind in "ui",
+        bits=8 * scene.numbers.dtype.itemsize,
+        marked=scene.numbers.marked,
+        tags=scene.numbers.tags,
+        scaling=scene.numbers.scaling(path),
     )
 
 

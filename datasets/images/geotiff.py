@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window
 
 from ..grid import Grid
-from ..raster import alpha_bands, quiet_georeference
+from ..raster import alpha_bands, open_raster, quiet_georeference
 from .containers import PHOTOMETRIC, first, needs_pillow
 from .image import PIXEL_TYPES, GeoDetails, Image, Pixels, peak_of
 
@@ -48,15 +48,131 @@ def read_pixels(src: DatasetReader, bands: list[int]) -> Pixels:
     Raises:
         ValueError: bands of different types, or of a type that is not supported.
     """
+    pixels: Pixels = np.empty((src.height, src.width, len(bands)), dtype=_pixel_type(src, bands))
+    for window in _rows(src, pixels, Window(0, 0, src.width, src.height)):
+        pixels[_slice(window)] = np.moveaxis(src.read(bands, window=window), 0, -1)
+    return pixels
+
+
+def _pixel_type(src: DatasetReader, bands: Sequence[int]) -> np.dtype[Any]:
     if len(bands) > _MOST_BANDS:
         raise ValueError(f"{src.name}: {len(bands)} bands, more than the limit of {_MOST_BANDS}")
     types = {src.dtypes[band - 1] for band in bands}
     if len(types) != 1 or not types <= set(PIXEL_TYPES):
         raise ValueError(f"{src.name}: pixels of type {', '.join(sorted(types))}, expected one of {', '.join(PIXEL_TYPES)}")
-    pixels: Pixels = np.empty((src.height, src.width, len(bands)), dtype=types.pop())
-    for window in _rows(src, pixels):
-        pixels[_slice(window)] = np.moveaxis(src.read(bands, window=window), 0, -1)
-    return pixels
+    return np.dtype(types.pop())
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeoTiff:
+    """A GeoTIFF that is read window by window. It is opened for each, so that this may be sent to other processes.
+
+    Args:
+        name: the file.
+        shape: height and width.
+        bands: counted from 1, alpha not among them.
+        dtype: of the pixels.
+        transparency: the band that is alpha; None if there is none.
+        masked: whether there is a mask beside nodata and alpha.
+        nodata: value of pixels that hold nothing; None if there is none.
+        grid: where it lies.
+        geo: what else it says.
+        icc: colour profile.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    bands: tuple[int, ...]
+    dtype: np.dtype[Any]
+    transparency: int | None
+    masked: bool
+    nodata: float | None
+    grid: Grid
+    geo: GeoDetails
+    icc: bytes | None = None
+
+    @classmethod
+    def of(cls, src: DatasetReader, name: str, icc: bytes | None = None) -> "GeoTiff":
+        """Look at an open GeoTIFF.
+
+        Raises:
+            ValueError: bands of a type that is not supported, or with a colour table, which are classes and no brightness.
+        """
+        if ColorInterp.palette in src.colorinterp:
+            raise ValueError(f"{name}: a GeoTIFF with a colour table holds classes, not brightness; expand it to RGB first")
+        transparent = alpha_bands(src)
+        bands = [band for band in src.indexes if band not in transparent[:1]]
+        if not bands:
+            raise ValueError(f"{name}: a GeoTIFF with an alpha band only")
+        gcps, gcps_crs = src.gcps
+
+        def kept(values: Sequence[_T]) -> tuple[_T, ...]:
+            return tuple(values[band - 1] for band in bands)
+
+        geo = GeoDetails(
+            descriptions=kept(src.descriptions),
+            colors=tuple(use.name for use in kept(src.colorinterp)),
+            scales=kept(src.scales),
+            offsets=kept(src.offsets),
+            units=kept(src.units),
+            tags=dict(src.tags()),
+            band_tags=tuple({k: v for k, v in src.tags(band).items() if not k.startswith(_STALE)} for band in bands),
+            gcps=tuple(gcps),
+            gcps_crs=gcps_crs,
+            rpcs=src.rpcs,
+        )
+        return cls(
+            name=name,
+            shape=src.shape,
+            bands=tuple(bands),
+            dtype=_pixel_type(src, [*bands, *transparent[:1]]),
+            transparency=transparent[0] if transparent else None,
+            masked=_masked(src),
+            nodata=src.nodata,
+            grid=Grid.of(src),
+            geo=geo,
+            icc=icc or None,
+        )
+
+    @property
+    def channels(self) -> int:
+        """Number of bands, alpha not among them."""
+        return len(self.bands)
+
+    @property
+    def transparent(self) -> bool:
+        """Whether there is alpha."""
+        return self.transparency is not None
+
+    @property
+    def format(self) -> str:
+        """As of ``Image``."""
+        return "GTiff"
+
+    def read(self, row: int, column: int, height: int, width: int) -> Image:
+        """Return a window, without grid and details, which are those of the whole.
+
+        Raises:
+            ValueError: the file is damaged there.
+            FileNotFoundError: it is gone.
+        """
+        with open_raster(self.name) as src:
+            return self.window(src, Window(column, row, width, height))
+
+    def window(self, src: DatasetReader, window: Window) -> Image:
+        """Return a window of the open file; else as ``read``."""
+        pixels: Pixels = np.empty((window.height, window.width, self.channels), self.dtype)
+        for rows in _rows(src, pixels, window):
+            begin = rows.row_off - window.row_off
+            pixels[begin : begin + rows.height] = np.moveaxis(src.read(list(self.bands), window=rows), 0, -1)
+        return Image(
+            pixels=pixels,
+            alpha=None if self.transparency is None else src.read(self.transparency, window=window),
+            mask=src.dataset_mask(window=window) != 0 if self.masked else None,
+            nodata=self.nodata,
+            format="GTiff",
+            name=self.name,
+        )
 
 
 def read_geotiff(src: DatasetReader, name: str) -> Image:
@@ -65,40 +181,8 @@ def read_geotiff(src: DatasetReader, name: str) -> Image:
     Raises:
         ValueError: bands of a type that is not supported, or with a colour table, which are classes and no brightness.
     """
-    if ColorInterp.palette in src.colorinterp:
-        raise ValueError(f"{name}: a GeoTIFF with a colour table holds classes, not brightness; expand it to RGB first")
-    transparent = alpha_bands(src)
-    bands = [band for band in src.indexes if band not in transparent[:1]]
-    if not bands:
-        raise ValueError(f"{name}: a GeoTIFF with an alpha band only")
-    pixels = read_pixels(src, bands)
-    gcps, gcps_crs = src.gcps
-
-    def kept(values: Sequence[_T]) -> tuple[_T, ...]:
-        return tuple(values[band - 1] for band in bands)
-
-    geo = GeoDetails(
-        descriptions=kept(src.descriptions),
-        colors=tuple(use.name for use in kept(src.colorinterp)),
-        scales=kept(src.scales),
-        offsets=kept(src.offsets),
-        units=kept(src.units),
-        tags=dict(src.tags()),
-        band_tags=tuple({k: v for k, v in src.tags(band).items() if not k.startswith(_STALE)} for band in bands),
-        gcps=tuple(gcps),
-        gcps_crs=gcps_crs,
-        rpcs=src.rpcs,
-    )
-    return Image(
-        pixels=pixels,
-        alpha=read_pixels(src, [transparent[0]])[..., 0] if transparent else None,
-        mask=src.dataset_mask() != 0 if _masked(src) else None,
-        nodata=src.nodata,
-        grid=Grid.of(src),
-        geo=geo,
-        format="GTiff",
-        name=name,
-    )
+    seen = GeoTiff.of(src, name)
+    return replace(seen.window(src, Window(0, 0, src.width, src.height)), grid=seen.grid, geo=seen.geo)
 
 
 def read_plain(src: DatasetReader, tags: Mapping[int, Any]) -> tuple[Pixels, Pixels | None]:
@@ -148,6 +232,34 @@ def resized_details(geo: GeoDetails, down: float, across: float) -> GeoDetails:
     return replace(geo, gcps=points, rpcs=rpcs)
 
 
+def picked_details(geo: GeoDetails, bands: Sequence[int]) -> GeoDetails:
+    """Details of some of the bands, counted from 0."""
+
+    def kept(values: Sequence[_T]) -> tuple[_T, ...]:
+        return tuple(values[band] for band in bands)
+
+    return replace(
+        geo,
+        descriptions=kept(geo.descriptions),
+        colors=kept(geo.colors),
+        scales=kept(geo.scales),
+        offsets=kept(geo.offsets),
+        units=kept(geo.units),
+        band_tags=kept(geo.band_tags) if geo.band_tags else (),
+    )
+
+
+def cropped_details(geo: GeoDetails, row: int, column: int) -> GeoDetails:
+    """Details for the pixels from one on that becomes the first."""
+    points = tuple(
+        GroundControlPoint(row=p.row - row, col=p.col - column, x=p.x, y=p.y, z=p.z, id=p.id, info=p.info) for p in geo.gcps
+    )
+    rpcs = copy(geo.rpcs)
+    if rpcs is not None:
+        rpcs.line_off, rpcs.samp_off = rpcs.line_off - row, rpcs.samp_off - column
+    return replace(geo, gcps=points, rpcs=rpcs)
+
+
 def encode_png(image: Image) -> bytes:
     """A PNG file of 16 bits, without metadata."""
     bands = image.channels + (image.alpha is not None)
@@ -184,29 +296,30 @@ def write_tiff(path: Path, image: Image) -> None:
     with quiet_georeference(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         with rasterio.open(path, "w", **options) as dst:
             if geo is not None:
-                _describe(dst, image, geo)
+                describe(dst, geo)
             _write_pixels(dst, image)
             if image.mask is not None:
                 dst.write_mask(image.mask)
         with rasterio.open(path) as src:
-            for window in _rows(src, image.pixels):
+            for window in _rows(src, image.pixels, Window(0, 0, src.width, src.height)):
                 if not np.array_equal(src.read(window=window), _bands(image, window), equal_nan=image.pixels.dtype.kind == "f"):
                     raise OSError(
                         errno.EIO, "what was written does not read back the same"
                     )  # a full disk, of which GDAL is silent
 
 
-def _describe(dst: DatasetWriter, image: Image, geo: GeoDetails) -> None:
-    alpha = () if image.alpha is None else (ColorInterp.alpha,)
+def describe(dst: DatasetWriter, geo: GeoDetails) -> None:
+    """Write details into an open file; bands of it that they do not tell of are alpha."""
+    alpha = (ColorInterp.alpha,) * (dst.count - len(geo.colors))
     dst.update_tags(**geo.tags)
     dst.colorinterp = (*(ColorInterp[color] for color in geo.colors), *alpha)
-    for band in range(image.channels):
-        if (text := geo.descriptions[band]) is not None:
-            dst.set_band_description(band + 1, text)
-        if (unit := geo.units[band]) is not None:
-            dst.set_band_unit(band + 1, unit)
+    for band, (text, unit) in enumerate(zip(geo.descriptions, geo.units, strict=True), start=1):
+        if text is not None:
+            dst.set_band_description(band, text)
+        if unit is not None:
+            dst.set_band_unit(band, unit)
         if geo.band_tags:
-            dst.update_tags(band + 1, **geo.band_tags[band])
+            dst.update_tags(band, **geo.band_tags[band - 1])
     if any(scale != 1 for scale in geo.scales) or any(geo.offsets):
         dst.scales = (*geo.scales, *(1.0 for _ in alpha))
         dst.offsets = (*geo.offsets, *(0.0 for _ in alpha))
@@ -217,7 +330,7 @@ def _describe(dst: DatasetWriter, image: Image, geo: GeoDetails) -> None:
 
 
 def _write_pixels(dst: DatasetWriter, image: Image) -> None:
-    for window in _rows(dst, image.pixels):
+    for window in _rows(dst, image.pixels, Window(0, 0, dst.width, dst.height)):
         dst.write(_bands(image, window), window=window)
 
 
@@ -227,12 +340,15 @@ def _bands(image: Image, window: Window) -> NDArray[Any]:
     return np.ascontiguousarray(part) if image.alpha is None else np.concatenate([part, image.alpha[_slice(window)][None]])
 
 
-def _rows(src: DatasetReader, pixels: Pixels) -> Iterator[Window]:
-    """Windows of whole rows of blocks: each block is coded once, and little is held in two orders of axes."""
+def _rows(src: DatasetReader, pixels: Pixels, window: Window) -> Iterator[Window]:
+    """Parts of a window of whole rows of blocks: each block is coded once, and little is held in two orders of axes."""
     block = src.block_shapes[0][0]
     step = max(1, _ROWS_BYTES // (block * pixels[:1].nbytes)) * block
-    for row in range(0, src.height, step):
-        yield Window(0, row, src.width, min(step, src.height - row))
+    row, end = window.row_off, window.row_off + window.height
+    while row < end:
+        following = min((row // step + 1) * step, end)
+        yield Window(window.col_off, row, window.width, following - row)
+        row = following
 
 
 def _slice(window: Window) -> tuple[slice, slice]:

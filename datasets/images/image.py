@@ -1,6 +1,6 @@
 """One picture in memory: pixels, and what its file says beside them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,33 @@ class Image:
     def channels(self) -> int:
         """Number of bands, alpha not among them."""
         return int(self.pixels.shape[2])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return self.pixels.dtype
+
+    @property
+    def transparent(self) -> bool:
+        """Whether there is alpha."""
+        return self.alpha is not None
+
+    @property
+    def masked(self) -> bool:
+        """Whether there is a mask."""
+        return self.mask is not None
+
+    def read(self, row: int, column: int, height: int, width: int) -> "Image":
+        """Return a window of it, without grid and details; nothing is copied."""
+        window = slice(row, row + height), slice(column, column + width)
+        return replace(
+            self,
+            pixels=self.pixels[window],
+            alpha=None if self.alpha is None else self.alpha[window],
+            mask=None if self.mask is None else self.mask[window],
+            grid=None,
+            geo=None,
+        )
 
     @property
     def rgb(self) -> tuple[int, int, int] | None:

@@ -22,7 +22,7 @@ from .containers import (
     tiff_exif,
     tiff_tags,
 )
-from .geotiff import is_geographic, read_geotiff, read_plain
+from .geotiff import GeoTiff, is_geographic, read_geotiff, read_plain
 from .image import Image, Pixels
 from .pillow import DESCRIPTIVE_TAGS, EXIF_HEAD, from_pillow, normal_exif, quiet, require_pillow, turn
 
@@ -71,10 +71,7 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image:
         except PillowImage.DecompressionBombError as error:  # its own limit, which only the reader of WebP has
             raise ValueError(f"{path}: {error.args[0]}") from error
         except _PARSING_ERRORS as error:
-            text = " ".join(str(error).split())
-            if isinstance(error, ValueError) and text.startswith(str(path)):
-                raise
-            raise ValueError(f"{path}: truncated or damaged ({text})") from error
+            raise _damaged(path, error) from error
 
 
 def _read(file: IO[bytes], head: bytes, path: Path, max_pixels: int) -> Image:
@@ -95,6 +92,36 @@ def _read(file: IO[bytes], head: bytes, path: Path, max_pixels: int) -> Image:
     require_size(made.size, max_pixels, name)
     _first_of(getattr(made, "n_frames", 1), "frames", name)
     return from_pillow(made, name, format=format_)
+
+
+def open_geotiff(path: str | Path) -> GeoTiff | None:
+    """Open a GeoTIFF of any size to read it window by window; None if the file is something else, or a picture alone.
+
+    Raises:
+        ValueError: a GeoTIFF that is damaged, or of a type that is not supported.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    name = str(path)
+    with path.open("rb") as file, quiet():
+        if not file.read(16).startswith(TIFF_MAGICS):
+            return None
+        try:
+            tags = tiff_tags(file)
+            with open_raster(name) as src:
+                if not is_geographic(src, tags):
+                    return None
+                _first_of(count_pages(file), "pages", name)
+                return GeoTiff.of(src, name, tags.get(ICC_TAG))
+        except _PARSING_ERRORS as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: BaseException) -> ValueError:
+    text = " ".join(str(error).split())
+    told = isinstance(error, ValueError) and text.startswith(str(path))
+    return ValueError(text if told else f"{path}: truncated or damaged ({text})")
 
 
 def _identify(file: IO[bytes], head: bytes, name: str) -> tuple["ImageFile.ImageFile", str]:

@@ -37,10 +37,5 @@ class TiledTest:
         bare.eval()
         margin = int(tile["tile_pad"])
         tiler = Tiler(network, self.device, tile=int(tile["tile_size"]) + 2 * margin, overlap=2 * margin)
-        height, width = self.lq.shape[-2:]
-        scale = network.scale
-        self.output = self.lq.new_empty(len(self.lq), network.out_channels, height * scale, width * scale)
-        for image_CHW, output_CHW in zip(self.lq, self.output, strict=True):
-            for rows, strip in tiler.run(lambda rows, columns, x=image_CHW: x[:, rows, columns], (height, width)):  # type: ignore[misc]
-                output_CHW[:, rows] = strip.to(output_CHW.device)
+        self.output = torch.stack([tiler.restored(image_CHW) for image_CHW in self.lq]).to(self.lq.device)
         bare.train(training)

@@ -11,7 +11,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo import cog_validate
 
 from geovit import __version__
-from geovit.apps.hyperspectral import classification
+from geovit.apps.hyperspectral import classification, fitting
 from geovit.apps.hyperspectral.classification import classify, fit_model
 from geovit.apps.hyperspectral.model import load_classifier
 from geovit.datasets import open_scene, read_labels
@@ -153,7 +153,7 @@ def test_values_of_the_labels_stay_their_values_in_the_map(files, tiny, tmp_path
 
 @pytest.mark.parametrize("kind", ["map", "model", "probabilities", "quicklook", "report"])
 def test_existing_results_are_found_before_any_work(files, done, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(classification, "fit", lambda *_, **__: pytest.fail("fitted first"))
+    monkeypatch.setattr(fitting, "fit", lambda *_, **__: pytest.fail("fitted first"))
     (tmp_path / done.files[kind].name).write_text("mine")
     with pytest.raises(FileExistsError, match=f"{done.files[kind].name} exists: pass --overwrite"):
         classify(str(files.scene), labels=str(files.labels), out=tmp_path, probabilities=True, quicklook=True)
@@ -161,20 +161,25 @@ def test_existing_results_are_found_before_any_work(files, done, tmp_path, monke
 
 
 @pytest.mark.parametrize("existing", [True, False])
-def test_a_failure_at_the_last_file_leaves_the_folder_as_it_was(files, done, tmp_path, monkeypatch, existing):
+def test_a_failure_at_the_last_file_changes_no_result_and_can_be_gone_on_with(files, done, tmp_path, monkeypatch, existing):
     old = {path.name: b"old" for path in done.files.values()} if existing else {}
     for name, content in old.items():
         (tmp_path / name).write_bytes(content)
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr(classification, "write_text_atomic", full)
-    with pytest.raises(OSError, match="no space left"):
-        classify(
-            str(files.scene), model=done.files["model"], out=tmp_path, probabilities=True, quicklook=True, overwrite=existing
-        )
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
+    options = {"model": done.files["model"], "out": tmp_path, "probabilities": True, "quicklook": True, "device": "cpu"}
+    with monkeypatch.context() as patch:
+        patch.setattr(classification, "write_text_atomic", full)
+        with pytest.raises(OSError, match="no space left"):
+            classify(str(files.scene), **options, overwrite=existing)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == old
+    assert names(tmp_path) == sorted([*old, ".scene_classes.unfinished"])
+    classify(str(files.scene), **options, overwrite=existing, resume=True)
+    for kind in ("map", "probabilities"):
+        assert (tmp_path / done.files[kind].name).read_bytes() == done.files[kind].read_bytes()
+    assert ".scene_classes.unfinished" not in names(tmp_path)
 
 
 def test_overwriting_replaces(files, done, tmp_path):

@@ -2,14 +2,21 @@ import numpy as np
 import pytest
 import torch
 
-from geovit.apps.hyperspectral.mapping import cluster, predict
+from geovit.apps.hyperspectral.clustering import find_groups
+from geovit.apps.hyperspectral.mapping import map_in_memory, predict
 from geovit.apps.hyperspectral.samples import read_padded
+from geovit.apps.hyperspectral.working import Wanted
 
 CPU = torch.device("cpu")
 
 
 def bands_of(scene):
     return list(range(scene.num_bands))
+
+
+def cluster(scene, clusters, **options):
+    groups = find_groups(scene, Wanted.all_of(scene).area, clusters, **options)
+    return map_in_memory(scene, groups, clusters, cell=128).index
 
 
 def map_with(model, scene, tile=64):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from rasterio.windows import Window
 
-from geovit.apps.hyperspectral.quicklook import write_quicklook
+from geovit.apps.hyperspectral.quicklook import natural_colours, preview_shape, write_quicklook
 from geovit.datasets import ClassInfo
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -10,7 +11,10 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 def draw(tmp_path, scene, index, names=("roof", "water")):
     classes = [ClassInfo(value, name, color) for value, name, color in zip((1, 2), names, (RED, BLUE), strict=True)]
-    write_quicklook(tmp_path / "q.png", scene, index, classes, title="map")
+    shape = preview_shape(*index.shape)
+    rows, columns = (np.arange(small) * size // small for small, size in zip(shape, index.shape, strict=True))
+    natural = natural_colours(scene, Window(0, 0, index.shape[1], index.shape[0]), shape)
+    write_quicklook(tmp_path / "q.png", natural, index[rows][:, columns], classes, name="scene", title="map")
     return imread(tmp_path / "q.png")[:, :, :3]
 
 

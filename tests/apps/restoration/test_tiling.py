@@ -7,9 +7,10 @@ from torch.nn import functional as F
 
 from geovit.apps.restoration.cfsr import CFSR
 from geovit.apps.restoration.network import Network
-from geovit.apps.restoration.tiling import Tiler
+from geovit.apps.restoration.tiling import Load, Tiler
 
 CPU = torch.device("cpu")
+COLOURS = Load(read=3, made=3)
 
 
 class Windows(Network):
@@ -44,13 +45,7 @@ class Hungry(Windows):
 
 
 def run(network, x, **options):
-    tiler = Tiler(network.eval(), CPU, **options)
-    result = None
-    for rows, part in tiler.run(lambda rows, columns: x[:, rows, columns], x.shape[-2:]):
-        if result is None:
-            result = torch.full((network.out_channels, x.shape[1] * network.scale, x.shape[2] * network.scale), torch.nan)
-        result[:, rows] = part
-    return result
+    return Tiler(network.eval(), CPU, **options).restored(x)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 100), (64, 64), (99, 133), (161, 80)])
@@ -84,7 +79,7 @@ def test_tiles_are_whole_windows_in_the_phase_of_the_image():
 
 
 def test_the_tile_is_rounded_up_and_may_not_be_too_small():
-    assert Tiler(Windows(), CPU, tile=30).side((99, 99)) == 32
+    assert Tiler(Windows(), CPU, tile=30).side((99, 99), COLOURS) == 32
     with pytest.raises(ValueError, match=r"tile is 16, expected 24 pixels or more at an overlap of 16 \(Windows\)"):
         Tiler(Windows(), CPU, tile=16)
     with pytest.raises(ValueError, match="overlap is -1"):
@@ -120,15 +115,15 @@ def test_other_errors_pass():
 def test_tiles_shrink_with_the_memory_allowed(monkeypatch):
     monkeypatch.setattr("geovit.apps.restoration.tiling.used_bytes", lambda _: 10**9)
     network, size = CFSR(16, (1, 1)).eval(), (3000, 4000)
-    sides = [Tiler(network, CPU, limit=limit).side(size) for limit in (4e9, 1.5e9, 1.3e9, 1.2e9)]
+    sides = [Tiler(network, CPU, limit=limit).side(size, COLOURS) for limit in (4e9, 1.5e9, 1.3e9, 1.2e9)]
     assert sides == sorted(sides, reverse=True)
     assert len(set(sides)) > 2
     for side, limit in zip(sides, (4e9, 1.5e9, 1.3e9, 1.2e9), strict=True):
-        assert 10**9 + Tiler(network, CPU).bytes_of(size, side) <= limit
+        assert 10**9 + Tiler(network, CPU).bytes_of(size, side, COLOURS) <= limit
     with pytest.raises(
         ValueError, match=r"4000 x 3000 pixels need 1\.\d\d GB in tiles of \d+, the smallest possible; allowed are 1.00"
     ):
-        Tiler(network, CPU, limit=1.001e9).side(size)
+        Tiler(network, CPU, limit=1.001e9).side(size, COLOURS)
 
 
 def test_values_that_are_not_finite_are_an_error():
@@ -142,6 +137,5 @@ def test_every_tile_is_told():
     told = []
     tiler = Tiler(Windows().eval(), CPU, tile=40)
     x = torch.rand(3, 99, 60)
-    for _ in tiler.run(lambda rows, columns: x[:, rows, columns], (99, 60), tick=lambda done, count: told.append((done, count))):
-        pass
+    tiler.restored(x, tick=lambda done, count: told.append((done, count)))
     assert told == [(done, told[-1][1]) for done in range(1, told[-1][1] + 1)]

@@ -24,7 +24,8 @@ class Copy:
 
     def compute(self, data, part):
         rows, columns = part.rows, part.columns
-        kept = data[:, rows.first - rows.start : rows.last - rows.start, columns.first - columns.start : columns.last - columns.start]
+        kept = data[:, rows.first - rows.start :, columns.first - columns.start :]
+        kept = kept[:, : rows.last - rows.first, : columns.last - columns.first]
         up, down = self.plan.up, self.plan.down
         return kept[:, ::down, ::down].repeat(up, 1).repeat(up, 2)
 

@@ -1,0 +1,120 @@
+"""From a scene and its labels to a fitted classifier, and to its files."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ... import __version__
+from ...core.sensors.model import FoundationModel
+from ...datasets import Scene, atomic, read_labels, write_text_atomic
+from .encoder_network import SceneEncoder, encoder_for
+from .model import Classifier, ModelInfo
+from .recipe import Recipe
+from .samples import LabelledScene
+from .training import fit, tiling
+
+MODEL, ADAPTERS, _FACTS = "model.safetensors", "adapters.safetensors", "fit.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """What a classifier is fitted to.
+
+    Args:
+        scene: the image.
+        labelled: its labelled pixels.
+        labels: where they come from.
+        recipe: network and training.
+        encoder: pretrained, to be adapted; None without.
+    """
+
+    scene: Scene
+    labelled: LabelledScene
+    labels: str
+    recipe: Recipe
+    encoder: SceneEncoder | None
+
+    @classmethod
+    def of(
+        cls,
+        scene: Scene,
+        labels: str,
+        recipe: Recipe,
+        *,
+        base: FoundationModel | None = None,
+        field: str | None = None,
+        classes: Path | None = None,
+    ) -> "Fitting":
+        """Read the labels.
+
+        Raises:
+            ValueError: labels that cannot be read or used, or an encoder that cannot read the scene.
+        """
+        source = None if base is None else encoder_for(scene, base)
+        read = read_labels(labels, scene.grid, field=field, classes=classes)
+        tiles = tiling(recipe)
+        return cls(scene, LabelledScene(scene, read, margin=tiles.margin, core=tiles.core), labels, recipe, source)
+
+    def untrained(self) -> Classifier:
+        """Return a classifier of the same shape that has learned nothing, to see what it takes."""
+        wavelengths = None if self.scene.wavelengths is None else self.scene.wavelengths.tolist()
+        info = ModelInfo(__version__, self.scene.num_bands, wavelengths, self.labelled.classes, self.recipe, {})
+        with torch.random.fork_rng(devices=[]):
+            model = Classifier(info)
+            if self.encoder is not None:
+                model.adapt(self.encoder)
+        return model.merge().eval()
+
+    def fit(
+        self, *, seed: int, device: torch.device, precision: torch.dtype, progress: bool
+    ) -> tuple[Classifier, dict[str, Any]]:
+        """Fit a classifier; return it, with what a report says of that."""
+        started = time.perf_counter()
+        model = fit(
+            self.scene, self.labelled, np.ones(len(self.labelled), dtype=np.bool_), self.recipe, seed=seed, device=device,
+            precision=precision, progress=progress, encoder=self.encoder,
+        )  # fmt: skip
+        counts = np.bincount(self.labelled.targets)
+        return model, {
+            "labels": self.labels,
+            "labelled_pixels": {info.name: int(n) for info, n in zip(self.labelled.classes, counts, strict=True)},
+            "recipe": self.recipe.to_dict(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "fit_seconds": round(time.perf_counter() - started, 2),
+            "validation": model.info.validation,
+        }
+
+    def kept(
+        self,
+        keep: Callable[[str], Path],
+        *,
+        adapters: bool,
+        seed: int,
+        device: torch.device,
+        precision: torch.dtype,
+        progress: bool,
+    ) -> dict[str, Any]:
+        """Fit, unless it was done and kept before; the files are at ``keep(MODEL)`` and, if asked for, ``keep(ADAPTERS)``.
+
+        Returns:
+            What a report says of the fit.
+        """
+        facts_file = keep(_FACTS)  # written last: if it is there, all are
+        if facts_file.is_file():
+            facts: dict[str, Any] = json.loads(facts_file.read_text(encoding="utf-8"))
+            return facts
+        model, facts = self.fit(seed=seed, device=device, precision=precision, progress=progress)
+        with atomic(keep(MODEL), overwrite=True) as file:
+            model.cpu().save(file)
+        if adapters:
+            with atomic(keep(ADAPTERS), overwrite=True) as file:
+                model.save_adapters(file, model.adapters())
+        write_text_atomic(facts_file, json.dumps(facts), overwrite=True)
+        return facts

@@ -1,0 +1,124 @@
+"""Which files were read or written: size, time and digest, so that another run can tell whether they are still the same."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .matlab import split_key
+from .raster import NotARasterError, data_file, open_raster
+
+_WHOLE_BYTES = 2**28  # files up to here are hashed whole, in about a second
+_PIECE = 2**20
+_PIECES = 64
+_MOST_FILES = 10_000  # of a folder or mosaic; beyond, what is meant is hardly one input
+
+SHA256 = "sha256"
+SAMPLED = f"sha256 of {_PIECES} pieces of 1 MiB"  # evenly spread, the first and the last included, and of the size in decimals
+
+
+@dataclass(frozen=True)
+class FileIdentity:
+    """A file as it was.
+
+    Args:
+        path: as it was given, or as GDAL names it.
+        bytes: its size.
+        modified: when it was changed last, RFC 3339 in UTC.
+        method: what ``digest`` is of: ``SHA256`` of the whole file, or ``SAMPLED``.
+        digest: in hexadecimals.
+    """
+
+    path: str
+    bytes: int
+    modified: str
+    method: str
+    digest: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON of it."""
+        return asdict(self)
+
+    def differs(self, known: Mapping[str, Any]) -> str:
+        """Tell in what its content differs from what ``as_dict`` once gave; empty if in nothing. Name and time do not matter."""
+        if self.bytes != known.get("bytes"):
+            return f"{self.bytes} bytes instead of {known.get('bytes')}"
+        if (self.method, self.digest) != (known.get("method"), known.get("digest")):
+            return "other content of the same size"
+        return ""
+
+
+def identify(file: str | Path) -> FileIdentity:
+    """Return what tells one file from another: up to 256 MiB it is hashed whole, beyond that in pieces.
+
+    Raises:
+        FileNotFoundError, OSError: it cannot be read.
+    """
+    path = Path(file)
+    status = path.stat()
+    whole = status.st_size <= _WHOLE_BYTES
+    digest = sha256(path) if whole else _sampled(path, status.st_size)
+    modified = datetime.fromtimestamp(status.st_mtime, timezone.utc).isoformat().replace("+00:00", "Z")
+    return FileIdentity(str(file), status.st_size, modified, SHA256 if whole else SAMPLED, digest)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _sampled(path: Path, size: int) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as stream:
+        for piece in range(_PIECES):
+            stream.seek((size - _PIECE) * piece // (_PIECES - 1))
+            digest.update(stream.read(_PIECE))
+    return digest.hexdigest()
+
+
+def files_of(source: str) -> list[str]:
+    """Return the local files that an input consists of: a header and its data, the parts of a mosaic, all files of a folder.
+
+    Args:
+        source: as it was given to a reader, with ``:key`` or ``:layer`` or without.
+
+    Returns:
+        Paths in order; none for what is no local file, such as a URL.
+
+    Raises:
+        ValueError: a folder or mosaic of more files than can be listed.
+    """
+    local = next((Path(name) for name in _without_key(source) if Path(name).exists()), None)
+    if local is None:
+        return []
+    if local.is_dir():
+        found = sorted(str(path) for path in local.rglob("*") if path.is_file())
+    else:
+        found = [str(local), *sorted(_of_raster(str(local)))]
+    if len(found) > _MOST_FILES:
+        raise ValueError(f"{source}: {len(found)} files, at most {_MOST_FILES} can be told apart")
+    return list(dict.fromkeys(found))
+
+
+def _without_key(source: str) -> Iterator[str]:
+    yield source
+    matlab = split_key(source)
+    if matlab is not None:
+        yield matlab[0]
+    path, colon, _ = source.rpartition(":")
+    if colon and len(path) > 1:  # one letter is a Windows drive
+        yield path
+
+
+def _of_raster(path: str) -> list[str]:
+    try:
+        with open_raster(data_file(path)) as src:
+            return [name for name in src.files if Path(name).is_file()]
+    except (NotARasterError, ValueError, OSError):  # vectors, MATLAB files, tables
+        return []
