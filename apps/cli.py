@@ -137,8 +137,9 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     result = function(**options)
     if isinstance(result, int):
         return result
-    # Lightning starts the same command once more for each further device: one of them speaks.
-    if result is not None and os.environ.get("LOCAL_RANK", "0") == "0":
+    # A training runs the same command once for each device, started by Lightning or by SLURM: one of them speaks.
+    ranks = ("LOCAL_RANK", "SLURM_PROCID") if "hardware" in parameters else ("LOCAL_RANK",)
+    if result is not None and all(os.environ.get(rank, "0") == "0" for rank in ranks):
         console().print(result)
     return int(getattr(result, "exit_code", 0))
 

@@ -1,6 +1,5 @@
 """What commands on scenes have in common: forecast a run, carry it out part by part, go on with one that was cut off."""
 
-import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +20,7 @@ from ..datasets.growing import GrowingRasters, Layer
 if TYPE_CHECKING:
     from rich.table import Table
 
-logger = logging.getLogger(__name__)
-
+_CACHE = "256"  # megabytes of pixels that GDAL keeps in a worker, for by itself it keeps a share of the machine's memory
 _QUICK = 2.0  # seconds: a part that takes less is computed twice, because the first time pays for what is made once
 _OVERVIEWS = 4 / 3  # what a raster and its overviews take, of the raster alone
 _LOOKED_AT = 5  # parts that are tried for one with data
@@ -225,7 +223,7 @@ def carried_out(
 ) -> Iterator[GrowingRasters]:
     """Carry a run out and make its rasters; in the block the caller writes the other files; after it all appear.
 
-    Whatever stops it once a part is finished, a message says how to go on.
+    Whatever stops it once a part is finished, ``GrowingRasters`` says in a line how to go on.
 
     Args:
         plan: of the parts.
@@ -247,23 +245,18 @@ def carried_out(
     with GrowingRasters.open(
         folder, layers, others=others, job=known, parts=len(plan), resume=resume, overwrite=overwrite
     ) as rasters:
-        try:
-            task = job(rasters) if callable(job) else job
-            with _bars(label, progress) as bar:
-                tick = bar("parts", rasters.done, len(plan))
-                if dask is None:
-                    run(plan, task, rasters, threads=threads, tick=tick)
-                else:
-                    from ..core.streaming.cluster import run_on_cluster
+        task = job(rasters) if callable(job) else job
+        with _bars(label, progress) as bar:
+            tick = bar("parts", rasters.done, len(plan))
+            if dask is None:
+                run(plan, task, rasters, threads=threads, tick=tick)
+            else:
+                from ..core.streaming.cluster import run_on_cluster
 
-                    run_on_cluster(plan, task, rasters, dask, tick=tick)
-                rasters.translate(bar("files", 0, None))
-            yield rasters
-            rasters.publish()
-        except BaseException:
-            if rasters.done:
-                logger.warning("%d of %d parts are finished and kept in %s: --resume goes on", rasters.done, len(plan), folder)
-            raise
+                run_on_cluster(plan, task, rasters, dask, environment={"GDAL_CACHEMAX": _CACHE}, tick=tick)
+            rasters.translate(bar("files", 0, None))
+        yield rasters
+        rasters.publish()
 
 
 @contextmanager

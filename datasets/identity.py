@@ -9,6 +9,7 @@ from typing import Any
 
 from .matlab import split_key
 from .raster import NotARasterError, data_file, open_raster
+from .several import parts_of
 
 _WHOLE_BYTES = 2**28  # files up to here are hashed whole, in about a second
 _PIECE = 2**20
@@ -94,6 +95,10 @@ def files_of(source: str) -> list[str]:
     Raises:
         ValueError: a folder or mosaic of more files than can be listed.
     """
+    if (parts := parts_of(source)) is not None:
+        if len(parts) > _MOST_FILES:
+            raise ValueError(f"{source}: {len(parts)} files, at most {_MOST_FILES} can be told apart")
+        return list(dict.fromkeys(file for part in parts for file in files_of(part)))
     local = next((Path(name) for name in _without_key(source) if Path(name).exists()), None)
     if local is None:
         return []

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from .hdf5 import hdf_errors, load_h5py, require_own
+
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NUMERIC = re.compile(r"double|single|u?int\d+|float\d+|bool|logical|complex\d+")
 
@@ -78,16 +80,8 @@ def _load_v5(path: str, key: str) -> NDArray[Any]:
         raise ValueError(f"{path}: truncated or damaged ({error})") from error
 
 
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("MATLAB 7.3 files need h5py: pip install 'geovit[hyperspectral]'") from error
-    return h5py
-
-
 def _shapes_hdf5(path: str) -> dict[str, tuple[int, ...]]:
-    h5py = _h5py()
+    h5py = load_h5py()
     shapes: dict[str, tuple[int, ...]] = {}
 
     def visit(name: str, node: Any) -> None:
@@ -95,20 +89,15 @@ def _shapes_hdf5(path: str) -> dict[str, tuple[int, ...]]:
         if isinstance(node, h5py.Dataset) and not name.startswith("#") and (node.dtype.kind in "iufbc" or node.dtype.names):
             shapes[name] = tuple(node.shape[::-1])
 
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(visit)
-    except OSError as error:
-        raise ValueError(f"{path}: truncated or damaged ({error})") from error
+    with hdf_errors(path), h5py.File(path, "r") as file:
+        file.visititems(visit)
     return shapes
 
 
 def _load_hdf5(path: str, key: str) -> NDArray[Any]:
-    try:
-        with _h5py().File(path, "r") as file:
-            return np.asarray(file[key][()]).T
-    except OSError as error:
-        raise ValueError(f"{path}: truncated or damaged ({error})") from error
+    with hdf_errors(path), load_h5py().File(path, "r") as file:
+        require_own(file[key], path)
+        return np.asarray(file[key][()]).T
 
 
 @dataclass(frozen=True, eq=False)

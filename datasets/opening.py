@@ -4,14 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from affine import Affine
-from rasterio.io import DatasetReader
 
 from .grid import Grid
 from .matlab import ArraySource, load_array, split_key
-from .raster import BandTags, RasterSource, band_tags, data_file, grid_of, open_raster, require_whole
-from .scene import Numbers, Scene, scene_of
+from .mosaics import open_mosaic
+from .products import is_emit, is_enmap, is_netcdf, is_prisma, open_emit, open_enmap, open_netcdf, open_prisma
+from .raster import BandTags, Numbers, RasterSource, band_tags, data_file, gdal_numbers, grid_of, open_raster, require_whole
+from .scene import Scene, scene_of
+from .several import MOSAIC, STACK, named_files
+from .stac_scenes import is_item, open_item
+from .stacks import open_stack
+from .zarr_scenes import open_zarr, zarr_array
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,14 @@ class Opener:
 
 
 def open_scene(source: str | Path) -> Scene:
-    """Open a GeoTIFF, COG, VRT or other GDAL raster, an ENVI data file or its ``.hdr``, or a MATLAB file.
+    """Open a scene of any kind.
+
+    That is a GeoTIFF, COG, VRT or other GDAL raster; an ENVI data file or its ``.hdr``; a MATLAB file; an EnMAP product (its
+    folder, ``METADATA.XML`` or image); a PRISMA ``.he5``; an EMIT ``.nc``; or a cube in NetCDF 4 or HDF5, where
+    ``scene.nc:variable`` names one of several; a Zarr store (``scene.zarr``, or ``scene.zarr:array`` for one of several); or the
+    JSON file of a STAC item, here or at a URL. Several files are a mosaic (``tiles/*.tif`` or ``a.tif,b.tif``, see
+    ``open_mosaic``) or bands of one place (``a.tif+b.tif``, see ``open_stack``). GDAL's own names work, too: ``/vsicurl/...``,
+    ``https://...``, ``s3://...``, under the GDAL environment of the user.
 
     Of a ``.mat`` file the only 3-D numeric array (rows, columns, bands) is taken; ``scene.mat:key`` names one of several.
     Bands are dropped that the file's bad-band list marks (``bbl``, 0 = bad), that hold no valid value, or that are alpha.
@@ -56,6 +67,14 @@ def _open_matlab(name: str) -> Scene:
     return scene_of(name, grid, BandTags(None, None, None), ArraySource(array), count, nodata=None, numbers=numbers)
 
 
+def _open_mosaic(name: str) -> Scene:
+    return open_mosaic(name, named_files(name, MOSAIC) or [])
+
+
+def _open_stack(name: str) -> Scene:
+    return open_stack(name, named_files(name, STACK) or [])
+
+
 def _open_gdal(name: str) -> Scene:
     path = data_file(name)
     with open_raster(path) as src:
@@ -70,15 +89,16 @@ def _open_gdal(name: str) -> Scene:
         return scene_of(path, grid_of(src), band_tags(src), source, src.count, nodata=src.nodata, numbers=numbers)
 
 
-def gdal_numbers(src: DatasetReader, source: RasterSource) -> Numbers:
-    """What a GDAL dataset says of its numbers."""
-    tags = {key.lower(): value for key, value in src.tags().items()}
-    scalings = tuple(dict.fromkeys(zip(src.scales, src.offsets, strict=True)))
-    return Numbers(np.dtype(src.dtypes[0]), any(source.masked), scalings, tags)
-
-
 # The first that claims a source opens it; GDAL takes what no other does. One of these knows nothing of the others.
 OPENERS = (
+    Opener("EnMAP product", is_enmap, open_enmap),
+    Opener("PRISMA product", is_prisma, open_prisma),
+    Opener("EMIT product", is_emit, open_emit),
+    Opener("NetCDF 4 or HDF5 cube", is_netcdf, open_netcdf),
+    Opener("Zarr store", lambda name: zarr_array(name) is not None, open_zarr),
+    Opener("STAC item", is_item, open_item),
+    Opener("mosaic", lambda name: named_files(name, MOSAIC) is not None, _open_mosaic),
+    Opener("bands in several files", lambda name: named_files(name, STACK) is not None, _open_stack),
     Opener("MATLAB file", lambda name: split_key(name) is not None, _open_matlab),
     Opener("raster that GDAL reads", lambda name: True, _open_gdal),
 )

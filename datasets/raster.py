@@ -2,9 +2,9 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from .grid import Grid
+from .handles import Handles
 from .wavelengths import parse_numbers, to_nm
 
 logger = logging.getLogger(__name__)
@@ -39,14 +40,22 @@ def quiet_georeference() -> Iterator[None]:
 
 
 @contextmanager
-def open_raster(path: str) -> Iterator[DatasetReader]:
-    """Open a raster for one use, so that no handle outlives a fork.
+def open_raster(path: str, handles: Handles | None = None) -> Iterator[DatasetReader]:
+    """Open a raster for one use, so that no handle outlives a fork; or borrow it from ``handles``.
 
     Raises:
         FileNotFoundError: no such local file.
         NotARasterError: GDAL cannot open it.
         ValueError: GDAL fails while the caller reads.
     """
+    with _opened(path) if handles is None else handles.borrow(path, _opened) as src:
+        try:
+            yield src
+        except GDAL_ERRORS as error:
+            raise ValueError(f"{path}: cannot be read, truncated or damaged ({reason(error)})") from error
+
+
+def _opened(path: str) -> DatasetReader:
     try:
         with quiet_georeference(), _complaints() as heard:
             src = rasterio.open(path)
@@ -54,13 +63,10 @@ def open_raster(path: str) -> Iterator[DatasetReader]:
         if _is_local(path) and not Path(path).exists():
             raise FileNotFoundError(f"{path}: no such file") from error
         raise NotARasterError(f"{path}: not a raster that GDAL can open ({reason(error)})") from error
-    with src:
-        if lost := next((text for text in heard if "IO error during reading of" in text), None):
-            raise ValueError(f"{path}: truncated or damaged ({lost})")
-        try:
-            yield src
-        except GDAL_ERRORS as error:
-            raise ValueError(f"{path}: cannot be read, truncated or damaged ({reason(error)})") from error
+    if lost := next((text for text in heard if "IO error during reading of" in text), None):
+        src.close()
+        raise ValueError(f"{path}: truncated or damaged ({lost})")
+    return src
 
 
 @contextmanager
@@ -112,19 +118,31 @@ def data_file(path: str) -> str:
     )
 
 
+# Types whose values and nodata survive float32, so that nodata can be told from what was read.
+_EXACT_TYPES = ("uint8", "int8", "uint16", "int16", "float32")
+
+
 @dataclass(frozen=True)
 class RasterSource:
-    """Pixels of a GDAL dataset. Holds a path and no handle: safe to send to other processes."""
+    """Pixels of a GDAL dataset, which stays open between reads. Safe to send to other processes and to fork."""
 
     path: str
     masked: tuple[bool, ...]  # per file band: whether it has a nodata value or a mask
     alpha: tuple[int, ...]
     block: tuple[int, int]
+    nodata: tuple[float | None, ...] = ()  # per file band: what alone hides its pixels, if that can be told from values read
+    handles: Handles = field(default_factory=Handles, repr=False, compare=False)
 
     @classmethod
-    def of(cls, path: str, src: DatasetReader) -> "RasterSource":
-        masked = tuple(not {MaskFlags.all_valid, MaskFlags.alpha} & set(flags) for flags in src.mask_flag_enums)
-        return cls(path, masked, alpha_bands(src), src.block_shapes[0])
+    def of(cls, path: str, src: DatasetReader, handles: Handles | None = None) -> "RasterSource":
+        """Look at an open dataset of a path."""
+        flags = [set(band) for band in src.mask_flag_enums]
+        masked = tuple(not {MaskFlags.all_valid, MaskFlags.alpha} & band for band in flags)
+        nodata = tuple(
+            value if band == {MaskFlags.nodata} and dtype in _EXACT_TYPES else None
+            for value, band, dtype in zip(src.nodatavals, flags, src.dtypes, strict=True)
+        )
+        return cls(path, masked, alpha_bands(src), src.block_shapes[0], nodata, Handles() if handles is None else handles)
 
     def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Bands (1-based, in the given order) as (C, h, w) float32, NaN where invalid. Scale and offset tags are not applied."""
@@ -135,16 +153,63 @@ class RasterSource:
         return self._read(bands, window, shape)
 
     def _read(self, bands: Sequence[int], window: Window | None, shape: tuple[int, int] | None) -> NDArray[np.float32]:
-        with open_raster(self.path) as src:
+        with open_raster(self.path, self.handles) as src:
             out = None if shape is None else (len(bands), *shape)
             values: NDArray[np.float32] = src.read(list(bands), window=window, out_shape=out, out_dtype="float32")
             for pixels, band in zip(values, bands, strict=True):
-                if self.masked[band - 1]:
+                if not self.masked[band - 1]:
+                    continue
+                if (nodata := self.nodata[band - 1]) is None:
                     pixels[src.read_masks(band, window=window, out_shape=shape) == 0] = np.nan
+                else:  # not asked of GDAL, which would decode files that hold all bands together once more for each band
+                    pixels[_same(pixels, nodata)] = np.nan
             for band in self.alpha:  # not left to GDAL, which knows alpha of 8 and 16 bits only
                 values[:, src.read(band, window=window, out_shape=shape) == 0] = np.nan
         values[~np.isfinite(values)] = np.nan
         return values
+
+
+def _same(pixels: NDArray[np.float32], nodata: float) -> NDArray[np.bool_]:
+    """Where nodata is meant: numbers of float32 that are written as text may differ in the last two bits, as GDAL has it."""
+    with np.errstate(over="ignore"):
+        value = np.float32(nodata)
+    if not np.isfinite(value):
+        return np.asarray(pixels == value)  # NaN equals nothing here, and is found as what it is
+    return np.asarray(np.abs(pixels - value) <= 2 * np.spacing(np.abs(value)))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the file says of its numbers; information that ``Scene.read`` does not apply.
+
+    Args:
+        dtype: of the file.
+        marked: whether the file itself knows what is no data.
+        scalings: the (scale, offset) that the file tells, each once: value = number * scale + offset. Mostly one or none.
+        tags: of the file, keys in lower case.
+    """
+
+    dtype: np.dtype[Any]
+    marked: bool
+    scalings: tuple[tuple[float, float], ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def scaling(self, where: str) -> tuple[float, float] | None:
+        """(scale, offset) of all bands; None if the file tells none.
+
+        Raises:
+            ValueError: bands have different ones.
+        """
+        if len(self.scalings) > 1:
+            raise ValueError(f"{where}: bands have different scales and offsets, which is not supported")
+        return self.scalings[0] if self.scalings and self.scalings[0] != (1.0, 0.0) else None
+
+
+def gdal_numbers(src: DatasetReader, source: RasterSource) -> Numbers:
+    """What a GDAL dataset says of its numbers."""
+    tags = {key.lower(): value for key, value in src.tags().items()}
+    scalings = tuple(dict.fromkeys(zip(src.scales, src.offsets, strict=True)))
+    return Numbers(np.dtype(src.dtypes[0]), any(source.masked), scalings, tags)
 
 
 def alpha_bands(src: DatasetReader) -> tuple[int, ...]:

@@ -1,16 +1,16 @@
 """Scenes: one lazy view of every raster format, bands in order of wavelength, NaN for nodata."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from .grid import Grid
-from .raster import BandTags
+from .raster import BandTags, Numbers
 
 logger = logging.getLogger(__name__)
 
@@ -37,33 +37,6 @@ class Decimating(Protocol):
     def decimated(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
         """Like ``BandSource.read``, a window brought to (height, width) by nearest neighbour."""
         ...
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What the file says of its numbers; information that ``Scene.read`` does not apply.
-
-    Args:
-        dtype: of the file.
-        marked: whether the file itself knows what is no data.
-        scalings: the (scale, offset) that the file tells, each once: value = number * scale + offset. Mostly one or none.
-        tags: of the file, keys in lower case.
-    """
-
-    dtype: np.dtype[Any]
-    marked: bool
-    scalings: tuple[tuple[float, float], ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    def scaling(self, where: str) -> tuple[float, float] | None:
-        """(scale, offset) of all bands; None if the file tells none.
-
-        Raises:
-            ValueError: bands have different ones.
-        """
-        if len(self.scalings) > 1:
-            raise ValueError(f"{where}: bands have different scales and offsets, which is not supported")
-        return self.scalings[0] if self.scalings and self.scalings[0] != (1.0, 0.0) else None
 
 
 @dataclass(frozen=True, eq=False)

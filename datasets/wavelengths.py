@@ -27,6 +27,12 @@ def _number(word: str) -> float:
         return float("nan")
 
 
+def is_length(unit: str) -> bool:
+    """Whether a unit is one that wavelengths come in."""
+    spelled = unit.strip().lower()
+    return spelled in _NM_PER or spelled.removesuffix("s") in _NM_PER
+
+
 def nm_per_unit(unit: str | None, values: NDArray[np.float64], where: str) -> float:
     """Nanometres in one unit of ``values``.
 

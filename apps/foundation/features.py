@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import ExitStack
+from copy import copy
+from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.backbones.token_encoder import Encoded, Encoder, TokenEncoder, in_place, seen_first
@@ -59,17 +61,8 @@ def place_features(model: FoundationModel, batch: SensorBatch, layers: Sequence[
     if all(layer == -1 for layer in layers):
         return torch.cat([model.encode(batch).places()] * len(layers), dim=-1)
     assert isinstance(model.encoder, TokenEncoder), "parse_layers allows these alone"
-    blocks = model.encoder.blocks
     seen: dict[int, Tensor] = {}
-    with ExitStack() as stack:
-        for k in {layer for layer in layers if layer >= 0}:
-            handle = (
-                blocks[0].register_forward_pre_hook(lambda _module, inputs: seen.__setitem__(0, inputs[0]))
-                if k == 0
-                else blocks[k - 1].register_forward_hook(lambda _module, _inputs, output, k=k: seen.__setitem__(k, output))
-            )
-            stack.callback(handle.remove)
-        encoded = model.encode(batch)
+    encoded = replace(model, encoder=_watched(model.encoder, seen)).encode(batch)
     size = encoded.tokens.shape[1:4]
     parts = []
     for layer in layers:
@@ -83,3 +76,27 @@ def place_features(model: FoundationModel, batch: SensorBatch, layers: Sequence[
         tokens = torch.unflatten(tokens, 1, size)
         parts.append(F.layer_norm(Encoded(tokens, encoded.prefix, encoded.present).places(), tokens.shape[-1:]))
     return torch.cat(parts, dim=-1)
+
+
+def _watched(encoder: TokenEncoder, seen: dict[int, Tensor]) -> TokenEncoder:
+    """Return an encoder of the same modules that tells what goes into its first block and comes out of each.
+
+    Hooks would do the same in all threads that the encoder is used by.
+    """
+    view = copy(encoder)
+    view._modules = dict(encoder._modules)  # noqa: SLF001 - a table of its own, of the same modules
+    view.blocks = nn.ModuleList(_Watched(block, depth, seen) for depth, block in enumerate(encoder.blocks, start=1))
+    return view
+
+
+class _Watched(nn.Module):
+    def __init__(self, block: nn.Module, depth: int, seen: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.block, self.depth, self.seen = block, depth, seen
+
+    def forward(self, tokens: Tensor, *others: Any) -> Tensor:
+        if self.depth == 1:
+            self.seen[0] = tokens
+        made: Tensor = self.block(tokens, *others)
+        self.seen[self.depth] = made
+        return made

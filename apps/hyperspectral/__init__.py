@@ -1,12 +1,19 @@
-"""Hyperspectral classification: from a scene and a few labels to a georeferenced class map."""
+"""Hyperspectral classification: from a scene and a few labels to a georeferenced class map.
 
-from .classification import classify, fit_model
-from .evaluation import Evaluation, evaluate
-from .mapping import Prediction, predict
-from .model import Classifier, load_classifier
-from .recipe import Recipe, named_recipe
-from .results import Classification
-from .training import fit
+What is listed here is loaded on first use: a process that maps parts of a scene needs nothing of what fits models.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .classification import classify, fit_model
+    from .evaluation import Evaluation, evaluate
+    from .mapping import Prediction, predict
+    from .model import Classifier, load_classifier
+    from .recipe import Recipe, named_recipe
+    from .results import Classification
+    from .training import fit
 
 __all__ = [
     "Classification",
@@ -22,3 +29,22 @@ __all__ = [
     "named_recipe",
     "predict",
 ]
+
+_MODULES = {
+    "classification": ("classify", "fit_model"),
+    "evaluation": ("Evaluation", "evaluate"),
+    "mapping": ("Prediction", "predict"),
+    "model": ("Classifier", "load_classifier"),
+    "recipe": ("Recipe", "named_recipe"),
+    "results": ("Classification",),
+    "training": ("fit",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = next((module for module, names in _MODULES.items() if name in names), None)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value  # found directly from now on
+    return value

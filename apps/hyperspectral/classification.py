@@ -7,6 +7,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from ...core.streaming.plan import Area, Plan
 from ...core.streaming.run import Job
 from ...datasets import AreaMask, atomic, open_scene, window_of, write_text_atomic
 from ...datasets.growing import GrowingRasters
+from ...datasets.several import stem_of
 from ..streaming import carried_out, compute_threads, forecast, largest_side
 from .adaptation import adapting, read_encoder
 from .approaches import Approach, Target, by_clusters, by_labels, by_model
+from .arrays import classify_array
 from .fitting import ADAPTERS, MODEL, Fitting
 from .recipe import DEFAULT_RECIPE, Recipe
-from .results import Classification, Mapped, describe, grid_of_area, layers_of, ready_folder, result_files, stamp, stem_of, summed
+from .results import Classification, Mapped, describe, grid_of_area, layers_of, ready_folder, result_files, stamp, summed
 from .working import MAP, Wanted, part_bytes
 
 logger = logging.getLogger(__name__)
@@ -101,6 +104,9 @@ def classify(
         ValueError: anything wrong with the input; one line that says what was given and what is allowed.
         OSError: a file is missing, or cannot be written.
     """
+    if not isinstance(scene, str | PathLike):
+        beside = {"labels": labels, "encoder": encoder, "bounds": bounds, "mask": mask, "dask": dask}
+        return classify_array(scene, model, probabilities=probabilities, device=device, precision=precision, beside=beside)
     if labels is not None and model is not None:
         raise ValueError("both labels and a model were given: labels fit a new model, a model maps without labels")
     if probabilities and labels is None and model is None:
@@ -138,7 +144,7 @@ def classify(
     }
     out = Path(out)
     files = result_files(opened, out, [kind for kind, asked in wanted.items() if asked], (labels, model, encoder))
-    folder = out / f".{stem_of(opened)}_classes.unfinished"
+    folder = out / f".{stem_of(opened.path)}_classes.unfinished"
     if not plan:
         ready_folder(out, () if resume else files.values(), overwrite)
 

@@ -1,6 +1,5 @@
 """What is written of a map, beside the map itself."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from ...core.streaming.plan import Area
 from ...datasets import ClassInfo, Grid, Scene, check_writable, open_scene
 from ...datasets.growing import Layer
 from ...datasets.identity import files_of
+from ...datasets.several import stem_of
 from ..streaming import Forecast
 from .quicklook import natural_colours, preview_shape, write_quicklook
 from .working import MAP, PROBABILITIES
@@ -164,17 +164,12 @@ def result_files(scene: Scene, folder: Path, kinds: Iterable[str], inputs: Itera
     Raises:
         ValueError: one of them is an input.
     """
-    stem = stem_of(scene)
+    stem = stem_of(scene.path)
     files = {kind: folder / f"{stem}{_ENDINGS[kind]}" for kind in kinds}
     for path in files.values():
         if any(given is not None and path.resolve() == Path(given).resolve() for given in inputs):
             raise ValueError(f"{path} is an input and would be overwritten: choose another folder to write to")
     return files
-
-
-def stem_of(scene: Scene) -> str:
-    """Return what names of results begin with."""
-    return Path(re.sub(r"(?i)(\.mat):.*", r"\1", scene.path)).stem
 
 
 def ready_folder(folder: Path, files: Iterable[Path], overwrite: bool) -> None:

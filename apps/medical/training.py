@@ -153,7 +153,7 @@ def fit(
             raise ValueError(f"multiple is {multiple}: the network {config.name} wants a ROI in multiples of {needs.multiple}")
         study = open_study(data, fold=fold, folds=folds, wishes=replace(wishes, multiple=multiple), progress=progress)
     if epochs is not None:
-        steps = clock.steps = math.ceil(epochs * len(study.train) / (crops.batch * crops.accumulate * hardware.devices))
+        steps = clock.steps = math.ceil(epochs * len(study.train) / (crops.batch * crops.accumulate * hardware.processes))
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, 0))
         segmenter = new_segmenter(config, study.plan)

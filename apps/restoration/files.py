@@ -2,22 +2,37 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Group
 
 from ...core.memory import keep_no_freed_memory
 from ...core.precision import Precision
 from ...datasets import check_writable
-from ...datasets.images import check_format, find_images, open_image, output_paths, write_image
+from ...datasets.images import check_format, find_images, open_geotiff, open_image, output_paths, write_image
+from ..streaming import Forecast
 from .models import open_restorer
-from .progress import Bar, progress_bar
+from .progress import progress_bar
+from .rasters import RasterRun, Streaming, unfinished_folder
 from .restoration import Range, Restoration
 
 logger = logging.getLogger(__name__)
+
+_OF_THE_RUN = ("plan", "resume", "dask", "overwrite", "progress", "max_memory")  # parameters that do not decide the result
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """What restoring would take, by image."""
+
+    forecasts: dict[Path, Forecast]
+
+    def __rich__(self) -> Group:
+        """A table for each image."""
+        return Group(*(part for source, told in self.forecasts.items() for part in (str(source), told)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +60,23 @@ def restore_files(
     precision: Precision = "auto",
     device: str = "auto",
     value_range: Range | None = None,
+    bounds: str | None = None,
+    plan: bool = False,
+    resume: bool = False,
+    dask: str | None = None,
     overwrite: bool = False,
     quality: int = 95,
     progress: bool = False,
-) -> Restored:
+) -> Restored | Planned:
     """Restore images: enlarge, sharpen or clean them, whatever the network was trained for.
 
     PNG, JPEG, TIFF, WebP, BMP, PGM, PPM and GeoTIFF, 8 and 16 bits, of any number of bands; colour profile, EXIF, alpha, nodata
     and georeference are kept. Written is NAME_x2.png for NAME.png where the scale is 2, NAME_restored.png where it is 1, beside
     the image or in another folder, each file whole or not at all. Of several images those that can be restored are; the
     others are told in a line each, and the exit code is 2.
+
+    GeoTIFFs may be larger than memory: they are restored part by part into a Cloud Optimized GeoTIFF, with a run card and a STAC
+    item beside it. A run that was cut off goes on with --resume.
 
     Args:
         inputs: image files, folders, and patterns such as 'photos/*.jpg'; any number of inputs.
@@ -69,12 +91,16 @@ def restore_files(
         precision: auto, fp32, bf16 or fp16.
         device: auto, cpu, cuda, cuda:1 or mps.
         value_range: pixel values that are black and white to the network, as 0,10000. Default: those of the type.
-        overwrite: replace files that exist.
+        bounds: of a GeoTIFF, the part to restore: left,bottom,right,top in its coordinates.
+        plan: tell how many parts GeoTIFFs are cut into, and what memory, time and disk they take; write nothing.
+        resume: go on with GeoTIFFs that an earlier run left unfinished; results that are there already are passed over.
+        dask: compute parts of GeoTIFFs on local:N processes, or on the cluster of a scheduler, tcp://...
+        overwrite: replace files that exist, and throw unfinished ones away.
         quality: of JPEG and WebP, 1 to 100.
         progress: show a progress bar.
 
     Returns:
-        The files written, by image.
+        The files written, by image; or what they would take.
 
     Raises:
         ValueError: anything wrong with the input; one line that says what was given and what is allowed.
@@ -82,17 +108,24 @@ def restore_files(
     """
     if not 1 <= quality <= 100:
         raise ValueError(f"quality is {quality}, allowed are 1..100")
+    parameters = {name: value for name, value in locals().items() if name not in _OF_THE_RUN}
     started = time.perf_counter()
     images = find_images(inputs)
     restorer = open_restorer(weights, model, scale)
     factor = restorer.network.scale
     targets = output_paths(images, out, ending="_restored" if factor == 1 else f"_x{factor}")
-    if out is not None and not out.exists():
+    if out is not None and not (plan or out.exists()):
         try:
             out.mkdir(parents=True)
         except OSError as error:
             raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
-    check_writable(targets, overwrite)
+    todo = {
+        source: target
+        for source, target in zip(images, targets, strict=True)
+        if not (resume and not overwrite and target.exists() and not unfinished_folder(target).exists())
+    }
+    if not (plan or resume):
+        check_writable(targets, overwrite)
     # Memory that was asked to be kept to is; without a limit, speed comes first.
     frugal = max_memory is not None and keep_no_freed_memory()
     restoration = Restoration(
@@ -105,30 +138,49 @@ def restore_files(
         value_range=value_range,
         frugal=frugal,
     )
+    how = Streaming(bounds=bounds, max_memory=max_memory, resume=resume, overwrite=overwrite, dask=dask, progress=progress)
+    work = _Work(restoration, how, quality=quality, parameters=parameters)
+    if plan:
+        return Planned({source: work.run(source, target).forecast() for source, target in todo.items()})
     alone = len(images) == 1
-    with progress_bar(progress) as bar:
-        written = {
-            source: target
-            for source, target in zip(images, targets, strict=True)
-            if _restored(restoration, source, target, bar, overwrite=overwrite, quality=quality, alone=alone)
-        }
-    if len(written) < len(images):
-        raise ValueError(f"{len(images) - len(written)} of {len(images)} images were not restored")
-    return Restored(written, time.perf_counter() - started)
+    failed = sum(not work.restored(source, target, alone=alone) for source, target in todo.items())
+    if failed:
+        raise ValueError(f"{failed} of {len(images)} images were not restored")
+    return Restored(dict(zip(images, targets, strict=True)), time.perf_counter() - started)
 
 
-def _restored(
-    restoration: Restoration, source: Path, target: Path, bar: Bar, *, overwrite: bool, quality: int, alone: bool
-) -> bool:
-    """Restore one file; tell what is wrong with it and return False if there are others."""
-    try:
-        image = open_image(source)
-        check_format(target, image)
-        write_image(target, restoration(image, bar), overwrite=overwrite, quality=quality)
-    except (ValueError, OSError) as error:
-        if alone:
-            raise
-        logger.error("%s", error)  # noqa: TRY400 - a line for users
-        return False
-    logger.debug("%s -> %s", source, target)
-    return True
+class _Work:
+    """What is done with one image after the other."""
+
+    def __init__(self, restoration: Restoration, how: Streaming, *, quality: int, parameters: Mapping[str, Any]) -> None:
+        self.restoration, self.how, self.quality, self.parameters = restoration, how, quality, parameters
+
+    def run(self, source: Path, target: Path) -> RasterRun:
+        """Look at a GeoTIFF.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        image = open_geotiff(source)
+        if image is None:
+            raise ValueError(f"{source}: --plan, --bounds and --dask are for GeoTIFFs; other images are restored in memory")
+        return RasterRun(self.restoration, image, target, self.how)
+
+    def restored(self, source: Path, target: Path, *, alone: bool) -> bool:
+        """Restore one file; tell what is wrong with it and return False if there are others."""
+        try:
+            if self.how.bounds is not None or self.how.dask is not None or open_geotiff(source) is not None:
+                self.run(source, target).restore({**self.parameters, "inputs": [str(source)]})
+            else:
+                image = open_image(source)
+                check_format(target, image)
+                with progress_bar(self.how.progress) as bar:
+                    made = self.restoration(image, bar)
+                write_image(target, made, overwrite=self.how.overwrite, quality=self.quality)
+        except (ValueError, OSError) as error:
+            if alone:
+                raise
+            logger.error("%s", error)  # noqa: TRY400 - a line for users
+            return False
+        logger.debug("%s -> %s", source, target)
+        return True

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from ...core.streaming.plan import Area, Part
 from ...core.streaming.run import Finished
 from ...datasets.images import REACH, Survey, Windows, fill_transparent, invalid_pixels, to_pixels, to_unit, unit_alpha
+from ...datasets.images.image import peak_of
 from .tiling import Load, Tiler
 
-PIXELS, ALPHA, MASK = "pixels", "alpha", "mask"  # names of what is finished
+IMAGE, MASK = "image", "mask"  # names of what is finished: bands with alpha, and 255 where pixels are valid
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ class PartRestorer:
             return alpha[rows, columns]
         made = self._through(alpha[None].repeat(self._tiler.network.in_channels, 0), range(self._tiler.network.in_channels), part)
         low, high = _repeated(bounds, s)
-        return np.clip(made.mean(0), low, high)
+        within: NDArray[np.float32] = np.clip(made.mean(0), low, high)
+        return within
 
     def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
         """Round to the type of the image; nothing is visible where opacity is none."""
@@ -172,22 +174,19 @@ class PartRestorer:
         image, count = self._image, len(self._groups.bands)
         low, high = self._survey.value_range
         bounded = image.dtype.kind == "f" and (low, high) == (0.0, 1.0) and image.format != "GTiff"
-        pixels = np.empty((count, *values.shape[1:]), image.dtype)
-        peak = 1.0 if image.dtype.kind == "f" else float(np.iinfo(image.dtype).max)
+        pixels = np.empty((count + image.transparent, *values.shape[1:]), image.dtype)
+        peak = peak_of(image.dtype)
         shown = values[count] >= 0.5 / peak if image.transparent else None
-        for band, made in enumerate(values[:count]):
-            invalid = np.isnan(made) if self._hollow else None
-            if invalid is not None and invalid.any():
-                made = np.where(invalid, 0, made)
+        for band, unit in enumerate(values[:count]):
+            invalid = np.isnan(unit) if self._hollow else None
+            made = unit if invalid is None else np.where(invalid, 0, unit)
             if shown is not None:
                 made = made * shown
             pixels[band] = to_pixels(made, image.dtype, (low, high), bounded=bounded, nodata=image.nodata, invalid=invalid)
-        arrays = {PIXELS: pixels}
         if image.transparent:
-            arrays[ALPHA] = to_pixels(values[count : count + 1], image.dtype, (0.0, peak), bounded=True)
-        if image.masked:
-            arrays[MASK] = values[-1:] >= 0.5
-        return Finished(arrays)
+            pixels[count] = to_pixels(values[count], image.dtype, (0.0, peak), bounded=True)
+        masks = {MASK: np.where(values[-1:] >= 0.5, np.uint8(255), np.uint8(0))} if image.masked else {}
+        return Finished({IMAGE: pixels} | masks)
 
 
 def _repeated(array: NDArray[np.generic], times: int) -> NDArray[np.generic]:
@@ -215,8 +214,9 @@ class Assembled:
         """Take what a part finished."""
         del part
         rows, columns = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
-        self.pixels[rows, columns] = np.moveaxis(finished.arrays[PIXELS], 0, -1)
+        made = finished.arrays[IMAGE]
+        self.pixels[rows, columns] = np.moveaxis(made[: self.pixels.shape[2]], 0, -1)
         if self.alpha is not None:
-            self.alpha[rows, columns] = finished.arrays[ALPHA][0]
+            self.alpha[rows, columns] = made[-1]
         if self.mask is not None:
-            self.mask[rows, columns] = finished.arrays[MASK][0]
+            self.mask[rows, columns] = finished.arrays[MASK][0] > 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.memory import forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
 from ...core.precision import autocast
 from ...core.streaming.plan import Area, Part, Plan
-from ...core.streaming.run import Finished, Sink, Tick, Worker, run
+from ...core.streaming.run import Finished, Ready, Sink, Tick, Worker, run
 from ...core.tiles import smallest_step
 from .network import Network
 
@@ -129,7 +129,7 @@ class Tiler:
         side = self.side(size, load)
         while True:
             try:
-                run(self.plan(size, side), _Ready(worker), sink, threads=None, tick=tick)
+                run(self.plan(size, side), Ready(worker), sink, threads=None, tick=tick)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -159,11 +159,11 @@ class Tiler:
         self.run(result, size, result, load=Load(self.network.in_channels, self.network.out_channels), tick=tick)
         return result.y_CHW
 
-    def side(self, size: tuple[int, int], load: Load, threads: int = 1) -> int:
-        """Choose the side of tiles for an image of that size, of which so many are computed at once; else as in ``run``."""
+    def side(self, size: tuple[int, int], load: Load, *, threads: int = 1, most: int = LARGEST) -> int:
+        """Choose the side of tiles, up to ``most``, for an image of that size; so many are computed at once; else as ``run``."""
         if self.tile != "auto":
             return min(self._up(self.tile), max(self._most, self.smallest))
-        largest = max(self._up(min(max(size), self._most)), self.smallest)
+        largest = max(self._up(min(max(size), self._most, most)), self.smallest)
         used = used_bytes(self.device) + (load.held if self.device.type == "cpu" else 0)
         limit = memory_limit(self.device, self.limit)
         room = limit - used
@@ -225,16 +225,6 @@ class Tiler:
             )
         done: NDArray[np.float32] = y_CHW.cpu().numpy()
         return done
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A job whose worker is there already."""
-
-    worker: Worker[Any]
-
-    def open(self) -> Worker[Any]:
-        return self.worker
 
 
 class _Whole:

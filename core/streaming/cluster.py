@@ -9,17 +9,17 @@ import os
 import re
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import torch
-from distributed import Client, Future, Nanny, Scheduler, SpecCluster, get_worker, wait
+from distributed import Client, Future, Nanny, Scheduler, SpecCluster, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
@@ -29,10 +29,9 @@ from .plan import Area, Part, Plan
 from .run import Job, Tick, Worker
 from .writing import Finished, Sink, Writing, writing_to
 
-logger = logging.getLogger(__name__)
-
 _EACH = 3  # parts that a worker has: one that it computes and two that wait for it, or for their turn to be written
 _DEATHS = 4  # workers that may end while a part is theirs. It may be a neighbour in the queue that ends them, so more than one.
+_CONNECTING = 15  # seconds to wait for a scheduler
 _PATIENCE = 60  # seconds to wait for a first worker, or for new ones when all were lost
 
 
@@ -50,7 +49,15 @@ def local_workers(address: str) -> int | None:
     raise ValueError(f"dask is {address!r}, expected local:N with a number of processes, or a scheduler such as tcp://host:8786")
 
 
-def run_on_cluster(plan: Plan, job: Job[Any], sink: Sink, address: str, *, tick: Tick | None = None) -> None:
+def run_on_cluster(
+    plan: Plan,
+    job: Job[Any],
+    sink: Sink,
+    address: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    tick: Tick | None = None,
+) -> None:
     """Compute on a cluster what is not done yet.
 
     Args:
@@ -59,6 +66,7 @@ def run_on_cluster(plan: Plan, job: Job[Any], sink: Sink, address: str, *, tick:
         sink: takes them, in this process.
         address: ``local:N`` for N processes of one thread here, which are ended afterwards; worker ``i`` sees GPU ``i`` modulo
             their number, if there are any. Else the address of a scheduler.
+        environment: of processes here, where a variable is not set already.
         tick: told after each part.
 
     Raises:
@@ -68,7 +76,10 @@ def run_on_cluster(plan: Plan, job: Job[Any], sink: Sink, address: str, *, tick:
     count = local_workers(address)
     if sink.done == len(plan):
         return
-    with _local(count) if count is not None else _remote(address) as client, _plugged(client, job, plan) as name:
+    with (
+        _local(count, environment or {}) if count is not None else _remote(address) as client,
+        _plugged(client, job, plan) as name,
+    ):
         _run(plan, job, sink, client, name, tick)
 
 
@@ -106,16 +117,15 @@ def _as_is(finished: Finished) -> Finished:
 
 def _threads(client: Client) -> int:
     """Of all workers; those lost come back, so at least one."""
-    return max(sum(client.nthreads().values()), 1)
+    return max(sum(map(int, client.nthreads().values())), 1)
 
 
 def _result(future: Future, part: Part, plan: Plan, writing: Writing) -> Any:
-    while not future.done():
+    made = Event()
+    future.add_done_callback(lambda _: made.set())
+    while not made.wait(0.5):
         writing.check()
-        with suppress(TimeoutError):
-            wait([future], timeout=0.5)
-        if future.status == "pending":
-            _need_workers(future.client)
+        _need_workers(future.client)
     writing.check()
     if future.status in ("cancelled", "lost"):
         raise OSError(f"{future.client.scheduler.address}: the connection to the scheduler was lost")
@@ -139,38 +149,43 @@ def _need_workers(client: Client) -> None:
 
 
 @contextmanager
-def _local(count: int) -> Iterator[Client]:
+def _local(count: int, environment: Mapping[str, str]) -> Iterator[Client]:
     """Processes of this machine, which Dask starts anew when they are lost; what they write lies in a temporary folder."""
     import dask
 
-    gpus = _visible_gpus()
+    missing = {name: value for name, value in environment.items() if name not in os.environ}
+    quiet = {"silence_logs": logging.CRITICAL}  # errors of a part are raised here
     with (
-        tempfile.TemporaryDirectory(prefix="geovit-dask-") as folder,
-        dask.config.set({"distributed.scheduler.allowed-failures": _DEATHS, "distributed.admin.log-format": "%(message)s"}),
+        tempfile.TemporaryDirectory(prefix="geovit-dask-", ignore_cleanup_errors=True) as folder,
+        dask.config.set({"distributed.scheduler.allowed-failures": _DEATHS, "distributed.scheduler.http.routes": []}),
     ):
-        options = {"nthreads": 1, "memory_limit": 0, "local_directory": folder, "dashboard": False, "silence_logs": logging.ERROR}
-        environments = [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {} for index in range(count)]
-        cluster = SpecCluster(
-            scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
-            workers={i: {"cls": Nanny, "options": {**options, "env": env}} for i, env in enumerate(environments)},
-            silence_logs=logging.ERROR,
-        )
-        with cluster, Client(cluster, set_as_default=False) as client:
+        # The plan bounds memory, so Dask need not, nor put aside what it takes to be too much.
+        scheduler = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0", "dashboard": False}
+        options = {"nthreads": 1, "memory_limit": 0, "local_directory": folder, "dashboard": False, **quiet}
+        with (
+            SpecCluster(
+                scheduler={"cls": Scheduler, "options": scheduler},
+                workers={i: {"cls": Nanny, "options": {**options, "env": {**missing, **gpu_of(i)}}} for i in range(count)},
+                **quiet,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
             yield client
 
 
-def _visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA wants them in the environment."""
+def gpu_of(index: int) -> dict[str, str]:
+    """Return what a process must find in its environment to see one GPU only: by its number, modulo that of GPUs."""
     if not torch.cuda.is_available():
-        return []
+        return {}
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return chosen.split(",") if chosen else [str(index) for index in range(torch.cuda.device_count())]
+    gpus = chosen.split(",") if chosen else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    return {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
 
 
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
     try:
-        client = Client(address, set_as_default=False, timeout=15)
+        client = Client(address, set_as_default=False, timeout=_CONNECTING)
     except OSError as error:
         raise OSError(f"{address}: no scheduler answers ({error})") from None
     with client:

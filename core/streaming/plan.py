@@ -37,6 +37,7 @@ class Plan:
         overlap: pixels that two neighbours both look at.
         fade: of these, over how many one fades into the next; 0 where each pixel is made by one part alone.
         multiple: of all starts.
+        fixed: parts are those of the whole image, whatever area of it is asked for: for models whose results depend on the part.
         up, down: a pixel of the image is ``up / down`` pixels of the result on an axis. Parts begin at multiples of ``down``.
     """
 
@@ -46,6 +47,7 @@ class Plan:
     overlap: int = 0
     fade: int = 0
     multiple: int = 1
+    fixed: bool = False
     up: int = 1
     down: int = 1
 
@@ -72,6 +74,8 @@ class Plan:
         start = max((first - around) // self.multiple * self.multiple, 0)
         # Whole windows, for those that end inside the image are filled up with what is not in it.
         stop = min(-(-(first + pixels + around) // self.multiple) * self.multiple, size)
+        if self.fixed:
+            start, stop = 0, size
         tiles = cut(stop - start, self.side, overlap=self.overlap, fade=self.fade, multiple=self.multiple)
         moved = (
             replace(t, start=t.start + start, stop=t.stop + start, first=t.first + start, last=t.last + start) for t in tiles
@@ -119,7 +123,8 @@ class Plan:
         corner = self.area.row - self.rows[0].first, self.area.column - self.columns[0].first
         starts, sizes = (whole.row, whole.column), (whole.height, whole.width)
         for start, size, offset, total in zip(starts, sizes, map(self._result, corner), self.shape, strict=True):
-            first, last = max(start, offset), min(start + size, offset + total)
+            first = min(max(start, offset), offset + total)
+            last = max(min(start + size, offset + total), first)  # what is computed for its fading end alone finishes nothing
             spans.append((first - offset, slice(first - start, last - start)))
         (row, rows), (column, columns) = spans
         return Area(row, column, rows.stop - rows.start, columns.stop - columns.start), (rows, columns)

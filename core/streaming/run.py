@@ -4,9 +4,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from .blend import Blend
 from .plan import Area, Part, Plan
 from .writing import Finished, Sink, writing_to
 
-__all__ = ["Finished", "Job", "Sink", "Tick", "Worker", "one_thread_each", "run"]
+__all__ = ["Finished", "Job", "Ready", "Sink", "Tick", "Worker", "one_thread_each", "run"]
 
 Data = TypeVar("Data")
 Tick = Callable[[int, int], None]  # parts done, parts in all
@@ -48,6 +49,17 @@ class Job(Protocol[Data]):
     def open(self) -> Worker[Data]:
         """Load the model and open the files."""
         ...
+
+
+@dataclass(frozen=True)
+class Ready(Generic[Data]):
+    """A job whose worker is there already: for what is in memory, and goes to no other process."""
+
+    worker: Worker[Data]
+
+    def open(self) -> Worker[Data]:
+        """Return it."""
+        return self.worker
 
 
 @contextmanager

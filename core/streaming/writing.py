@@ -92,6 +92,7 @@ class Writing:
         """Return what another stage makes, or raise as soon as it or writing fails."""
         while not future.done():
             self.check()
-            wait([future, *(held for held in self._held if not held.done())], return_when=FIRST_COMPLETED)
+            both: list[Future[Any]] = [future, *(held for held in self._held if not held.done())]
+            wait(both, return_when=FIRST_COMPLETED)
         self.check()
         return future.result()

@@ -12,15 +12,22 @@ class HardwareConfig:
 
     Args:
         accelerator: "auto", "cpu", "gpu", "mps".
-        devices: how many; the default takes one.
+        devices: how many on a machine; the default takes one.
+        nodes: machines; their processes are started from outside: under SLURM by `srun`, a task for each device.
         strategy: "auto"; "ddp", all weights on every device; "fsdp", a part of them on each, where a task can be so split.
         precision: "32" or mixed with "bf16" or "fp16".
     """
 
     accelerator: str = "auto"
     devices: int = 1
+    nodes: int = 1
     strategy: str = "auto"
     precision: Literal["32", "bf16", "fp16"] = "32"
+
+    @property
+    def processes(self) -> int:
+        """How many train together."""
+        return self.devices * self.nodes
 
     def trainer_options(self) -> dict[str, Any]:
         """Return the options of Lightning's ``Trainer`` that follow."""
@@ -29,10 +36,11 @@ class HardwareConfig:
             from lightning.pytorch.strategies import ModelParallelStrategy
 
             # One file for the state, by which any number of devices goes on.
-            strategy = ModelParallelStrategy(self.devices, 1, save_distributed_checkpoint=False)
+            strategy = ModelParallelStrategy(self.processes, 1, save_distributed_checkpoint=False)
         return {
             "accelerator": self.accelerator,
             "devices": self.devices,
+            "num_nodes": self.nodes,
             "strategy": strategy,
             "precision": _PRECISION[self.precision],
         }

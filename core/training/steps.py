@@ -42,7 +42,12 @@ def train_by_steps(
         log_every: steps between what it is told.
         resume: go on from ``last``.
         progress: show a bar.
+
+    Raises:
+        ValueError: the weights are to be split over devices, but the task does not say how.
     """
+    if hardware.strategy == "fsdp" and type(task).configure_model is L.LightningModule.configure_model:
+        raise ValueError("strategy is 'fsdp', but these weights cannot be split over devices: use 'ddp'")
     wanted = list(callbacks)
     if optimizer.average:
         wanted.append(Averaging(optimizer.average))

@@ -12,8 +12,8 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from ..grid import Grid
-from ..opening import gdal_numbers, open_scene
-from ..raster import RasterSource, alpha_bands, band_tags, data_file, grid_of, open_raster
+from ..opening import open_scene
+from ..raster import RasterSource, alpha_bands, band_tags, data_file, gdal_numbers, grid_of, open_raster
 from ..scene import Scene
 from ..sensors import Band, Sensor
 from ..sensors.table import with_count

@@ -23,7 +23,7 @@ _RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 
 
 @dataclass(frozen=True)
-class _Told:
+class Told:
     """A band as an asset tells it."""
 
     asset: str
@@ -31,6 +31,7 @@ class _Told:
     number: int
     names: tuple[str, ...]
     wavelength: float | None  # nm
+    width: float | None  # nm, full at half maximum
     scaling: tuple[float, float] | None
     nodata: float | None
 
@@ -44,7 +45,7 @@ def read_items(path: Path) -> "list[pystac.Item]":
     """
     import json
 
-    pystac = _pystac()
+    pystac = require_pystac()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
@@ -62,7 +63,12 @@ def read_items(path: Path) -> "list[pystac.Item]":
         raise ValueError(f"{path}: no STAC item, item collection or catalogue ({error})") from error
 
 
-def _pystac() -> Any:
+def require_pystac() -> Any:
+    """Return pystac.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     try:
         import pystac
     except ImportError as error:
@@ -128,8 +134,8 @@ def _sensor_of(item: "pystac.Item", sensors: Sequence[str] | Mapping[str, str] |
 
 def _layer(item: "pystac.Item", known: Sensor) -> Layer:
     where = f"item {item.id}"
-    chosen: dict[str, _Told] = {}
-    for told in _bands(item):
+    chosen: dict[str, Told] = {}
+    for told in bands_of(item):
         band = _match(where, known, told)
         if band is not None and band.name not in chosen:
             chosen[band.name] = told
@@ -179,7 +185,7 @@ def _href(item: "pystac.Item", key: str) -> str:
     return href if href is not None else item.assets[key].href
 
 
-def _bands(item: "pystac.Item") -> list[_Told]:
+def bands_of(item: "pystac.Item") -> list[Told]:
     """Bands of the assets that hold numbers, those in a file of their own first."""
     found = []
     for key, asset in item.assets.items():
@@ -200,28 +206,30 @@ def _bands(item: "pystac.Item") -> list[_Told]:
     return [told for _, told in sorted(found, key=lambda pair: pair[0])]
 
 
-def _told(item: "pystac.Item", key: str, number: int, band: Mapping[str, Any], numbers: Mapping[str, Any], count: int) -> _Told:
+def _told(item: "pystac.Item", key: str, number: int, band: Mapping[str, Any], numbers: Mapping[str, Any], count: int) -> Told:
     common = band.get("common_name", band.get("eo:common_name"))
     names = [band.get("name"), key if count == 1 else None, common]
     centre = band.get("center_wavelength", band.get("eo:center_wavelength"))
     if centre is not None and not 0.2 <= float(centre) <= 20:
         hint = f", {centre} nm would be {float(centre) / 1000:g}" if 200 <= float(centre) <= 20_000 else ""
         raise ValueError(f"item {item.id}: asset {key} has centre wavelength {centre}, expected 0.2..20 um as in STAC{hint}")
+    width = band.get("full_width_half_max", band.get("eo:full_width_half_max"))
     scale = numbers.get("raster:scale", numbers.get("scale"))
     offset = numbers.get("raster:offset", numbers.get("offset"))
     nodata = numbers.get("nodata")
-    return _Told(
+    return Told(
         asset=key,
         href=_href(item, key),
         number=number,
         names=tuple(str(name) for name in names if name),
         wavelength=None if centre is None else 1000 * float(centre),
+        width=None if width is None else 1000 * float(width),
         scaling=None if scale is None and offset is None else (float(scale or 1.0), float(offset or 0.0)),
         nodata=None if nodata is None else float(nodata),
     )
 
 
-def _match(where: str, known: Sensor, told: _Told) -> Band | None:
+def _match(where: str, known: Sensor, told: Told) -> Band | None:
     """The sensor's band of an asset's band: by name, else by wavelength."""
     for name in told.names:
         if (band := known.band(name)) is not None:

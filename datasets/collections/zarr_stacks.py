@@ -1,5 +1,7 @@
 """Zarr stores: arrays (sample, band, y, x), or as xarray writes them."""
 
+import struct
+from base64 import b64decode
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -61,7 +63,7 @@ def places_of_zarr(store: Path, sensors: Sequence[str] | Mapping[str, str] | Non
 
 def _arrays(store: str, root: Any, sensors: Sequence[str] | Mapping[str, str] | None) -> dict[str, Sensor]:
     """The sensor of each array, by path."""
-    paths = [""] if hasattr(root, "shape") else sorted(_images(root))
+    paths = [""] if hasattr(root, "shape") else sorted(image_arrays(root))
     if isinstance(sensors, Mapping):
         if lacking := [path for path in sensors if path not in paths]:
             raise ValueError(f"{store}: no array {lacking[0]!r} of images, it has {', '.join(paths) or 'none'}")
@@ -83,15 +85,15 @@ def _named(path: str) -> Sensor | None:
     return next((found for part in reversed(path.split("/")) if (found := find_sensor(part))), None)
 
 
-def _images(group: Any, prefix: str = "") -> list[str]:
+def image_arrays(group: Any, prefix: str = "") -> list[str]:
     """Paths of arrays with bands, rows and columns."""
     paths = [f"{prefix}{name}" for name, array in group.arrays() if array.ndim >= 3]
     for name, part in group.groups():
-        paths += _images(part, f"{prefix}{name}/")
+        paths += image_arrays(part, f"{prefix}{name}/")
     return paths
 
 
-def _dimensions(array: Any) -> list[str] | None:
+def dimensions(array: Any) -> list[str] | None:
     names = array.attrs.get("_ARRAY_DIMENSIONS") or getattr(array.metadata, "dimension_names", None)
     return None if names is None or None in names else [str(name) for name in names]
 
@@ -101,8 +103,8 @@ def _layers(store: str, root: Any, path: str, known: Sensor, reading: Reading) -
     array = root[path] if path else root
     where = f"{store}/{path}" if path else store
     beside = root[path.rpartition("/")[0]] if "/" in path else (root if path else None)
-    names = _dimensions(array) or [*(f"axis{i}" for i in range(array.ndim - 3)), "band", "y", "x"]
-    axes = _axes(where, names)
+    names = dimensions(array) or [*(f"axis{i}" for i in range(array.ndim - 3)), "band", "y", "x"]
+    axes = image_axes(where, names)
     before = [i for i in range(array.ndim) if i not in axes]
     if before != list(range(array.ndim - 3)):
         raise ValueError(f"{where}: axes are {', '.join(names)}, expected samples or times before band, y and x")
@@ -113,8 +115,8 @@ def _layers(store: str, root: Any, path: str, known: Sensor, reading: Reading) -
     if given is not None:
         indices = picked(where, indices, given)
     bands = _bands(where, array, beside, names[band], array.shape[band], known, given)
-    grid = _grid(array, beside, (names[row], names[column]), (array.shape[row], array.shape[column]))
-    fill = array.attrs.get("_FillValue", array.attrs.get("nodata"))
+    grid = grid_of(array, beside, (names[row], names[column]), (array.shape[row], array.shape[column]))
+    fill = fill_of(array)
     attributes = {str(key).lower(): str(value) for key, value in array.attrs.items() if isinstance(value, str | int | float)}
     scaling = None
     if "scale_factor" in array.attrs or "add_offset" in array.attrs:
@@ -130,7 +132,7 @@ def _layers(store: str, root: Any, path: str, known: Sensor, reading: Reading) -
             bands=bands,
             indices=indices,
             grid=grid,
-            source=ZarrImage(store, path, step, order, None if fill is None else float(fill)),
+            source=ZarrImage(store, path, step, order, fill),
             whole=np.dtype(array.dtype).kind in "ui",
             bits=8 * np.dtype(array.dtype).itemsize,
             marked=fill is not None,
@@ -155,7 +157,7 @@ def _plane(beside: Any, path: str, names: Collection[str], shape: tuple[int, ...
     return None
 
 
-def _axes(where: str, names: Sequence[str]) -> tuple[int, int, int]:
+def image_axes(where: str, names: Sequence[str]) -> tuple[int, int, int]:
     found = []
     for allowed in (_BAND, _Y, _X):
         at = [i for i, name in enumerate(names) if name.lower() in allowed]
@@ -177,7 +179,7 @@ def _bands(
 ) -> tuple[Band, ...]:
     if given is not None:
         return named_bands(where, known, [name for name in given if name is not None])
-    wavelengths = _wavelengths(where, array, beside, axis)
+    wavelengths = wavelengths_of(where, array, beside, axis)
     if not known.bands:
         if wavelengths is None:
             raise ValueError(f"{where}: its bands have no wavelengths, which those of {known.name} must have in the file")
@@ -197,7 +199,7 @@ def _bands(
     raise ValueError(f"{where}: {count} bands without names, expected the {len(known.bands)} of {known.name}; or name them")
 
 
-def _wavelengths(where: str, array: Any, beside: Any, axis: str) -> NDArray[np.float64] | None:
+def wavelengths_of(where: str, array: Any, beside: Any, axis: str) -> NDArray[np.float64] | None:
     """In nm, from attributes or coordinates; None if there are none."""
     for name in ("wavelength", "wavelengths", "center_wavelength"):
         values = array.attrs.get(name)
@@ -215,23 +217,70 @@ def _wavelengths(where: str, array: Any, beside: Any, axis: str) -> NDArray[np.f
     return centres
 
 
-def _grid(array: Any, beside: Any, axes: tuple[str, str], shape: tuple[int, int]) -> Grid:
-    """From coordinates of pixel centres, or the attribute ``transform``."""
+def grid_of(array: Any, beside: Any, axes: tuple[str, str], shape: tuple[int, int]) -> Grid:
+    """Where the pixels of an array lie.
+
+    The CRS is told by attributes as CF (``crs_wkt`` of the grid mapping), rioxarray, GDAL, or GeoZarr's ``proj:`` write them; the
+    place by ``GeoTransform`` (GDAL's order), ``transform`` or ``spatial:transform`` (affine order), else by coordinates of
+    pixel centres.
+    """
     attributes = dict(array.attrs)
-    if beside is not None and "spatial_ref" in beside:
-        attributes |= dict(beside["spatial_ref"].attrs)
+    mapping = next((name for name in (attributes.get("grid_mapping"), "spatial_ref", "crs") if name and _in(beside, name)), None)
+    if mapping is not None:
+        attributes |= dict(beside[mapping].attrs)
     crs = None
-    text = attributes.get("crs_wkt", attributes.get("spatial_ref", attributes.get("proj:code", attributes.get("crs"))))
-    if text is not None:
+    names = ("crs_wkt", "spatial_ref", "proj:code", "proj:wkt2", "proj:epsg", "crs")
+    if (text := next((attributes[name] for name in names if attributes.get(name) is not None), None)) is not None:
         try:
             crs = CRS.from_user_input(text)
         except CRSError as error:
             raise ValueError(f"{array.name}: CRS {str(text)[:60]!r} cannot be read") from error
+    if (transform := _transform(attributes)) is not None:
+        return Grid(*shape, crs, transform)
     ys, xs = (None if (found := _coordinate(beside, name)) is None else np.asarray(found[:], np.float64) for name in axes)
     if xs is None or ys is None or len(xs) != shape[1] or len(ys) != shape[0] or min(shape) < 2:
         return Grid(*shape, None, Affine.identity())
     across, down = (xs[-1] - xs[0]) / (len(xs) - 1), (ys[-1] - ys[0]) / (len(ys) - 1)
     return Grid(*shape, crs, Affine(across, 0.0, xs[0] - across / 2, 0.0, down, ys[0] - down / 2))
+
+
+def _in(beside: Any, name: Any) -> bool:
+    return beside is not None and isinstance(name, str) and name in beside
+
+
+def _transform(attributes: Mapping[str, Any]) -> Affine | None:
+    """None if there is none, or one that is no six numbers of which a grid could be made."""
+    for name in ("GeoTransform", "transform", "spatial:transform"):
+        value = attributes.get(name)
+        words = value.split() if isinstance(value, str) else value
+        if not isinstance(words, list | tuple) or len(words) not in (6, 9):
+            continue
+        try:
+            a, b, c, d, e, f = (float(word) for word in words[:6])
+        except (TypeError, ValueError):
+            continue
+        found = Affine.from_gdal(a, b, c, d, e, f) if name == "GeoTransform" else Affine(a, b, c, d, e, f)
+        if np.isfinite([a, b, c, d, e, f]).all() and found.determinant:
+            return found
+    return None
+
+
+def fill_of(array: Any) -> float | None:
+    """The number for no data: an attribute, which xarray writes in base64 to version 3; or the fill value of a version 2 array.
+
+    There 0 is what arrays get that nobody gave one, and is taken for a number.
+    """
+    for name in ("_FillValue", "missing_value", "nodata"):
+        value = array.attrs.get(name)
+        if isinstance(value, str):
+            try:
+                value = struct.unpack("<d", b64decode(value, validate=True))[0]
+            except (ValueError, struct.error):
+                continue
+        if isinstance(value, int | float):
+            return float(value)
+    fill = array.fill_value if getattr(array.metadata, "zarr_format", 2) == 2 else None
+    return float(fill) if fill is not None and fill != 0 else None
 
 
 def _names(store: str, beside: Any, axes: Sequence[str], steps: Sequence[tuple[int, ...]]) -> list[str]:

@@ -24,17 +24,19 @@ class ZarrImage:
     at: tuple[int, ...]  # along the axes before band, y and x
     order: tuple[int, int, int]  # of band, y and x among the last three axes
     fill: float | None
+    block: tuple[int, int] = (256, 256)  # height and width of chunks
 
     def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         (top, bottom), (left, right) = ((None, None), (None, None)) if window is None else window.toranges()
-        parts: dict[int, Any] = dict(zip(self.order, (slice(None), slice(top, bottom), slice(left, right)), strict=True))
+        first, last = min(bands) - 1, max(bands)
+        parts: dict[int, Any] = dict(zip(self.order, (slice(first, last), slice(top, bottom), slice(left, right)), strict=True))
         with opened(self.store) as root:
             array = root[self.path] if self.path else root
             try:
                 cube = np.asarray(array[(*self.at, *(parts[i] for i in range(3)))])
             except (RuntimeError, OSError, KeyError) as error:
                 raise ValueError(f"{self.store}/{self.path}: cannot be read ({error})") from error
-        cube = cube.transpose(self.order)[[band - 1 for band in bands]]
+        cube = cube.transpose(self.order)[[band - 1 - first for band in bands]]
         values: NDArray[np.float32] = cube.astype(np.float32)
         if self.fill is not None:
             values[cube == self.fill] = np.nan

@@ -52,7 +52,7 @@ class GrowingRasters:
         """Take a folder over; ``open`` does."""
         self._folder = folder
         self._layers = dict(layers)
-        named = {name: layer.path for name, layer in reversed(layers.items()) if layer.path is not None}
+        named = {name: layer.path for name, layer in reversed([*layers.items()]) if layer.path is not None}
         self._paths = {**others, **named}  # in order of appearance
         self._journal = journal
         self._rasters: dict[str, GrowingRaster] = {}
@@ -154,7 +154,7 @@ class GrowingRasters:
             values, layer = finished.arrays[name], self._layers[name]
             if values.shape != (layer.bands, area.height, area.width):
                 raise ValueError(f"{name}: {values.shape} for {layer.bands} bands of {area.height} x {area.width}")
-            with _told(layer.path):
+            with _told(layer.path or self._plain(name)):
                 sums[name] = raster.write(values, area.row, area.column)
         place = [area.row, area.column, area.height, area.width]
         with _told(self._journal.file):
@@ -183,6 +183,10 @@ class GrowingRasters:
     def read(self, name: str, row: int, column: int, height: int, width: int) -> NDArray[Any]:
         """Read what is written of a layer, (bands, height, width) as it is stored."""
         return self._rasters[name].read(row, column, height, width)
+
+    def give_up(self) -> None:
+        """Let nothing be left of the run, because it can have no result."""
+        self._finished.clear()
 
     def translate(self, tick: Callable[[int, int], None] | None = None) -> None:
         """Make a validated Cloud Optimized GeoTIFF of each layer, in the folder.

@@ -80,7 +80,7 @@ def test_a_run_that_stopped_says_how_to_go_on_and_ends_in_the_same_bytes(tmp_pat
     carry_out(whole, Ramp())
     with pytest.raises(error, match="the disk is gone"):
         carry_out(stopped, Ramp(failing=7, error=error))
-    assert "7 of 12 parts are finished and kept" in caplog.text
+    assert "7 of 12 parts are done and kept" in caplog.text
     assert "--resume goes on" in caplog.text
     assert [path.name for path in stopped.iterdir()] == [".ramp.unfinished"]
     with pytest.raises(UnfinishedRunError):

@@ -243,7 +243,7 @@ def _split(collection: Collection, config: PlacesConfig) -> tuple[Collection, Co
 
 def _spread(hardware: HardwareConfig) -> HardwareConfig:
     """With several devices, expect that a pass leaves some weights out, as those of bands that none of its sensors has."""
-    if hardware.devices > 1 and hardware.strategy in ("auto", "ddp"):
+    if hardware.processes > 1 and hardware.strategy in ("auto", "ddp"):
         return replace(hardware, strategy="ddp_find_unused_parameters_true")
     return hardware
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from ....core.precision import Precision
 from ....core.sensors.model import FoundationModel
 from ....datasets.sensors import SensorImage
-from ..embedding import Embedder, Tiling
+from ..embedder import Embedder, Tiling
 from ..features import LAST, blocks_of, parse_layers
+from ..parts import embed_whole
 from ..scenes import LoadedImage
 from .probes import Features
 from .references import band_statistics, random_convolutions
@@ -111,7 +112,7 @@ class Extractor:
         embedder = Embedder(
             model, layer=",".join(candidates), tiling=self.options.tiling, device=self.device, precision=self.precision
         )
-        whole = [pooled(embedder.whole(LoadedImage(image)), self.cell // embedder.patch) for image in images]
+        whole = [pooled(embed_whole(embedder, LoadedImage(image)), self.cell // embedder.patch) for image in images]
         found, first = [], 0
         for candidate in candidates:
             width = model.encoder.dim * len(parse_layers(candidate, model.encoder))

@@ -1,19 +1,28 @@
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+import shapely
 import torch
 from affine import Affine
 from rio_cogeo import cog_validate
+from shapely.geometry import box
 
 import geovit
 from geovit.apps.cli import main
-from geovit.apps.foundation.embedding import Embedder, Tiling, embed, token_grid
+from geovit.apps.foundation.embedder import Embedder, Tiling
+from geovit.apps.foundation.embedding import embed, token_grid
 from geovit.apps.foundation.embedding_files import embed_files
 from geovit.apps.foundation.features import parse_layers, place_features
 from geovit.apps.foundation.images import codes
-from geovit.apps.foundation.scenes import open_sensor_scene
 from geovit.core.sensors.batch import SensorBatch
 from geovit.core.sensors.encoder import EncoderConfig, build_encoder
 from geovit.core.sensors.model import FoundationModel, save_model
@@ -108,15 +117,39 @@ class _Nowhere(torch.nn.Module):
         return torch.zeros_like(tokens.x[:1])
 
 
-def test_tiles_differ_from_the_whole_by_context_only_and_cover_each_token_once(scene, model_file):
-    embedder = Embedder(model_file, layer="last", tiling=Tiling(tile=32, halo=8), device="cpu", precision="fp32")
-    seen = np.zeros((8, 13), dtype=int)
-    for row, column, part in embedder.parts(open_sensor_scene(scene, "S2L2A")):
-        seen[row : row + part.shape[0], column : column + part.shape[1]] += 1
-    assert (seen == 1).all()
+def test_tiles_differ_from_the_whole_by_context_only(scene, model_file):
     tiled = embed(scene, model_file, sensor="S2L2A", tiling=Tiling(tile=32, halo=8)).values
     whole = embed(scene, model_file, sensor="S2L2A").values
     np.testing.assert_array_equal(np.isnan(tiled), np.isnan(whole))
+    assert np.nanmax(np.abs(tiled - whole)) > 1e-3
+
+
+def steps(values):
+    """Mean differences of neighbours, by the line between two columns of tokens."""
+    return np.sqrt(np.nanmean(np.square(np.diff(values, axis=1)), axis=(0, 2)))
+
+
+class _Ramp(torch.nn.Module):
+    """The place in the tile, as it rises from left to right."""
+
+    def forward(self, tokens):
+        return 0.1 * torch.arange(tokens.x.shape[3])[:, None].expand(tokens.x[:1].shape)
+
+
+def test_tiles_fade_into_each_other_so_that_no_seam_is_seen(tmp_path, monkeypatch):
+    """On even ground features tell of nothing but the place in the tile."""
+    path = write_scene(tmp_path / "even.tif", 128, 512)
+    with rasterio.open(path, "r+") as dst:
+        dst.write(np.full((12, 128, 512), 1000, np.int16))
+    model, tiling = made(), Tiling(tile=128, halo=32)
+    model.encoder.blocks, model.encoder.norm = torch.nn.ModuleList([]), torch.nn.Identity()
+    model.encoder.position = _Ramp()
+    faded = steps(embed(path, model, sensor="S2L2A", tiling=tiling).values)
+    monkeypatch.setattr(Embedder, "plan", lambda self, opened, plan=Embedder.plan: replace(plan(self, opened), fade=0))
+    cut = steps(embed(path, model, sensor="S2L2A", tiling=tiling).values)
+    assert np.median(cut) < 0.11
+    assert cut.max() > 0.6, "a hard cut shows"
+    assert faded.max() < 0.11
 
 
 @pytest.mark.parametrize(
@@ -166,7 +199,8 @@ def test_files_are_replaced_only_when_asked_to_and_nothing_is_left_behind(scene,
     with pytest.raises(FileExistsError, match="scene_embedding.tif exists: pass --overwrite"):
         embed_files([str(scene)], model=model_file, sensor="S2L2A")
     embed_files([str(scene)], model=model_file, sensor="S2L2A", overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before == ["scene.tif", "scene_embedding.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert before == ["scene.tif", "scene_embedding.tif", "scene_embedding_item.json", "scene_embedding_run.json"]
 
 
 def test_wavelengths_of_the_file_do_without_a_sensor(tmp_path, model_file):
@@ -244,3 +278,78 @@ def test_encoders_on_grids_have_no_layers_but_the_last(mixer):
     assert parse_layers("last", encoder) == (-1,)
     with pytest.raises(ValueError, match="allowed is last"):
         parse_layers("1", encoder)
+
+
+def test_bounds_give_what_the_whole_scene_has_there(tmp_path, scene, model_file):
+    options = {"model": model_file, "sensor": "S2L2A", "tiling": Tiling(tile=32, halo=8), "dtype": "float32"}
+    embed_files([str(scene)], out=tmp_path / "whole", **options)
+    # Columns 30 to 70 and rows 17 to 44: tokens 3 to 8, and 2 to 5.
+    embed_files([str(scene)], out=tmp_path / "part", bounds="400300,5799560,400700,5799830", **options)
+    with rasterio.open(tmp_path / "whole" / "scene_embedding.tif") as src:
+        expected, transform = src.read()[:, 2:6, 3:9], src.transform
+    with rasterio.open(tmp_path / "part" / "scene_embedding.tif") as src:
+        np.testing.assert_array_equal(src.read(), expected)
+        assert src.transform == transform @ Affine.translation(3, 2)
+
+
+def write_polygons(path, polygons):
+    pyogrio.raw.write(
+        path, shapely.to_wkb(polygons), field_data=[], fields=[], geometry_type="Polygon", crs="EPSG:32633", driver="GPKG"
+    )
+
+
+def test_a_mask_leaves_tokens_out_and_changes_no_other(tmp_path, scene, model_file):
+    write_polygons(tmp_path / "area.gpkg", [box(400160, 5799800, 400640, 5799999)])
+    options = {"model": model_file, "sensor": "S2L2A", "dtype": "float32"}
+    embed_files([str(scene)], out=tmp_path / "masked", mask=str(tmp_path / "area.gpkg"), **options)
+    with rasterio.open(tmp_path / "masked" / "scene_embedding.tif") as src:
+        masked = np.moveaxis(src.read(), 0, -1)
+    whole = embed(scene, model_file, sensor="S2L2A").values
+    inside = np.zeros(whole.shape[:2], bool)
+    inside[0:2, 2:8] = True  # columns 16 to 64, rows 0 to 20: of the third row of tokens half lies inside
+    inside[2, 2:8] = True
+    np.testing.assert_allclose(masked[inside], whole[inside], atol=1e-6)
+    assert np.isnan(masked[~inside]).all()
+
+
+def test_a_plan_is_told_and_nothing_is_written(scene, model_file, tmp_path, capsys):
+    command = ["embed", str(scene), "--model", str(model_file), "--sensor", "S2L2A", "--out", str(tmp_path / "new"), "--plan"]
+    assert main(command) == 0
+    assert "GB at the peak" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scene.tif"]
+    assert main([*command, "--max_memory", "0.001"]) == 2
+    assert "tiles of 256 pixels need" in capsys.readouterr().err
+
+
+def test_a_scene_without_data_leaves_nothing_behind(tmp_path, model_file):
+    path = write_scene(tmp_path / "empty.tif", 32, 32, hole=(slice(None), slice(0, 30)))
+    with pytest.raises(ValueError, match="no token has enough pixels with data"):
+        embed_files(
+            [str(path)], model=model_file, sensor="S2L2A", tiling=Tiling(valid=1.0), bounds="400000,5799680,400160,5800000"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.tif"]
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, model_file):
+    scene = write_scene(tmp_path / "scene.tif", 160, 200, hole=(slice(50, 90), slice(80, 150)))
+    options = ["--model", model_file, "--sensor", "S2L2A", "--dtype", "int8", "--pca", "true"]
+    options += ["--tiling.tile", 32, "--tiling.halo", 8, "--device", "cpu"]
+    command = ["embed", *map(str, [scene, *options])]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    out = tmp_path / "out"
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "geovit", *command, "--out", str(out)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    journal = out / ".scene_embedding.tif.unfinished" / "journal"
+    while not (journal.exists() and journal.read_bytes().count(b'"part"') >= 20):
+        assert killed.poll() is None, killed.stderr.read().decode()
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert [path.name for path in out.iterdir()] == [".scene_embedding.tif.unfinished"]
+    assert main([*command, "--out", str(out)]) == 2
+    assert main([*command, "--out", str(out), "--resume"]) == 0
+    for name in ("scene_embedding.tif", "scene_pca.tif", "scene_pca.png"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

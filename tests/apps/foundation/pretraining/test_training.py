@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -208,6 +209,37 @@ def test_two_processes_give_the_curve_of_one_with_the_same_global_batch(places, 
         assert second.keys() == first.keys()
         for name, value in first.items():
             torch.testing.assert_close(second[name], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_slurm_job_of_two_nodes_trains_as_one(places, tmp_path):
+    # As srun starts it: a process on each node, which knows of the others by the environment alone.
+    options = [*OPTIONS, "--steps=2", "--check_every=1", "--optimizer.average=0", "--crops.together=1"]
+    assert main(["pretrain", str(places), *options, "--crops.batch=4", "--out", str(tmp_path / "one")]) == 0
+    command = [
+        sys.executable, "-m", "geovit", "pretrain", str(places), *options, "--crops.batch=2",
+        "--hardware.strategy=ddp", "--hardware.nodes=2", "--out", str(tmp_path / "two"),
+    ]  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {
+        "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "127.0.0.1", "SLURM_NNODES": "2", "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "1", "SLURM_LOCALID": "0", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    tasks = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, **job, "SLURM_PROCID": rank, "SLURM_NODEID": rank},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    said = [task.communicate(timeout=300) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert ["samples/s" in out for out, _ in said] == [True, False], "one process speaks"
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-4)
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("one", "two")] == []
 
 
 def test_passes_that_are_gathered_give_the_curve_of_one_large_pass(places, tmp_path):
