@@ -112,7 +112,7 @@ class ExportedClassifier(Classifier):
         self.info = ModelInfo(**{**info, "classes": classes, "recipe": recipe})
         self.members: Sequence[Member] = nn.ModuleList([_Known(about)])  # type: ignore[assignment]
         self.patch: int | None = about["patch"]
-        self.exported = exported
+        self.exported, self.engine = exported, exported.name
         self.program = EngineModule(exported) if self.patch is None else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ class Classifier(nn.Module):
     4.2).
     """
 
+    engine: EngineName | None = None  # that runs it, where it is not PyTorch
     members: Sequence[Member]  # a ModuleList of nothing else
     temperature: Tensor
 

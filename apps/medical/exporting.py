@@ -40,7 +40,9 @@ def exportable(path: Path, plan: str | None = None, merging_order: MergingOrder 
         scale=1,
         app=APP,
         model=segmenter.config.name,
-        about=json.loads(json.dumps({"plan": plain.to_dict(), "network": asdict(segmenter.config), "facts": dict(segmenter.facts)})),
+        about=json.loads(
+            json.dumps({"plan": plain.to_dict(), "network": asdict(segmenter.config), "facts": dict(segmenter.facts)})
+        ),
         meaning=("a window of the images as the plan prepares them", "logits of background and classes, or of regions"),
         traced=_TRACED,
     )

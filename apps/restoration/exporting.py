@@ -1,6 +1,5 @@
 """Restoration networks as exported programs, and exported programs in the place of networks."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -69,4 +68,5 @@ def exported_restorer(path: Path, engine: EngineName | None) -> Restorer:
     about = exported.metadata["about"]
     known: Architecture = next(a for a in ARCHITECTURES if a.name == about["architecture"])
     coverage = Coverage(tensors=0, elements=0, renamed=0)
-    return replace(Restorer(ExportedNetwork(exported).eval(), known, coverage, {"licence": about["licence"]}), file=path)
+    network = ExportedNetwork(exported).eval()
+    return Restorer(network, known, coverage, {"licence": about["licence"]}, file=path, engine=exported.name)

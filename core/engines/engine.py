@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 EngineName = Literal["onnx", "openvino"]
 
-ENDINGS: dict[str, EngineName] = {".onnx": "onnx", ".xml": "openvino"}  # of exported files, and the runtime that is each one's own
+ENDINGS: dict[str, EngineName] = {
+    ".onnx": "onnx",
+    ".xml": "openvino",
+}  # of exported files, and the runtime that is each one's own
 KEY = "geovit"  # under which a file keeps what it tells of itself, as JSON
 FORMAT = "geovit export 1"
 
@@ -71,7 +74,9 @@ def open_exported(
         raise FileNotFoundError(f"no such file: {path}")
     ending = path.suffix.lower()
     if ending == ".pt2":
-        raise ValueError(f"{path}: .pt2 is for other programs, as PyTorch may unpickle when it reads one: export to onnx or openvino")
+        raise ValueError(
+            f"{path}: .pt2 is for other programs, as PyTorch may unpickle when it reads one: export to onnx or openvino"
+        )
     if ending not in ENDINGS:
         asked = "" if engine is None else f"engine {engine} runs "
         raise ValueError(f"{path} is not exported: {asked}files that `geovit export {path} --format {engine or 'onnx'}` makes")

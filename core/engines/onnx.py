@@ -29,7 +29,7 @@ class OnnxEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - a dozen classes without a common one of their own
+        except Exception as error:
             raise ValueError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:200]}") from error
         self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self._input = self._session.get_inputs()[0].name

@@ -57,7 +57,7 @@ def check(exportable: Exportable, run: Callable[[NDArray[np.float32]], NDArray[n
             expected: Tensor = exportable.module(x).float()
         try:
             made = torch.from_numpy(run(x.numpy()))
-        except Exception as failure:  # noqa: BLE001 - whatever the runtime raises
+        except Exception as failure:
             told = " ".join(str(failure).split())[:240]
             raise ValueError(f"{exportable.model}: the exported program fails on {_told(x.shape)}: {told}") from failure
         if made.shape != expected.shape:

@@ -16,7 +16,11 @@ from ..engines.engine import KEY
 
 Format = Literal["pt2", "onnx", "openvino"]
 
-FILES: dict[str, tuple[str, ...]] = {"pt2": (".pt2",), "onnx": (".onnx",), "openvino": (".xml", ".bin")}  # endings, the model first
+FILES: dict[str, tuple[str, ...]] = {
+    "pt2": (".pt2",),
+    "onnx": (".onnx",),
+    "openvino": (".xml", ".bin"),
+}  # endings, the model first
 _OPSET = 18  # of ONNX: the first with all operations that are needed
 _LARGEST = 2 * 10**9  # bytes of an ONNX file, which is one message of a format that ends there
 
@@ -78,7 +82,7 @@ def _write_onnx(path: Path, program: ExportedProgram, text: str) -> None:
                 program, dynamo=True, opset_version=_OPSET, external_data=False, verbose=False, input_names=["input"],
                 output_names=["output"],
             )  # fmt: skip
-    except Exception as error:  # noqa: BLE001 - the converter's classes have no common one
+    except Exception as error:
         told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"ONNX cannot hold this model: {told[:240]}") from error
     finally:

@@ -35,7 +35,7 @@ def trace(exportable: Exportable) -> ExportedProgram:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the tracer to its own developers
             program = torch.export.export(exportable.module, (x,), dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # noqa: BLE001 - the tracer's classes have no common one, and their text is all there is
+    except Exception as error:
         told = next((line.strip(" -") for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"{exportable.model} cannot be exported with variable sizes: {told[:240]}") from error
     finally:

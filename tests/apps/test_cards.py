@@ -10,13 +10,14 @@ import pystac
 import pytest
 import rasterio
 from affine import Affine
-from geovit.apps.cards import RunFacts, write_run_card, write_stac_item
-from geovit.datasets import ClassInfo, Grid, write_class_map
 from pystac.extensions.classification import ClassificationExtension
 from pystac.extensions.mlm import MLMExtension
 from pystac.extensions.projection import ProjectionExtension
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio.crs import CRS
+
+from geovit.apps.cards import RunFacts, write_run_card, write_stac_item
+from geovit.datasets import ClassInfo, Grid, write_class_map
 
 GRID = Grid(8, 12, CRS.from_epsg(32633), Affine(10, 0, 400_000, 0, -10, 5_800_000))
 CLASSES = (ClassInfo(1, "open water", (0, 114, 178)), ClassInfo(3, "Grünland / Wiese", (1, 2, 3)))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...device import without_autocast
 from .pattern import FlatWindows, Grid, Neighborhood, Pattern, Window
