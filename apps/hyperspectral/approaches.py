@@ -131,11 +131,7 @@ def by_model(
         target,
         classifier,
         cost,
-        identity={
-            "model": sha256(model),
-            "encoder": None if base is None else fingerprint(base),
-            "engine": classifier.engine,
-        },  # fmt: skip
+        identity={"model": sha256(model), "encoder": None if base is None else fingerprint(base), "engine": classifier.engine},
         prepare=prepare,
         rehearse=lambda _: job,
     )

@@ -75,8 +75,8 @@ def classify(
         labels: class raster, polygons or points (GeoPackage, GeoJSON, Shapefile), or MATLAB array to fit a network to.
         field: attribute of the vector labels that holds the class.
         classes: CSV file with value,name,#rrggbb of the classes.
-        model: map with this SCENE_model.safetensors instead of fitting one; or with SCENE_adapters.safetensors and its encoder, or
-            with a file of `geovit export`, .onnx or .xml.
+        model: map with this SCENE_model.safetensors instead of fitting one; or with SCENE_adapters.safetensors and its encoder,
+            or with a file of `geovit export`, .onnx or .xml.
         engine: runtime of a model that `geovit export` wrote: onnx or openvino, on the CPU in fp32. Default: the one of its file.
         encoder: pretrained encoder to adapt to the labels, by adapters of low rank (LoRA) unless said otherwise.
         lora_rank: of the adapters.

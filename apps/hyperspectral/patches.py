@@ -36,8 +36,8 @@ class SlidingPatches(nn.Module):
         logits = []
         for row in range(rows):  # unfolding a row of positions at a time: all of them would hold each pixel patch^2 times
             strip = F.unfold(x[:, :, row : row + self.patch], self.patch).transpose(1, 2)
-            for chunk in torch.split(strip.flatten(0, 1), self.chunk):
-                logits.append(self.of_patches(torch.unflatten(chunk, 1, (features, self.patch, self.patch))))
+            chunks = torch.split(strip.flatten(0, 1), self.chunk)
+            logits += [self.of_patches(torch.unflatten(chunk, 1, (features, self.patch, self.patch))) for chunk in chunks]
         return torch.cat(logits).view(rows, batch, columns, -1).permute(1, 3, 0, 2)
 
     def of_patches(self, patches: Tensor) -> Tensor:

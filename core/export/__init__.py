@@ -1,4 +1,4 @@
-"""Models as files that other programs run: traced with variable sizes, written, and compared with PyTorch before they are kept."""
+"""Models as files for other programs: traced with variable sizes, written, and compared with PyTorch before they are kept."""
 
 from .checking import Checked, bytes_per_position, check
 from .exportable import Exportable

@@ -61,9 +61,8 @@ def check(exportable: Exportable, run: Callable[[NDArray[np.float32]], NDArray[n
             told = " ".join(str(failure).split())[:240]
             raise ValueError(f"{exportable.model}: the exported program fails on {_told(x.shape)}: {told}") from failure
         if made.shape != expected.shape:
-            raise ValueError(
-                f"{exportable.model}: the exported program makes {_told(made.shape)} of {_told(x.shape)}, not {_told(expected.shape)}"
-            )
+            shapes = f"{_told(made.shape)} of {_told(x.shape)}, not {_told(expected.shape)}"
+            raise ValueError(f"{exportable.model}: the exported program makes {shapes}")
         # A difference that is no number is the largest of all.
         error = max(error, float((made - expected).abs().nan_to_num(torch.inf).max()))
         scale = max(scale, float(expected.abs().max()))

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,10 @@ def write_program(path: Path, program: ExportedProgram, format_: Format, metadat
     """
     text = json.dumps(dict(metadata))
     if format_ == "pt2":
+        # Each in memory of its own and in its plain order: torch writes views of a common memory as they come.
+        program.state_dict.update(
+            {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in program.state_dict.items()}
+        )
         torch.export.save(program, path, extra_files={KEY: text})
         return
     _check_installed(format_)
@@ -60,12 +65,18 @@ def write_program(path: Path, program: ExportedProgram, format_: Format, metadat
 
 def _check_installed(format_: Format) -> None:
     needed = {"onnx": ("onnx", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino")}[format_]
-    for name in needed:
-        try:
-            __import__(name)
-        except ModuleNotFoundError as error:
-            extras = "onnx" if format_ == "onnx" else "onnx,openvino"
-            raise ImportError(f"format {format_} needs {name}: pip install 'geovit[{extras}]'") from error
+    missing = next((name for name in needed if not _is_there(name)), None)
+    if missing is not None:
+        extras = "onnx" if format_ == "onnx" else "onnx,openvino"
+        raise ImportError(f"format {format_} needs {missing}: pip install 'geovit[{extras}]'")
+
+
+def _is_there(name: str) -> bool:
+    try:
+        import_module(name)
+    except ModuleNotFoundError:
+        return False
+    return True
 
 
 def _write_onnx(path: Path, program: ExportedProgram, text: str) -> None:

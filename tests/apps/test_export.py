@@ -19,6 +19,7 @@ from geovit.apps.restoration.compact import Compact
 from geovit.apps.restoration.models import open_restorer
 from geovit.apps.restoration.weights import architecture_of, save_restorer
 from geovit.core.engines import open_exported
+from geovit.core.engines.onnx import OnnxEngine
 from geovit.core.export import formats
 from geovit.core.sensors.encoder import EncoderConfig, build_encoder
 from geovit.core.sensors.model import FoundationModel, save_model
@@ -124,7 +125,7 @@ def test_pt2_file_is_a_program_of_pytorch_alone(compact, tmp_path):
     assert json.loads(told["geovit"])["model"] == "compact"
     assert not any("geovit" in str(node.target) for node in program.graph.nodes)
     x = torch.rand(2, 3, 9, 30)
-    assert torch.allclose(program.module()(x), open_restorer(compact).network(x), atol=1e-5)
+    assert torch.allclose(program.module(check_guards=False)(x), open_restorer(compact).network(x), atol=1e-5)
 
 
 def test_pt2_file_is_not_read(compact, tmp_path, capsys):
@@ -140,13 +141,8 @@ def test_packaged_model_by_name(tmp_path):
 
 
 def test_wrong_program_is_not_kept(compact, tmp_path, monkeypatch, capsys):
-    written = formats._write_onnx
-
-    def falsified(path, program, text):
-        next(iter(program.state_dict.values())).add_(0.01)
-        written(path, program, text)
-
-    monkeypatch.setattr(formats, "_write_onnx", falsified)
+    run = OnnxEngine.run
+    monkeypatch.setattr(OnnxEngine, "run", lambda self, values: run(self, values) * 1.001)
     assert main(["export", str(compact), "--out", str(tmp_path / "a.onnx")]) == 2
     assert "differs from PyTorch" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -188,7 +184,7 @@ def test_encoder_is_exported_for_a_sensor(encoder, tmp_path):
         (["export", "{compact}", "--sensor", "sentinel-2-l2a"], "sensor was given, but"),
         (
             ["restore", "{folder}/a.png", "--weights", "{compact}", "--engine", "onnx"],
-            "is not exported: engine onnx runs files that",
+            "is not exported: engine onnx runs",
         ),
         (["restore", "{folder}/a.png", "--engine", "onnx"], "export the model, and give the file as weights"),
         (["segment", "{folder}/a.nii.gz", "--model", "{onnx}"], "holds a model of restoration, expected one of medical"),

@@ -39,7 +39,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Restorer:
-    """A network with its weights, what they are, what was loaded, the file that it was loaded from, and its engine if exported."""
+    """A network with its weights, what they are, what was loaded, and its file; its engine if exported."""
 
     network: Network
     architecture: Architecture

@@ -26,7 +26,7 @@ def selective_scan(
     softplus: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return y (B, L, D) and the last states (B, K, D, N)."""
-    batch, length, routes, dim = dt_BLKD.shape
+    _, length, routes, _ = dt_BLKD.shape
     groups = B_BLKGN.shape[3]
     dt_BLKD = dt_BLKD if dt_bias_KD is None else dt_BLKD + dt_bias_KD
     dt_BLKD = F.softplus(dt_BLKD) if softplus else dt_BLKD
