@@ -1,6 +1,8 @@
 """ONNX Runtime."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +33,7 @@ class OnnxEngine:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ValueError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:200]}") from error
-        self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.metadata: Mapping[str, Any] = read_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self._input = self._session.get_inputs()[0].name
 
     def run(self, values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,6 +1,8 @@
 """OpenVINO."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ class OpenVinoEngine:
             model = core.read_model(path)
             place = [KEY] if path.suffix.lower() == ".xml" else ["framework", KEY]  # of what ONNX files tell
             told = model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None
-            self.metadata = read_metadata(told, path)
+            self.metadata: Mapping[str, Any] = read_metadata(told, path)
             self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ValueError(f"{path}: OpenVINO cannot load it: {' '.join(str(error).split())[:200]}") from error

@@ -42,9 +42,10 @@ def write_program(path: Path, program: ExportedProgram, format_: Format, metadat
     text = json.dumps(dict(metadata))
     if format_ == "pt2":
         # Each in memory of its own and in its plain order: torch writes views of a common memory as they come.
-        program.state_dict.update(
-            {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in program.state_dict.items()}
-        )
+        for name, tensor in program.state_dict.items():
+            alone = tensor.detach().clone(memory_format=torch.contiguous_format)
+            whole = isinstance(tensor, torch.nn.Parameter)
+            program.state_dict[name] = torch.nn.Parameter(alone, requires_grad=False) if whole else alone
         torch.export.save(program, path, extra_files={KEY: text})
         return
     _check_installed(format_)
