@@ -84,7 +84,7 @@ def bytes_per_position(exportable: Exportable, program: ExportedProgram) -> int:
     module = program.module(check_guards=False)
     with LiveBytes() as live:
         module(x)
-    return math.ceil((live.peak + x.nbytes) / math.prod(size))
+    return math.ceil((int(live.peak) + x.nbytes) / math.prod(size))
 
 
 def _told(shape: Sequence[int]) -> str:
