@@ -1,16 +1,13 @@
 """What is written beside every result: a run card that can repeat the run, and a STAC item that tells what the result is.
 
-Both are JSON. The card is for machines that run it again, the item for catalogues: STAC 1.1.0 (github.com/radiantearth/stac-spec)
-with the extensions projection 2.0.0, classification 1.1.0, file 2.1.0 and machine learning model (MLM) 1.5.2.
+Both are JSON. The card is for machines that run it again, the item for catalogues.
 """
 
 import dataclasses
 import json
 import os
 import platform
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from importlib.util import find_spec
@@ -18,66 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..datasets import ClassInfo, Grid
-from ..datasets.acquisition import acquisition_time
-from ..datasets.footprint import footprint
-from ..datasets.identity import SHA256, files_of, identify
-from ..datasets.raster import band_facts
+from ..datasets.identity import files_of, identify
+from .run_facts import RunFacts, Task
+from .stac import write_stac_item
+
+__all__ = ["CARD", "RunFacts", "Task", "plain", "versions", "write_run_card", "write_stac_item"]
 
 CARD = "geovit run card 1"
 
-_PACKAGES = ("torch", "numpy", "rasterio", "safetensors", "scikit-learn", "onnxruntime", "openvino")  # those that make results
+# Those that make results.
+_PACKAGES = ("torch", "numpy", "rasterio", "safetensors", "scikit-learn", "onnxruntime", "openvino")
 _MODULES = {"scikit-learn": "sklearn"}
-_MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
-_PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
-_CLASSIFICATION = "https://stac-extensions.github.io/classification/v1.1.0/schema.json"
-_FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
-
-_MEDIA_TYPES = {
-    ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
-    ".png": "image/png",
-    ".json": "application/json",
-    ".html": "text/html",
-    ".gpkg": "application/geopackage+sqlite3",
-    ".parquet": "application/vnd.apache.parquet",
-}
-# MLM, best practices, "Framework-specific Artifact Types"
-_ARTIFACTS = {".safetensors": "safetensors.torch.save_file", ".pt2": "torch.export.save", ".onnx": "onnx", ".xml": "openvino"}
-_MODELS = ("model", "adapters")  # kinds of results that are models
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFacts:
-    """One run of a command.
-
-    Args:
-        command: such as "classify".
-        parameters: what the command was called with, by parameter, paths and dataclasses as they are. With them it is repeated.
-        inputs: what was read beside the model, as it was given; the first is the scene.
-        model: file of the model that was used or fitted; None if there was none.
-        results: what was written, by kind; the first is what the STAC item is about. They may still lie elsewhere, but have their
-            final names.
-        grid: of the result.
-        folder: where results, card and item are to lie in the end. Default: where the card is written.
-        seconds: by stage.
-        architecture: of the model, in a word.
-        task: of the MLM extension, such as "semantic-segmentation", "super-resolution" or "similarity-search".
-        bands: that the model was given: by name or centre in nm.
-        classes: of class maps.
-    """
-
-    command: str
-    parameters: Mapping[str, Any]
-    inputs: Sequence[str]
-    model: Path | None
-    results: Mapping[str, Path]
-    grid: Grid
-    folder: Path | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    architecture: str = ""
-    task: str = ""
-    bands: Sequence[str] = ()
-    classes: Sequence[ClassInfo] = ()
 
 
 def write_run_card(path: Path, facts: RunFacts) -> None:
@@ -96,7 +44,7 @@ def write_run_card(path: Path, facts: RunFacts) -> None:
         "results": {
             kind: {**identify(file).as_dict(), "path": file.name} for kind, file in facts.results.items() if file.is_file()
         },
-        "versions": _versions(),
+        "versions": versions(),
         "platform": {
             "system": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
@@ -105,7 +53,7 @@ def write_run_card(path: Path, facts: RunFacts) -> None:
         "seconds": {stage: round(seconds, 2) for stage, seconds in facts.seconds.items()},
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
-    _write(path, card)
+    path.write_text(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def plain(value: Any) -> Any:
@@ -127,166 +75,10 @@ def plain(value: Any) -> Any:
     raise ValueError(f"a parameter is a {type(value).__name__}, which a run card cannot hold")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what makes results, as installed here."""
     import rasterio
 
     installed = (package for package in _PACKAGES if find_spec(_MODULES.get(package, package)) is not None)
     own = {"geovit": __version__, "python": platform.python_version(), "gdal": rasterio.__gdal_version__}
     return own | {package: metadata.version(package) for package in installed}
-
-
-def write_stac_item(path: Path, facts: RunFacts) -> None:
-    """Write NAME_item.json: a STAC item with the projection, classification and MLM extensions.
-
-    Its time is that of the scene. Where the scene does not say, STAC wants an interval: from the year 1 to when the scene's file
-    was changed last, which is true and tells as much as is known.
-
-    Raises:
-        OSError: a file cannot be read any more, or the item cannot be written.
-    """
-    place = footprint(facts.grid)
-    first = next(iter(facts.results))
-    extensions = [_PROJECTION, _FILE]
-    properties: dict[str, Any] = _times(facts) | {"title": f"{first} of {Path(facts.inputs[0]).name} by geovit {facts.command}"}
-    if facts.classes:
-        extensions.append(_CLASSIFICATION)
-    if facts.model is not None:
-        extensions.append(_MLM)
-        properties |= _model_properties(facts, facts.model)
-    assets = {kind: _asset(kind, file, facts, first=kind == first) for kind, file in facts.results.items() if kind not in _MODELS}
-    if facts.model is not None:
-        assets["model"] = _model_asset(facts.model, facts, path)
-    if "adapters" in facts.results:
-        assets["adapters"] = _model_asset(facts.results["adapters"], facts, path)
-    item = {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": extensions,
-        "id": path.stem,
-        "geometry": None if place is None else place.geometry,
-        **({} if place is None else {"bbox": list(place.bbox)}),
-        "properties": properties,
-        "links": [],
-        "assets": assets,
-    }
-    _write(path, item)
-
-
-def _times(facts: RunFacts) -> dict[str, Any]:
-    span = acquisition_time(str(facts.inputs[0]))
-    if span is not None and span[0] == span[1]:
-        return {"datetime": _rfc3339(span[0])}
-    if span is not None:
-        return {"datetime": None, "start_datetime": _rfc3339(span[0]), "end_datetime": _rfc3339(span[1])}
-    changed = [Path(file).stat().st_mtime for file in files_of(str(facts.inputs[0]))]
-    end = datetime.fromtimestamp(min(changed), timezone.utc) if changed else datetime.now(timezone.utc)
-    return {
-        "datetime": None,
-        "start_datetime": "0001-01-01T00:00:00Z",
-        "end_datetime": _rfc3339(end),
-        "description": "The scene does not say when it was taken: some time before its file was written.",
-    }
-
-
-def _rfc3339(time: datetime) -> str:
-    return time.isoformat(timespec="milliseconds" if time.microsecond else "seconds").replace("+00:00", "Z")
-
-
-def _asset(kind: str, file: Path, facts: RunFacts, *, first: bool) -> dict[str, Any]:
-    """Describe a result; rasters lie on the grid."""
-    raster = file.suffix == ".tif"
-    role = "data" if raster or file.suffix in (".gpkg", ".parquet") else "overview" if file.suffix == ".png" else "metadata"
-    asset: dict[str, Any] = {"href": f"./{file.name}", "title": kind, "roles": [role]}
-    if file.suffix in _MEDIA_TYPES:
-        asset["type"] = _MEDIA_TYPES[file.suffix]
-    if file.is_file():
-        asset |= _checksum(file)
-        if raster:
-            grid, t = facts.grid, facts.grid.transform
-            authority = None if grid.crs is None else grid.crs.to_authority()
-            asset["proj:code"] = ":".join(authority) if authority else None
-            if grid.crs is not None and authority is None:
-                asset["proj:wkt2"] = grid.crs.to_wkt(version="WKT2_2019")
-            asset |= {"proj:shape": list(grid.shape), "proj:transform": [t.a, t.b, t.c, t.d, t.e, t.f]}
-            asset["bands"] = band_facts(file)
-    if first and facts.classes:
-        asset["classification:classes"] = _classes(facts.classes)
-    return asset
-
-
-def _checksum(file: Path) -> dict[str, Any]:
-    """Size and digest of the file extension: a multihash, where 12 20 stand for the 32 bytes of SHA-256."""
-    known = identify(file)
-    return {"file:size": known.bytes} | ({"file:checksum": f"1220{known.digest}"} if known.method == SHA256 else {})
-
-
-def _classes(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
-    return [
-        {
-            "value": info.value,
-            "name": re.sub(r"[^A-Za-z0-9_-]+", "_", info.name).strip("_") or f"class_{info.value}",
-            "description": info.name,
-            "color_hint": bytes(info.color).hex().upper(),
-        }
-        for info in classes
-    ]
-
-
-def _model_properties(facts: RunFacts, model: Path) -> dict[str, Any]:
-    """Fields of the MLM extension, "Item Properties and Collection Fields"."""
-    name = re.sub(r"[^A-Za-z0-9_.\s-]+", "-", model.stem).strip("._- ") or "model"
-    shape = [-1, len(facts.bands) or -1, -1, -1]
-    axis = "bands" if facts.bands else "channel"
-    spoken: dict[str, Any] = {
-        "mlm:name": f"geovit {name}",
-        "mlm:architecture": facts.architecture or "unknown",
-        "mlm:tasks": [facts.task],
-        "mlm:framework": "PyTorch",
-        "mlm:framework_version": metadata.version("torch"),
-        "mlm:input": [
-            {
-                "name": "scene",
-                "description": "Values as the scene has them: how they are scaled and normalised is in the model's file.",
-                "bands": list(facts.bands),
-                "input": {"shape": shape, "dim_order": ["batch", axis, "height", "width"], "data_type": "float32"},
-                "value_scaling": None,
-            }
-        ],
-        "mlm:output": [
-            {
-                "name": next(iter(facts.results)),
-                "tasks": [facts.task],
-                "result": {
-                    "shape": [-1, len(facts.classes) or -1, -1, -1],
-                    "dim_order": ["batch", "class" if facts.classes else "channel", "height", "width"],
-                    "data_type": "float32",
-                },
-                "classification:classes": _classes(facts.classes),
-            }
-        ],
-    }
-    # The extension wants bands that inputs name to be described in the item.
-    return spoken | ({"bands": [{"name": band} for band in facts.bands]} if facts.bands else {})
-
-
-def _model_asset(file: Path, facts: RunFacts, item: Path) -> dict[str, Any]:
-    folder = (facts.folder or item.parent).resolve()
-    if file in facts.results.values():
-        href = f"./{file.name}"
-    else:
-        try:
-            href = Path(os.path.relpath(file.resolve(), folder)).as_posix()
-        except ValueError:  # another drive of Windows
-            href = file.resolve().as_uri()
-    return {
-        "href": href,
-        "type": "application/octet-stream",
-        "title": "weights of the model",
-        "roles": ["mlm:model", "mlm:weights"],
-        "mlm:artifact_type": _ARTIFACTS.get(file.suffix, "torch.save"),
-        **_checksum(file),
-    }
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,8 @@ from .. import __version__
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
     from rich.console import Console
+
+    from .repeating import Repeated
 
 # What a user can cause: wrong input, missing or unwritable files, an extra that is not installed.
 _USER_ERRORS = (ValueError, OSError, ImportError)
@@ -36,11 +38,12 @@ class Command:
     target: str
     summary: str
     configs: str = ""  # folder of the configurations that come with the package, below geovit/configs
+    cards: bool = False  # whether it writes run cards, and repeats them with --from-card
 
 
 COMMANDS = {
-    "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene"),
-    "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images"),
+    "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene", cards=True),
+    "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images", cards=True),
     "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes"),
     "pretrain": Command(".foundation.pretraining.training:pretrain", "train an encoder on images of many sensors", "foundation"),
     "embed": Command(".foundation.embedding_files:embed_files", "turn scenes of any sensor into rasters of features"),
@@ -116,6 +119,8 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     configs = _configurations(COMMANDS[name].configs)
     also = f", or one that comes along: {', '.join(configs)}" if configs else ""
     parser.add_argument("--config", action="config", help=f"YAML file with any of these options{also}")
+    if COMMANDS[name].cards:
+        parser.add_argument("--from-card", metavar="FILE", help="repeat the run of a card (NAME_run.json); other options win")
     # The terminal decides about progress bars.
     parser.add_function_arguments(function, as_positional=True, as_group=False, skip={"progress"}, sub_configs=True)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -123,7 +128,10 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
         arguments = ["--help"]
     elif {"-h", "--help"} & set(arguments):  # and then alone: what is not in the help is not in --print_config either
         _shorten(parser)
+    card, arguments = _card(name, arguments, parameters)
     arguments = _complete(function, _with_named_configs(arguments, configs))
+    if card is not None:  # first, so that whatever else is given wins
+        arguments = [f"--config={json.dumps(dict(card.parameters))}", *arguments]
     try:
         parsed = parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
@@ -133,6 +141,8 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     options = {key: value for key, value in vars(parsed).items() if key in parameters}
     if "progress" in parameters:
         options["progress"] = sys.stderr.isatty()
+    if card is not None:
+        card.check(options)
     result = function(**options)
     if isinstance(result, int):
         return result
@@ -141,6 +151,25 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     if result is not None and all(os.environ.get(rank, "0") == "0" for rank in ranks):
         console().print(result)
     return int(getattr(result, "exit_code", 0))
+
+
+def _card(name: str, arguments: list[str], allowed: Collection[str]) -> "tuple[Repeated | None, list[str]]":
+    """Take --from-card out of the arguments, and read the card."""
+    if not COMMANDS[name].cards or {"-h", "--help"} & set(arguments):
+        return None, arguments
+    rest, files = [], []
+    left = iter(arguments)
+    for argument in left:
+        key, equals, value = argument.partition("=")
+        if key in ("--from-card", "--from_card"):
+            files.append(value if equals else next(left, ""))
+        else:
+            rest.append(argument)
+    if not files:
+        return None, rest
+    from .repeating import read_card
+
+    return read_card(Path(files[-1]), name, allowed), rest
 
 
 def _shorten(parser: "ArgumentParser") -> None:

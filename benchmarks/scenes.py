@@ -4,9 +4,9 @@ python benchmarks/scenes.py
 python benchmarks/scenes.py --only memory kills --scale 0.05 --folder /tmp
 
 Scenes are made for it, of a pattern that repeats, so that they pack well: 20,000 x 20,000 pixels of 4 bands and 4,000 x 4,000 of
-200, int16, tiled and compressed; they take some GB in --folder while it runs, and go with it. The model is a small spectral_swin
-of one member (16 channels; 3 or 12 principal components), fitted to a piece of each scene in a few steps: what is measured is what
-lies around it, and the cheaper the model, the harder that is. ``--scale`` shrinks both sides of all scenes, for a try.
+200, int16, tiled and compressed; they take some GB in --folder while it runs, and go with it. The model is a small
+spectral_swin of one member (16 channels; 3 or 12 principal components), fitted to a piece of each scene in a few steps: what is
+measured is what lies around it, and the cheaper the model, the harder that is. ``--scale`` shrinks both sides of all scenes.
 
 memory      peak of the process (its largest resident set), for a quarter of each scene (half of its sides) and the whole
 throughput  pixels a second of the command, from the first part read to the last file made, beside those of the model alone on

@@ -12,6 +12,8 @@ from rasterio.warp import transform
 from .grid import Box, Grid
 from .raster import GDAL_ERRORS
 
+_HALF = 180.0  # degrees
+_STRAIGHT = 1e-6  # degrees, a tenth of a metre
 _STEPS = 32  # pieces of a side: straight edges of a map are curved on the globe
 
 _Ring = NDArray[np.float64]  # (points, 2), longitude and latitude in degrees
@@ -42,23 +44,44 @@ def footprint(grid: Grid) -> Footprint | None:
     if not np.isfinite(ring).all() or np.abs(ring[:, 1]).max() > 90 + 1e-9:
         return None
     ring[:, 0] = np.rad2deg(np.unwrap(np.deg2rad(ring[:, 0])))
-    turn = ring[-1, 0] - ring[0, 0]
-    if abs(turn) > 180:  # around a pole: the outline alone is no ring
-        pole = np.sign(ring[:, 1].mean()) * 90
-        ring = np.vstack([ring, [[ring[-1, 0], pole], [ring[0, 0], pole], ring[0]]])
+    ring = _without_straight(ring)
+    if abs(ring[-1, 0] - ring[0, 0]) > _HALF:
+        ring = _around_pole(ring)
     ring[:, 0] -= 360 * np.floor((ring[:, 0].min() + 180) / 360)
     south, north = float(ring[:, 1].min()), float(ring[:, 1].max())
     west, east = float(ring[:, 0].min()), float(ring[:, 0].max())
     parts = [ring]
-    if east > 180:
-        beyond = _clip(ring, 180, beyond=True)
-        beyond[:, 0] -= 360
-        parts = [_clip(ring, 180, beyond=False), beyond]
-        west, east = (-180.0, 180.0) if abs(turn) > 180 else (west, east - 360)
+    if east > _HALF:
+        beyond = _clip(ring, _HALF, beyond=True)
+        beyond[:, 0] -= 2 * _HALF
+        parts = [_clip(ring, _HALF, beyond=False), beyond]
+        east -= 360
     rings = [[_closed(part)] for part in parts]
     one = len(rings) == 1
     geometry = {"type": "Polygon" if one else "MultiPolygon", "coordinates": rings[0] if one else rings}
     return Footprint(geometry, (west, south, east, north))
+
+
+def _without_straight(ring: _Ring) -> _Ring:
+    """Leave out what lies on straight sides: a small scene is told by its four corners."""
+    corners = ring[::_STEPS]
+    share = (np.arange(_STEPS) / _STEPS)[None, :, None]
+    straight = corners[:-1, None] * (1 - share) + corners[1:, None] * share
+    return corners if np.abs(straight.reshape(-1, 2) - ring[:-1]).max() < _STRAIGHT else ring
+
+
+def _around_pole(ring: _Ring) -> _Ring:
+    """Lead an outline that goes around a pole from one side of the antimeridian to the other, and back over the pole."""
+    ring = ring[:-1]
+    longitudes = np.mod(ring[:, 0] + _HALF, 2 * _HALF) - _HALF
+    order = np.argsort(longitudes)  # a rectangle around the pole meets each meridian once
+    longitudes, latitudes = longitudes[order], ring[order, 1]
+    before, after = longitudes[-1], longitudes[0] + 2 * _HALF
+    share = (_HALF - before) / (after - before)
+    edge = latitudes[-1] + share * (latitudes[0] - latitudes[-1])
+    pole = np.sign(latitudes.mean()) * 90
+    x = np.concatenate([[-_HALF], longitudes, [_HALF, _HALF, -_HALF, -_HALF]])
+    return np.column_stack([x, np.concatenate([[edge], latitudes, [edge, pole, pole, edge]])])
 
 
 def _outline(grid: Grid) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHUNK_CACHE = 2**26  # bytes for each file: windows smaller than a chunk would decompress it again and again
+_MAX_OBJECTS = 10_000
 _MAX_TEXT = 2**20  # characters of an attribute
 _MAX_LIST = 2**16  # numbers of an attribute or a coordinate along bands
 
@@ -45,7 +46,7 @@ class HdfFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._opened: tuple[int, Any] | None = None
+        self._opened: tuple[int, Any, dict[str, Any]] | None = None  # process, root, datasets: their chunks stay with them
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_opened": None}
@@ -63,7 +64,7 @@ class HdfFile:
                 raise FileNotFoundError(f"{self.path}: no such file")
             with hdf_errors(self.path):
                 # Libraries of climate centres forbid locks on their file systems; nobody writes a product anyway.
-                self._opened = process, h5py.File(self.path, "r", rdcc_nbytes=_CHUNK_CACHE, locking="best-effort")
+                self._opened = process, h5py.File(self.path, "r", rdcc_nbytes=_CHUNK_CACHE, locking="best-effort"), {}
         return self._opened[1]
 
     def close(self) -> None:
@@ -79,10 +80,14 @@ class HdfFile:
             ValueError: there is none, or its numbers lie in another file.
         """
         with hdf_errors(self.path):
-            found = find(self.root(), name)
-        if found is None:
+            root = self.root()
+            assert self._opened is not None
+            held = self._opened[2]
+            if name not in held:
+                held[name] = find(root, name)
+        if held[name] is None:
             raise ValueError(f"{self.path}: no dataset {name}")
-        return found
+        return held[name]
 
 
 @contextmanager
@@ -140,31 +145,52 @@ def require_own(dataset: Any, path: str) -> None:
         raise ValueError(f"{path}: the numbers of {dataset.name} lie in other files, which is not supported")
 
 
-def datasets(root: Any, limit: int = 10_000) -> dict[str, Any]:
+def require_contained(path: str) -> None:
+    """Raise a ValueError if a file links to others or keeps numbers in them, for libraries that would go there.
+
+    Nothing is looked at where h5py is not installed.
+    """
+    try:
+        h5py = load_h5py()
+    except ImportError:
+        return
+    with hdf_errors(path), h5py.File(path, "r", locking="best-effort") as file:
+        for name, node in _walk(file):
+            if isinstance(node, h5py.ExternalLink):
+                raise ValueError(f"{path}: {name} links to another file, which is not supported")  # noqa: TRY004
+            if isinstance(node, h5py.Dataset):
+                require_own(node, path)
+
+
+def datasets(root: Any) -> dict[str, Any]:
     """All datasets of real numbers in a file by path, links to other files left out.
 
     Raises:
-        ValueError: there are more than ``limit`` objects.
+        ValueError: there are more than 10,000 objects.
     """
+    kind = load_h5py().Dataset
+    return {name: node for name, node in _walk(root) if isinstance(node, kind) and node.dtype.kind in "iuf"}
+
+
+def _walk(root: Any) -> Iterator[tuple[str, Any]]:
+    """Every group and dataset once, and every link to another file, by path. h5py's own walk swallows errors of its visitor."""
     h5py = load_h5py()
-    found: dict[str, Any] = {}
     pending, seen = [("", root)], {hash(root.id)}
     while pending:
         prefix, group = pending.pop()
         for name in group:
+            path, link = posixpath.join(prefix, name), group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                yield path, link
             # A soft link may close a circle; what it names is found at its own place.
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            if not isinstance(link, h5py.HardLink) or hash((node := group[name]).id) in seen:
                 continue
-            node, path = group[name], posixpath.join(prefix, name)
+            seen.add(hash(node.id))
+            if len(seen) > _MAX_OBJECTS:
+                raise ValueError(f"{root.file.filename}: more than {_MAX_OBJECTS} objects")
             if isinstance(node, h5py.Group):
-                if (key := hash(node.id)) not in seen:
-                    seen.add(key)
-                    pending.append((path, node))
-            elif isinstance(node, h5py.Dataset) and node.dtype.kind in "iuf":
-                found[path] = node
-            if len(found) + len(seen) > limit:
-                raise ValueError(f"{root.file.filename}: more than {limit} objects")
-    return found
+                pending.append((path, node))
+            yield path, node
 
 
 def text(node: Any, key: str) -> str | None:

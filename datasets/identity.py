@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,12 @@ def files_of(source: str) -> list[str]:
         if len(parts) > _MOST_FILES:
             raise ValueError(f"{source}: {len(parts)} files, at most {_MOST_FILES} can be told apart")
         return list(dict.fromkeys(file for part in parts for file in files_of(part)))
-    local = next((Path(name) for name in _without_key(source) if Path(name).exists()), None)
+    # Nothing but files and folders: a pipe would be waited for, a device read for ever.
+    local = next((Path(name) for name in _without_key(source) if Path(name).is_file() or Path(name).is_dir()), None)
     if local is None:
         return []
     if local.is_dir():
-        found = sorted(str(path) for path in local.rglob("*") if path.is_file())
+        found = sorted(map(str, islice((path for path in local.rglob("*") if path.is_file()), _MOST_FILES + 1)))
     else:
         found = [str(local), *sorted(_of_raster(str(local)))]
     if len(found) > _MOST_FILES:

@@ -53,7 +53,16 @@ def open_scene(source: str | Path) -> Scene:
         ValueError: not a raster, damaged, complex values, no band, or no valid value at all.
     """
     name = str(source)
-    return next(opener for opener in OPENERS if opener.claims(name)).open(name)
+    return _opener(name).open(name)
+
+
+def is_plain(source: str) -> bool:
+    """Whether a source is one that GDAL reads as it is, which knows more of single bands than a scene tells."""
+    return _opener(source) is OPENERS[-1]
+
+
+def _opener(name: str) -> Opener:
+    return next(opener for opener in OPENERS if opener.claims(name))
 
 
 def _open_matlab(name: str) -> Scene:

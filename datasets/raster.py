@@ -1,9 +1,10 @@
 """Reading rasters through GDAL: opening, pixels with NaN for nodata, and what the tags say about the bands."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,28 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.env import Env
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from .grid import Grid
 from .handles import Handles
+from .hdf5 import is_hdf5, require_contained
+from .sidecars import inside
 from .wavelengths import parse_numbers, to_nm
 
 logger = logging.getLogger(__name__)
 
-GDAL_ERRORS = (RasterioError, CPLE_BaseError)
+# UnicodeDecodeError: rasterio takes what GDAL says, and the tags of a file, for UTF-8.
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, UnicodeDecodeError)
+# What is no file of pixels: services, and files that name others which may lie anywhere. A VRT is one of these, too, and is read
+# where the user names it as such.
+_ELSEWHERE = frozenset(
+    ("DAAS", "DERIVED", "EEDA", "EEDAI", "GTI", "HTTP", "KMLSUPEROVERLAY", "MEM", "MRF", "NGW", "OGCAPI", "PLMOSAIC", "STACIT",
+     "STACTA", "WCS", "WMS", "WMTS")
+)  # fmt: skip
+_ALONE = frozenset(("GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "ENVI"))  # name no other files, but for overviews
 _ENVI_SUFFIXES = ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw", ".bin", ".envi")
 
 
@@ -46,16 +58,27 @@ def open_raster(path: str, handles: Handles | None = None) -> Iterator[DatasetRe
     Raises:
         FileNotFoundError: no such local file.
         NotARasterError: GDAL cannot open it.
-        ValueError: GDAL fails while the caller reads.
+        ValueError: GDAL fails while the caller reads, or the file makes it read others that the user did not name.
     """
-    with _opened(path) if handles is None else handles.borrow(path, _opened) as src:
+    virtual = _is_virtual(path)
+    # Whatever the environment says: a VRT may hold Python, and pixels are not to be a program.
+    with (
+        Env(GDAL_VRT_ENABLE_PYTHON="NO") if virtual else nullcontext(),
+        _opened(path) if handles is None else handles.borrow(path, _opened) as src,
+    ):
         try:
             yield src
         except GDAL_ERRORS as error:
             raise ValueError(f"{path}: cannot be read, truncated or damaged ({reason(error)})") from error
 
 
+def _is_virtual(path: str) -> bool:
+    return path.split("?", maxsplit=1)[0].lower().endswith(".vrt")
+
+
 def _opened(path: str) -> DatasetReader:
+    if is_hdf5(path):
+        require_contained(path)
     try:
         with quiet_georeference(), _complaints() as heard:
             src = rasterio.open(path)
@@ -66,7 +89,26 @@ def _opened(path: str) -> DatasetReader:
     if lost := next((text for text in heard if "IO error during reading of" in text), None):
         src.close()
         raise ValueError(f"{path}: truncated or damaged ({lost})")
+    try:
+        _require_own(path, src, virtual=_is_virtual(path))
+    except BaseException:
+        src.close()
+        raise
     return src
+
+
+def _require_own(path: str, src: DatasetReader, *, virtual: bool) -> None:
+    """Raise a ValueError if pixels come from files that the user did not name: see ``sidecars``."""
+    if src.driver in _ELSEWHERE or (src.driver == "VRT" and not virtual):
+        hint = "; name it .vrt if it is meant" if src.driver == "VRT" else ""
+        raise NotARasterError(f"{path}: GDAL takes it for {src.driver}, which names pixels elsewhere and is not read{hint}")
+    if virtual or not Path(path).exists():
+        return
+    named = [src.tags(ns="OVERVIEWS").get(key, "").removeprefix(":::BASE:::") for key in ("OVERVIEW_FILE", "MASK_FILE")]
+    if src.driver not in _ALONE:
+        named += src.files
+    for name in filter(None, named):
+        inside(Path(path), os.path.abspath(name) if Path(name).exists() else name)
 
 
 @contextmanager

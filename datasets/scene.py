@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -57,8 +57,8 @@ class Scene:
     fwhm: NDArray[np.float64] | None
     dropped: dict[int, str]
     nodata: float | None
-    numbers: Numbers
     _source: BandSource
+    numbers: Numbers = field(default_factory=lambda: Numbers(np.dtype(np.float32), marked=False))
 
     @property
     def num_bands(self) -> int:
@@ -159,7 +159,7 @@ def scene_of(
         fwhm = None
     if dropped:
         logger.info("%s: %d of %d bands dropped (bad band list, no data or alpha)", path, len(dropped), count)
-    return Scene(path, grid, tuple(bands.tolist()), wavelengths, fwhm, dict(sorted(dropped.items())), nodata, numbers, source)
+    return Scene(path, grid, tuple(bands.tolist()), wavelengths, fwhm, dict(sorted(dropped.items())), nodata, source, numbers)
 
 
 def _empty_bands(source: BandSource, grid: Grid, bands: Sequence[int]) -> list[int]:

@@ -2,8 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
+from typing import TYPE_CHECKING, Any, cast
+from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import urlopen
 
@@ -105,7 +105,7 @@ def _once(told: "list[Told]") -> "list[Told]":
 def _read(source: str) -> "pystac.Item":
     from .collections.stac import require_pystac
 
-    pystac = require_pystac()
+    library = require_pystac()
     try:
         if _is_url(source):
             with urlopen(source, timeout=_WAIT) as answer:  # noqa: S310  # a URL of http or https, see is_item
@@ -115,6 +115,9 @@ def _read(source: str) -> "pystac.Item":
                 text = file.read(_LARGEST + 1)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{source}: no such file") from error
+    except HTTPError as error:
+        error.close()  # it is the answer, too
+        raise ValueError(f"{source}: cannot be read ({error})") from error
     except (URLError, TimeoutError, OSError) as error:
         raise ValueError(f"{source}: cannot be read ({getattr(error, 'reason', error)})") from error
     if len(text) > _LARGEST:
@@ -129,10 +132,11 @@ def _read(source: str) -> "pystac.Item":
             content = features[0]
         if not isinstance(content, dict) or content.get("type") != "Feature":
             raise ValueError(f"{source}: no STAC item")
-        return pystac.Item.from_dict(content, href=source if _is_url(source) else str(Path(source).absolute()))
+        place = source if _is_url(source) else str(Path(source).absolute())
+        return cast("pystac.Item", library.Item.from_dict(content, href=place))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{source}: not JSON ({error})") from error
-    except (AttributeError, KeyError, TypeError, pystac.STACError, pystac.STACTypeError) as error:
+    except (AttributeError, KeyError, TypeError, library.STACError, library.STACTypeError) as error:
         raise ValueError(f"{source}: no STAC item ({error!r})") from error
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .arrays import classify_array
     from .classification import classify, fit_model
     from .evaluation import Evaluation, evaluate
     from .mapping import Prediction, predict
@@ -22,6 +23,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "classify",
+    "classify_array",
     "evaluate",
     "fit",
     "fit_model",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "arrays": ("classify_array",),
     "classification": ("classify", "fit_model"),
     "evaluation": ("Evaluation", "evaluate"),
     "mapping": ("Prediction", "predict"),

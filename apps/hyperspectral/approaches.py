@@ -49,6 +49,7 @@ class Approach:
         classes: of the map.
         cost: of its computing.
         bands: that it reads.
+        names: of these, for a model.
         channels: that it makes of each pixel.
         window, halo: see ``mapping.Teller``.
         identity: what decides the result beside the scene and its area; JSON.
@@ -67,6 +68,7 @@ class Approach:
     halo: int
     identity: Mapping[str, Any]
     device: torch.device
+    names: tuple[str, ...] = ()
     first: str = ""
     prepare: Callable[[Keep], tuple[Job[Any], dict[str, Any]]]
     rehearse: Callable[[Path], Job[Any]]
@@ -174,12 +176,15 @@ def _of_model(
     prepare: Callable[[Keep], tuple[Job[Any], dict[str, Any]]],
     rehearse: Callable[[Path], Job[Any]],
 ) -> Approach:
+    centres = model.info.wavelengths
+    names = [f"band {band}" for band in range(1, model.info.bands + 1)] if centres is None else [f"{nm:g} nm" for nm in centres]
     settings = {"cell": cost.cell, "device": target.device.type, "precision": str(target.precision).removeprefix("torch.")}
     return Approach(
         method=model.info.recipe.network,
         classes=model.info.classes,
         cost=cost,
         bands=model.info.bands,
+        names=tuple(names),
         channels=3,
         window=model.window,
         halo=model.halo,

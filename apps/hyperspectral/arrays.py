@@ -18,8 +18,9 @@ from ...core.streaming.plan import Area, Part, Plan
 from ...datasets import Grid, Scene
 from ...datasets.raster import Numbers
 from ...datasets.wavelengths import to_nm
-from .mapping import Cost, ModelTeller, SceneWorker, Wanted, cost_of
+from .mapping import ModelTeller, cost_of
 from .model import Classifier, load_classifier, match_bands
+from .working import Cost, SceneWorker, Wanted
 
 if TYPE_CHECKING:
     import xarray
@@ -98,17 +99,18 @@ class _Loaded:
             numbers[values == value] = np.nan
         numbers[~np.isfinite(numbers)] = np.nan
         rows, columns = self.around(part)
-        worker = SceneWorker(
-            _scene(_Cut(numbers, rows.start, columns.start), self.how.shape), self.teller,
-            Wanted(area=Area(0, 0, *self.how.shape)), cell=self.how.cost.cell, values=[info.value for info in self.model.info.classes],
-        )  # fmt: skip
+        scene = _scene(_Cut(numbers, rows.start, columns.start), self.how.shape)
+        classes = [info.value for info in self.model.info.classes]
+        wanted = Wanted(area=Area(0, 0, *self.how.shape))
+        worker = SceneWorker(scene, self.teller, wanted, cell=self.how.cost.cell, values=classes)
         return worker.compute(worker.read(part), part)
 
 
 def _scene(source: _Cut, shape: tuple[int, int]) -> Scene:
-    bands = tuple(range(1, len(source.values) + 1))
-    numbers = Numbers(np.dtype(np.float32), marked=True)
-    return Scene("array", Grid(*shape, None, Affine.identity()), bands, None, None, {}, None, numbers, source)
+    return Scene(
+        path="array", grid=Grid(*shape, None, Affine.identity()), bands=tuple(range(1, len(source.values) + 1)), wavelengths=None,
+        fwhm=None, dropped={}, nodata=None, numbers=Numbers(np.dtype(np.float32), marked=True), _source=source,
+    )  # fmt: skip
 
 
 def classify_array(
@@ -152,9 +154,7 @@ def classify_array(
     if unfit := [name for name, value in (beside or {}).items() if value is not None]:
         raise ValueError(f"{', '.join(unfit)} is for files: an array is mapped with a model alone")
     if model is None:
-        raise ValueError(
-            "an array is mapped with a model: give one, such as SCENE_model.safetensors of `geovit classify --labels`"
-        )
+        raise ValueError("an array is mapped with a model: give one that was fitted to labels")
     classifier = load_classifier(model)
     cube, axes = _image(array)
     on = resolve_device(device)
@@ -236,32 +236,32 @@ def _at_once(cube: "xarray.DataArray", how: _Mapper, model: Classifier) -> NDArr
 
 def _lazily(cube: "xarray.DataArray", how: _Mapper, model: Classifier) -> Any:
     """One task for each part: calls of torch are too slow for chunks as small as arrays often have."""
-    import dask
     import dask.array
+    from dask.delayed import delayed
 
-    loaded = dask.delayed(how.loaded)()
-    around, plan = _Loaded(how, model).around, _parts(how, max(max(sizes) for sizes in cube.chunks[1:]))
+    array: Any = dask.array  # whose functions have no types
+    loaded = delayed(how.loaded)()
+    chunks = cube.data.chunks[1:]
+    around, plan = _Loaded(how, model).around, _parts(how, max(max(sizes) for sizes in chunks))
 
     def block(part: Part) -> Any:
         rows, columns = around(part)
         shape = ModelTeller.channels, part.rows.last - part.rows.first, part.columns.last - part.columns.first
         looked = cube.data[:, rows, columns]
-        return dask.array.from_delayed(dask.delayed(_told)(loaded, looked, part), shape, dtype=np.float32)
+        return array.from_delayed(delayed(_told)(loaded, looked, part), shape, dtype=np.float32)
 
     def rows() -> Iterator[list[Any]]:
         for row in range(len(plan.rows)):
             yield [block(plan.part(row * len(plan.columns) + column)) for column in range(len(plan.columns))]
 
-    return dask.array.block(list(rows()))
+    return array.block(list(rows()))
 
 
 def _told(loaded: _Loaded, values: NDArray[Any], part: Part) -> NDArray[np.float32]:
     return loaded(values, part)
 
 
-def _labelled(
-    cube: "xarray.DataArray", axes: tuple[str, str, str], told: Any, model: Classifier, probabilities: bool
-) -> "xarray.DataArray | xarray.Dataset":
+def _labelled(cube: "xarray.DataArray", axes: tuple[str, str, str], told: Any, model: Classifier, probabilities: bool) -> Any:
     xarray, classes = _xarray(), model.info.classes
     values = np.array([0, *(info.value for info in classes)])
     values = values.astype(np.uint8 if values.max() <= np.iinfo(np.uint8).max else np.uint16)

@@ -18,13 +18,27 @@ from ...core.streaming.run import Job
 from ...datasets import AreaMask, atomic, open_scene, window_of, write_text_atomic
 from ...datasets.growing import GrowingRasters
 from ...datasets.several import stem_of
+from ...datasets.vectorizing import vectorize as write_polygons
 from ..streaming import carried_out, compute_threads, forecast, largest_side
 from .adaptation import adapting, read_encoder
 from .approaches import Approach, Target, by_clusters, by_labels, by_model
 from .arrays import classify_array
+from .beside import write_beside
 from .fitting import ADAPTERS, MODEL, Fitting
 from .recipe import DEFAULT_RECIPE, Recipe
-from .results import Classification, Mapped, describe, grid_of_area, layers_of, ready_folder, result_files, stamp, summed
+from .report.gathering import write_page
+from .results import (
+    POLYGONS,
+    Classification,
+    Mapped,
+    describe,
+    grid_of_area,
+    layers_of,
+    ready_folder,
+    result_files,
+    stamp,
+    summed,
+)
 from .working import MAP, Wanted, part_bytes
 
 logger = logging.getLogger(__name__)
@@ -48,6 +62,8 @@ def classify(
     out: Path = Path(),
     probabilities: bool = False,
     quicklook: bool = False,
+    report: bool = False,
+    vectorize: Path | None = None,
     plan: bool = False,
     max_memory: float | None = None,
     resume: bool = False,
@@ -63,13 +79,15 @@ def classify(
 
     With labels a network is fitted to them and maps the scene. With a model from an earlier run the scene is mapped with that.
     With neither, pixels of similar spectra are grouped (k-means), without any meaning given to the groups. Written are
-    SCENE_classes.tif, a Cloud Optimized GeoTIFF on exactly the scene's grid, and SCENE_report.json; SCENE_model.safetensors if
-    a model was fitted. With an encoder from `geovit pretrain`, it is that which is fitted to the labels. Scenes are mapped part
-    by part: the result does not depend on the parts, and a run that was cut off goes on where it was. All files appear at the
-    end, each whole or not at all.
+    SCENE_classes.tif, a Cloud Optimized GeoTIFF on exactly the scene's grid, SCENE_report.json, SCENE_run.json, which --from-card
+    repeats, and SCENE_item.json, a STAC item; SCENE_model.safetensors if a model was fitted. With an encoder from
+    `geovit pretrain`, it is that which is fitted to the labels. Scenes are mapped part by part: the result does not depend on the
+    parts, and a run that was cut off goes on where it was. All files appear at the end, each whole or not at all.
 
     Args:
-        scene: GeoTIFF, COG or other GDAL raster, ENVI file, or MATLAB file (scene.mat:key).
+        scene: GeoTIFF, COG or other GDAL raster, ENVI file, product of EnMAP, PRISMA or EMIT, NetCDF, Zarr store, STAC item,
+            MATLAB file (scene.mat:key), a mosaic ('tiles/*.tif' or a.tif,b.tif), bands in several files (a.tif+b.tif), or a URL.
+            From Python also an xarray.DataArray, see `geovit.apps.hyperspectral.classify_array`.
         labels: class raster, polygons or points (GeoPackage, GeoJSON, Shapefile), or MATLAB array to fit a network to.
         field: attribute of the vector labels that holds the class.
         classes: CSV file with value,name,#rrggbb of the classes.
@@ -86,6 +104,8 @@ def classify(
         out: folder to write to, made if there is none.
         probabilities: also write SCENE_probabilities.tif with the largest probability and the entropy.
         quicklook: also write SCENE_quicklook.png with a legend.
+        report: also write SCENE_report.html, one file to look at: map over scene, areas, spectra, accuracy.
+        vectorize: also write the polygons of the map to this GeoPackage (.gpkg) or GeoParquet file (.parquet), with their areas.
         plan: tell into how many parts the scene is cut, what memory, time and disk that takes, and write nothing.
         max_memory: gigabytes (10^9 bytes) that the process may take at the most. Default: 4, or half of what is free.
         resume: go on with a run that was cut off; if there is none, begin.
@@ -107,6 +127,7 @@ def classify(
     if not isinstance(scene, str | PathLike):
         beside = {"labels": labels, "encoder": encoder, "bounds": bounds, "mask": mask, "dask": dask}
         return classify_array(scene, model, probabilities=probabilities, device=device, precision=precision, beside=beside)
+    parameters = dict(locals())  # as they were given, for the run card
     if labels is not None and model is not None:
         raise ValueError("both labels and a model were given: labels fit a new model, a model maps without labels")
     if probabilities and labels is None and model is None:
@@ -140,10 +161,14 @@ def classify(
         "adapters": adapters,
         "probabilities": probabilities,
         "quicklook": quicklook,
+        "page": report,
         "report": True,
+        "run": True,
+        "item": True,
     }
     out = Path(out)
-    files = result_files(opened, out, [kind for kind, asked in wanted.items() if asked], (labels, model, encoder))
+    kinds = [kind for kind, asked in wanted.items() if asked]
+    files = result_files(opened, out, kinds, (labels, model, encoder, mask), polygons=vectorize)
     folder = out / f".{stem_of(opened.path)}_classes.unfinished"
     if not plan:
         ready_folder(out, () if resume else files.values(), overwrite)
@@ -163,7 +188,7 @@ def classify(
             told = forecast(parts, approach.rehearse(Path(scratch)), layers, memory=memory, threads=threads, dask=dask)
         return Classification({}, {"first": approach.first, **asdict(told)}, told)
 
-    report = describe(opened, seed) | {"bounds": bounds, "mask": mask, "method": approach.method, "device": str(approach.device)}
+    noted = describe(opened, seed) | {"bounds": bounds, "mask": mask, "method": approach.method, "device": str(approach.device)}
     identity = {
         "command": "classify", "scene": stamp(opened.path), "bands": opened.bands, "area": asdict(target.wanted.area),
         "mask": stamp(mask), "labels": stamp(labels), "field": field, "classes": stamp(classes), "seed": seed,
@@ -174,7 +199,7 @@ def classify(
 
     def prepared(rasters: GrowingRasters) -> Job[Any]:
         job, facts = approach.prepare(rasters.keep)
-        report.update(facts)
+        noted.update(facts)
         began.append(time.perf_counter())
         return job
 
@@ -187,22 +212,30 @@ def classify(
         if not pixels.any():
             logger.warning("%s: no pixel that was asked for is valid in all of the bands: the map is empty", opened.path)
         if approach.identity.get("precision"):
-            report |= {"model": None if model is None else str(model), "precision": approach.identity["precision"]}
-            report["map_seconds"] = round(time.perf_counter() - began[0], 2)
+            noted |= {"model": None if model is None else str(model), "precision": approach.identity["precision"]}
+            noted["map_seconds"] = round(time.perf_counter() - began[0], 2)
         mapped = Mapped(
             scene=opened, area=target.wanted.area, classes=approach.classes, pixels=pixels,
-            confidence=summed(rasters.facts, "confidence"), map_file=rasters.raster(MAP), report=report,
+            confidence=summed(rasters.facts, "confidence"), hectares=summed(rasters.facts, "hectares"),
+            map_file=rasters.raster(MAP), report=noted,
         )  # fmt: skip
         for kind, name in (("model", MODEL), ("adapters", ADAPTERS)):
             if kind in files:
                 shutil.copyfile(rasters.keep(name), rasters.other(kind))
         if quicklook:
             mapped.write_quicklook(rasters.other("quicklook"))
-        report["classes"] = mapped.areas()
-        report["seconds"] = round(time.perf_counter() - started, 2)
-        report["files"] = {kind: str(path) for kind, path in files.items()}
-        write_text_atomic(rasters.other("report"), json.dumps(report, indent=2, ensure_ascii=False) + "\n", overwrite=True)
-    return Classification(files, report)
+        if vectorize is not None:
+            traced = time.perf_counter()
+            write_polygons(rasters.raster(MAP), rasters.other(POLYGONS), approach.classes, overwrite=True)
+            noted["polygons_seconds"] = round(time.perf_counter() - traced, 2)
+        noted["classes"] = mapped.areas()
+        noted["seconds"] = round(time.perf_counter() - started, 2)
+        noted["files"] = {kind: str(path) for kind, path in files.items()}
+        if report:
+            write_page(rasters.other("page"), mapped)
+        write_text_atomic(rasters.other("report"), json.dumps(noted, indent=2, ensure_ascii=False) + "\n", overwrite=True)
+        write_beside(rasters, files, mapped, approach, parameters)
+    return Classification(files, noted)
 
 
 def _parts(target: Target, approach: Approach, max_memory: float | None, unfinished: Path | None) -> tuple[Plan, int, float]:

@@ -15,12 +15,15 @@ from ... import __version__
 from ...core.streaming.plan import Area
 from ...datasets import ClassInfo, Grid, Scene, check_writable, open_scene
 from ...datasets.growing import Layer
+from ...datasets.hectares import row_hectares
 from ...datasets.identity import files_of
 from ...datasets.several import stem_of
+from ...datasets.vectorizing import check_vectors
 from ..streaming import Forecast
 from .quicklook import natural_colours, preview_shape, write_quicklook
 from .working import MAP, PROBABILITIES
 
+POLYGONS = "polygons"
 PROBABILITY_BANDS = ("largest class probability, calibrated", "entropy, 0 sure to 1 undecided")
 
 _ENDINGS = {
@@ -29,7 +32,10 @@ _ENDINGS = {
     "adapters": "_adapters.safetensors",
     "probabilities": "_probabilities.tif",
     "quicklook": "_quicklook.png",
+    "page": "_report.html",
     "report": "_report.json",
+    "run": "_run.json",
+    "item": "_item.json",
 }
 
 
@@ -71,6 +77,7 @@ class Mapped:
         classes: of the map.
         pixels: of each class.
         confidence: summed over them; None where there is none.
+        hectares: of each class, where pixels of different rows differ in area; else None.
         map_file: the map, where it lies now.
         report: what the run noted; it becomes `NAME_report.json`.
     """
@@ -80,6 +87,7 @@ class Mapped:
     classes: tuple[ClassInfo, ...]
     pixels: NDArray[np.int64]
     confidence: NDArray[np.float64] | None
+    hectares: NDArray[np.float64] | None
     map_file: Path
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -89,10 +97,10 @@ class Mapped:
         return grid_of_area(self.scene, self.area)
 
     def areas(self) -> list[dict[str, Any]]:
-        """Return for each class its value, name, pixels, share, hectares (None without a projection) and mean confidence."""
-        crs = self.scene.grid.crs
-        metres = crs.linear_units_factor[1] if crs is not None and crs.is_projected else None
-        hectares = None if metres is None else abs(self.scene.grid.transform.determinant) * metres**2 / 1e4
+        """Return for each class its value, name, pixels, share, hectares (None without a CRS) and mean confidence."""
+        of_rows, hectares = row_hectares(self.grid), self.hectares
+        if of_rows is not None and hectares is None:  # all pixels are alike
+            hectares = self.pixels * of_rows[0]
         rows = []
         for position, (info, count) in enumerate(zip(self.classes, self.pixels.tolist(), strict=True)):
             row = {
@@ -100,7 +108,7 @@ class Mapped:
                 "name": info.name,
                 "pixels": count,
                 "share": round(count / max(int(self.pixels.sum()), 1), 4),
-                "hectares": None if hectares is None else round(count * hectares, 2),
+                "hectares": None if hectares is None else round(float(hectares[position]), 2),
             }
             if self.confidence is not None:
                 row["confidence"] = round(float(self.confidence[position]) / count, 4) if count else None
@@ -158,14 +166,19 @@ def layers_of(files: Mapping[str, Path], grid: Grid, classes: Sequence[ClassInfo
     return layers
 
 
-def result_files(scene: Scene, folder: Path, kinds: Iterable[str], inputs: Iterable[str | Path | None]) -> dict[str, Path]:
+def result_files(
+    scene: Scene, folder: Path, kinds: Iterable[str], inputs: Sequence[str | Path | None], *, polygons: Path | None = None
+) -> dict[str, Path]:
     """Return the files to write.
 
     Raises:
-        ValueError: one of them is an input.
+        ValueError: one of them is an input, or polygons of another format than are written.
     """
     stem = stem_of(scene.path)
     files = {kind: folder / f"{stem}{_ENDINGS[kind]}" for kind in kinds}
+    if polygons is not None:
+        check_vectors(polygons)
+        files[POLYGONS] = polygons
     for path in files.values():
         if any(given is not None and path.resolve() == Path(given).resolve() for given in inputs):
             raise ValueError(f"{path} is an input and would be overwritten: choose another folder to write to")

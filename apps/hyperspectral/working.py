@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ...core.streaming.plan import Area, Part
 from ...core.streaming.writing import Finished
 from ...datasets import AreaMask, Scene
+from ...datasets.hectares import row_hectares
 from .samples import read_padded
 
 MAP, PROBABILITIES = "map", "probabilities"  # layers of a result
@@ -114,6 +115,9 @@ class SceneWorker:
 
     def __init__(self, scene: Scene, teller: Teller, wanted: Wanted, *, cell: int, values: Sequence[int]) -> None:
         self.scene, self.teller, self.wanted, self.cell = scene, teller, wanted, cell
+        place = wanted.area
+        grid = scene.grid.part(place.column, place.row, place.width, place.height)
+        self._hectares = row_hectares(grid) if grid.crs is not None and grid.crs.is_geographic else None
         self.values = np.array([0, *values], dtype=np.uint8 if max(values) <= np.iinfo(np.uint8).max else np.uint16)
 
     def read(self, part: Part) -> Seen:
@@ -166,12 +170,18 @@ class SceneWorker:
         return used
 
     def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
-        """Return class values, probabilities if asked for, and as facts pixels and summed confidence of each class."""
+        """Return class values, probabilities if asked for, and as facts pixels and summed confidence of each class.
+
+        Where the CRS is geographic hectares are a fact, too: pixels of different rows differ in area.
+        """
         valid = np.isfinite(values[0])
         index = np.where(valid, values[0], -1).astype(np.int64)
         found, classes = index[valid], len(self.values) - 1
         arrays: dict[str, NDArray[Any]] = {MAP: self.values[index + 1][None]}
         facts: dict[str, list[float]] = {"pixels": np.bincount(found, minlength=classes).tolist()}
+        if self._hectares is not None:
+            weights = np.broadcast_to(self._hectares[area.row : area.row + area.height, None], valid.shape)[valid]
+            facts["hectares"] = np.bincount(found, weights=weights, minlength=classes).tolist()
         if len(values) > 1:
             weights = values[1][valid].astype(np.float64)
             facts["confidence"] = np.bincount(found, weights=weights, minlength=classes).tolist()

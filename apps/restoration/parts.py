@@ -165,7 +165,8 @@ class PartRestorer:
             return alpha[rows, columns]
         made = self._through(alpha[None].repeat(self._tiler.network.in_channels, 0), range(self._tiler.network.in_channels), part)
         low, high = _repeated(bounds, s)
-        return np.clip(made.mean(0), low, high)
+        within: NDArray[np.float32] = np.clip(made.mean(0), low, high)
+        return within
 
     def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
         """Round to the type of the image; nothing is visible where opacity is none."""

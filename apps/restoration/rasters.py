@@ -220,7 +220,7 @@ class RasterRun:
                 grid=layers[IMAGE].grid,
                 folder=self.target.parent,
                 architecture=self.restoration.restorer.architecture.official,
-                task="super-resolution" if self.restoration.network.scale > 1 else "image-restoration",
+                task="super-resolution" if self.restoration.network.scale > 1 else "regression",
                 bands=[text or f"band {number}" for number, text in enumerate(self.image.geo.descriptions, start=1)],
             )
             write_run_card(rasters.other("run"), facts)

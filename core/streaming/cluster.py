@@ -99,14 +99,14 @@ def _run(plan: Plan, job: Job[Any], sink: Sink, client: Client, name: str, tick:
             made = _result(future, part, plan, writing)
             future.release()
             if blend is not None and finisher is not None:
-                values = blend.add(part, made)
+                made = blend.add(part, made)
                 area, (rows, columns) = plan.place(part)
-                finish = partial(finisher.finish, values[:, rows, columns], area)
+                finish = partial(finisher.finish, made[:, rows, columns], area)
             else:
-                area, finished = made
-                finish = partial(_as_is, finished)
+                area, finish = made[0], partial(_as_is, made[1])
             if part.index >= first:
                 writing.add(part.index, area, finish)
+                del made, finish  # which are not to be held until the next are there
                 if tick is not None:
                     tick(part.index + 1, len(plan))
 

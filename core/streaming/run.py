@@ -123,6 +123,7 @@ def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int | None = 1, tick:
             if part.index >= first:
                 area, (rows, columns) = plan.place(part)
                 writing.add(part.index, area, partial(worker.finish, values[:, rows, columns], area))
+                del values  # which is not to be held until the next is there
                 if tick is not None:
                     tick(part.index + 1, len(plan))
 
@@ -130,7 +131,8 @@ def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int | None = 1, tick:
 @contextmanager
 def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """Threads that end, when an error passes, after what they are at."""
-    pool = ThreadPoolExecutor(threads, name)
+    # Torch tells MKL of its number of threads when it next cuts work up: a thread's first products would come before.
+    pool = ThreadPoolExecutor(threads, name, torch.set_num_threads, (torch.get_num_threads(),))
     try:
         yield pool
     finally:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..sidecars import inside
 from .case import Case, CaseSet, LabelTarget, some
 from .folders import cases_of_folder, stem
 
@@ -14,7 +15,7 @@ def cases_of_json(path: Path) -> CaseSet:
 
     Raises:
         FileNotFoundError: if files that it lists are missing.
-        ValueError: if it is not understood.
+        ValueError: if it is not understood, or lists files outside of its folder.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -108,8 +109,8 @@ def _cases(path: Path, entries: Any, *, labelled: bool) -> list[Case]:
             raise ValueError(f"{path}: {key}, entry {number}: expected an image, or a list of one for each channel")
         if labelled and not isinstance(label, str):
             raise ValueError(f"{path}: {key}, entry {number} ({files[0]}): expected one label")
-        paths = tuple(path.parent / file for file in files)
-        place = path.parent / label if isinstance(label, str) and labelled else None
+        paths = tuple(inside(path, file) for file in files)
+        place = inside(path, label) if isinstance(label, str) and labelled else None
         name = (isinstance(entry, Mapping) and entry.get("name")) or stem(place if place is not None else paths[0])
         if name in found:
             raise ValueError(f"{path}: two cases are called {name}")

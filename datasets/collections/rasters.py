@@ -12,7 +12,7 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from ..grid import Grid
-from ..opening import open_scene
+from ..opening import is_plain, open_scene
 from ..raster import RasterSource, alpha_bands, band_tags, data_file, gdal_numbers, grid_of, open_raster
 from ..scene import Scene
 from ..sensors import Band, Sensor
@@ -32,7 +32,7 @@ def open_layer(path: str | Path, sensor: Sensor, *, bands: Sequence[str | None] 
     by their number: the sensor's in its order.
 
     Args:
-        path: what GDAL reads.
+        path: what ``open_scene`` reads.
         sensor: which.
         bands: their names in the file's order; None for those that are passed over.
 
@@ -43,6 +43,8 @@ def open_layer(path: str | Path, sensor: Sensor, *, bands: Sequence[str | None] 
     name = str(path)
     if not sensor.bands:
         return _spectral_layer(name, sensor)
+    if not is_plain(name):
+        return _scene_layer(name, sensor, bands)
     file = data_file(name)
     with open_raster(file) as src:
         indices = tuple(band for band in src.indexes if band not in alpha_bands(src))
@@ -72,15 +74,20 @@ def open_layer(path: str | Path, sensor: Sensor, *, bands: Sequence[str | None] 
         )
 
 
-def _spectral_layer(path: str, sensor: Sensor) -> Layer:
-    """An imaging spectrometer's scene, whose file tells its wavelengths."""
-    scene = open_scene(path)
-    if scene.wavelengths is None:
-        raise ValueError(f"{path}: its bands have no wavelengths, which those of {sensor.name} must have in the file")
-    check_wavelengths(path, scene.wavelengths.tolist())
-    found = tuple(Band(f"B{i:03d}", float(w)) for i, w in zip(scene.bands, scene.wavelengths, strict=True))
+def _scene_layer(name: str, sensor: Sensor, bands: Sequence[str | None] | None) -> Layer:
+    """A scene of another kind than GDAL's, whose bands are of a sensor."""
+    scene = open_scene(name)
+    if bands is not None:
+        indices = picked(name, sorted(scene.bands), bands)
+        scene = scene.with_bands([scene.bands.index(band) for band in indices])
+        return _layer_of(scene, sensor, named_bands(name, sensor, [name for name in bands if name is not None]))
+    told = None if scene.wavelengths is None else scene.wavelengths.tolist()
+    return _layer_of(scene, sensor, _bands(name, sensor, [""] * scene.num_bands, told))
+
+
+def _layer_of(scene: Scene, sensor: Sensor, found: tuple[Band, ...]) -> Layer:
     return Layer(
-        where=path,
+        where=scene.path,
         sensor=sensor,
         bands=found,
         indices=scene.bands,
@@ -90,8 +97,18 @@ def _spectral_layer(path: str, sensor: Sensor) -> Layer:
         bits=8 * scene.numbers.dtype.itemsize,
         marked=scene.numbers.marked,
         tags=scene.numbers.tags,
-        scaling=scene.numbers.scaling(path),
+        scaling=scene.numbers.scaling(scene.path),
     )
+
+
+def _spectral_layer(path: str, sensor: Sensor) -> Layer:
+    """An imaging spectrometer's scene, whose file tells its wavelengths."""
+    scene = open_scene(path)
+    if scene.wavelengths is None:
+        raise ValueError(f"{path}: its bands have no wavelengths, which those of {sensor.name} must have in the file")
+    check_wavelengths(path, scene.wavelengths.tolist())
+    found = tuple(Band(f"B{i:03d}", float(w)) for i, w in zip(scene.bands, scene.wavelengths, strict=True))
+    return _layer_of(scene, sensor, found)
 
 
 @dataclass(frozen=True, eq=False)

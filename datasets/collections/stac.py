@@ -1,5 +1,7 @@
 """STAC items: which assets are bands of a sensor, where they lie, what their numbers mean."""
 
+import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..raster import grid_of, open_raster
+from ..raster import grid_of, open_raster, reason
 from ..sensors import Band, Sensor, find_sensor, sensor
+from ..sidecars import linked
 from .folders import Reading
 from .layer import Layer, mismatch
 from .mosaic import BandFile, BandFiles
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     import pystac
 
 _PICTURES = {"visual", "overview", "thumbnail"}
-_RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img")
+_RASTERS = (".tif", ".tiff", ".jp2", ".img", ".vrt")
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,8 @@ def read_items(path: Path) -> "list[pystac.Item]":
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: pystac is not installed, or the file is none of these.
+        ValueError: pystac is not installed, the file is none of these, or it names local files outside of its folder.
     """
-    import json
-
     pystac = require_pystac()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -53,14 +54,27 @@ def read_items(path: Path) -> "list[pystac.Item]":
         kind = content.get("type")
         if kind == "FeatureCollection":
             items = list(pystac.ItemCollection.from_dict(content))
-            for item in items:
-                _anchor(item, path)
-            return items
-        if kind == "Feature":
-            return [pystac.Item.from_file(str(path.resolve()))]
-        return list(pystac.Catalog.from_file(str(path.resolve())).get_items(recursive=True))
+        elif kind == "Feature":
+            items = [pystac.Item.from_dict(content, href=os.path.abspath(path))]
+        else:
+            reader = _contained(path)
+            items = list(pystac.Catalog.from_file(os.path.abspath(path), stac_io=reader).get_items(recursive=True))
+        for item in items:
+            _anchor(item, path)
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError, pystac.STACError, pystac.STACTypeError) as error:
-        raise ValueError(f"{path}: no STAC item, item collection or catalogue ({error})") from error
+        raise ValueError(f"{path}: no STAC item, item collection or catalogue ({reason(error)})") from error
+    return items
+
+
+def _contained(path: Path) -> "pystac.StacIO":
+    """What reads the files that a catalogue names, none outside of its folder."""
+    from pystac.stac_io import DefaultStacIO
+
+    class Contained(DefaultStacIO):
+        def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+            return super().read_text(linked(path, str(source)), *args, **kwargs)
+
+    return Contained()
 
 
 def require_pystac() -> Any:
@@ -77,10 +91,15 @@ def require_pystac() -> Any:
 
 
 def _anchor(item: "pystac.Item", path: Path) -> None:
-    """Relative paths of an item collection are relative to its file."""
-    for asset in item.assets.values():
-        if "://" not in asset.href and not asset.href.startswith("/"):
-            asset.href = str(path.resolve().parent / asset.href)
+    """Relative paths of an item collection are relative to its file, those of an item to the item's; none leads elsewhere."""
+    for key, asset in item.assets.items():
+        if _is_raster(asset):
+            asset.href = linked(path, _href(item, key))
+
+
+def _is_raster(asset: "pystac.Asset") -> bool:
+    media, name = (asset.media_type or "").lower(), asset.href.lower().partition("?")[0]
+    return name.endswith(_RASTERS) or "tiff" in media or "jp2" in media
 
 
 def places_of_items(
@@ -192,7 +211,7 @@ def bands_of(item: "pystac.Item") -> list[Told]:
         if _PICTURES & {key.lower(), *(role.lower() for role in asset.roles or ())}:
             continue
         media, path = (asset.media_type or "").lower(), asset.href.lower().partition("?")[0]
-        if not (path.endswith(_RASTERS) or "tiff" in media or "jp2" in media):
+        if not _is_raster(asset):
             continue
         fields = asset.extra_fields
         eo = fields.get("eo:bands") or fields.get("bands") or [{}]

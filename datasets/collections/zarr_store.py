@@ -14,6 +14,13 @@ from rasterio.windows import Window
 from ..grid import Grid
 from .rasters import SCL_HIDDEN
 
+# What zarr lets out of metadata that it takes for its own arguments; those of each array are read when it is come to.
+_DAMAGED = (TypeError, AttributeError, KeyError, IndexError, UnicodeError, RuntimeError)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
 
 @dataclass(frozen=True)
 class ZarrImage:
@@ -62,10 +69,12 @@ def opened(store: str) -> Iterator[Any]:
     try:
         archive = zarr.storage.ZipStore(store, mode="r") if store.endswith(".zip") else None
         root = zarr.open(archive or store, mode="r")
-    except (ValueError, KeyError, OSError, BadZipFile) as error:
-        raise ValueError(f"{store}: no Zarr store that can be read ({error})") from error
+    except (ValueError, KeyError, OSError, BadZipFile, *_DAMAGED) as error:
+        raise ValueError(f"{store}: no Zarr store that can be read ({_line(error)})") from error
     try:
         yield root
+    except _DAMAGED as error:
+        raise ValueError(f"{store}: damaged ({_line(error)})") from error
     finally:
         if archive is not None:
             archive.close()

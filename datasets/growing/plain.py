@@ -148,7 +148,7 @@ class GrowingRaster:
                     yield number, (offset, rows, columns), (down, right)
 
     def _write(self, values: NDArray[Any], offset: int) -> None:
-        left = memoryview(values).cast("B")
+        left = values.data.cast("B")
         while left:  # a system call may write less than it was given
             count = os.pwrite(self._file, left, offset)
             left, offset = left[count:], offset + count

@@ -60,7 +60,8 @@ def _pixel_type(src: DatasetReader, bands: Sequence[int]) -> np.dtype[Any]:
     types = {src.dtypes[band - 1] for band in bands}
     if len(types) != 1 or not types <= set(PIXEL_TYPES):
         raise ValueError(f"{src.name}: pixels of type {', '.join(sorted(types))}, expected one of {', '.join(PIXEL_TYPES)}")
-    return np.dtype(types.pop())
+    found: np.dtype[Any] = np.dtype(types.pop())
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,7 @@ class _Seen:
         invalid = invalid_pixels(part)
         self._valid.add(part, invalid)
         if part.alpha is not None:
-            clear = part.alpha[..., None] == 0
+            clear: NDArray[np.bool_] = part.alpha[..., None] == 0
             self._visible.add(part, clear if invalid is None else invalid | clear)
             self._opaque = False
 
@@ -255,7 +255,7 @@ def _not_finite(image: Image) -> NDArray[np.bool_] | None:
     invalid = invalid_pixels(image)
     if invalid is not None:
         bad &= ~invalid
-    found: NDArray[np.bool_] = bad.any(axis=-1)
+    found: NDArray[np.bool_] = np.asarray(bad.any(axis=-1))
     return found if found.any() else None
 
 

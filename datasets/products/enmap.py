@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from ..hdf5 import masked
 from ..raster import BandTags, RasterSource, alpha_bands, gdal_numbers, grid_of, open_raster, require_whole
 from ..scene import Scene, scene_of
-from .paths import beside
+from ..sidecars import beside
 from .xml import Element, read_xml
 
 _NODATA = -32768.0

@@ -83,7 +83,7 @@ def read_header(path: Path) -> Any:
             header.decode()  # also what would be read later
             return header
     except Exception as error:  # pydicom raises nearly every kind on damaged files
-        raise ValueError(f"{path}: truncated or damaged DICOM ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path}: truncated or damaged DICOM ({' '.join(str(error).split())[:300]})") from error
 
 
 def series_key(path: Path) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..sidecars import inside
 from .streams import decompressed, read_head, read_voxels, require_room, skip
 from .volume import Volume, check_affine
 
@@ -211,7 +212,7 @@ def _data(file: IO[bytes], header: Mapping[str, Any], path: Path) -> Iterator[tu
         return
     if str(name).upper().startswith("LIST") or "%" in str(name):
         raise ValueError(f"{path}: voxels in several files ({name}), expected one")
-    place = path.parent / str(name)
+    place = inside(path, str(name))
     if not place.is_file():
         raise FileNotFoundError(f"{path}: its data file {place} is missing")
     with place.open("rb") as other:

@@ -10,13 +10,14 @@ import pystac
 import pytest
 import rasterio
 from affine import Affine
-from geovit.apps.cards import RunFacts, write_run_card, write_stac_item
-from geovit.datasets import ClassInfo, Grid, write_class_map
 from pystac.extensions.classification import ClassificationExtension
 from pystac.extensions.mlm import MLMExtension
 from pystac.extensions.projection import ProjectionExtension
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio.crs import CRS
+
+from geovit.apps.cards import RunFacts, write_run_card, write_stac_item
+from geovit.datasets import ClassInfo, Grid, write_class_map
 
 GRID = Grid(8, 12, CRS.from_epsg(32633), Affine(10, 0, 400_000, 0, -10, 5_800_000))
 CLASSES = (ClassInfo(1, "open water", (0, 114, 178)), ClassInfo(3, "Grünland / Wiese", (1, 2, 3)))
@@ -92,7 +93,7 @@ def test_a_fitted_model_is_a_result_and_no_input(tmp_path):
     assert card["model"] is None
     assert card["results"]["model"]["bytes"] == 7
     item = written(tmp_path / "item.json", write_stac_item, facts)
-    assert item["assets"]["model"]["href"] == "./my model!.safetensors"
+    assert item["assets"]["model"]["href"] == "./my%20model%21.safetensors"
 
 
 def test_parameters_that_json_cannot_hold_are_refused_by_type(tmp_path):
@@ -138,7 +139,7 @@ def test_an_item_has_what_the_mlm_extension_requires(tmp_path):
     assert [c["value"] for c in made["classification:classes"]] == [1, 3]
     assert "mlm:model" in model["roles"]
     assert model["mlm:artifact_type"] == "safetensors.torch.save_file"
-    assert model["href"] == "other/my model!.safetensors"
+    assert model["href"] == "other/my%20model%21.safetensors"
     assert not any("mlm:model" in asset["roles"] for name, asset in item["assets"].items() if name != "model")
     ext = MLMExtension.ext(pystac.Item.from_dict({**item, "stac_extensions": [MLMExtension.get_schema_uri()]}))
     assert ext.mlm_name == "geovit my model"

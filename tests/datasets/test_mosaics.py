@@ -12,8 +12,10 @@ from affine import Affine
 from rasterio.windows import Window
 
 from geovit.datasets import open_scene
+from geovit.datasets.collections.rasters import open_layer
 from geovit.datasets.grid import Grid
 from geovit.datasets.identity import files_of
+from geovit.datasets.sensors import sensor
 from geovit.datasets.several import stem_of
 
 
@@ -180,6 +182,20 @@ def test_bands_of_other_ground_are_refused(write_raster, cube, grid, other, mess
     one, two = write_raster("one.tif", cube), write_raster("two.tif", cube, on=other(grid))
     with pytest.raises(ValueError, match=message):
         open_scene(f"{one}+{two}")
+
+
+def test_a_mosaic_is_an_image_of_a_sensor(write_raster, grid, tmp_path):
+    numbers = np.random.default_rng(0).integers(1010, 6000, (2, 24, 30)).astype(np.uint16)
+    for name, column in (("l", 0), ("r", 15)):
+        write_raster(f"{name}.tif", numbers[:, :, column : column + 15], on=grid.part(column, 0, 15, 24), tags=tags(842, 665))
+    by_wavelength = open_layer(tmp_path / "?.tif", sensor("sentinel-2-l2a"))
+    by_name = open_layer(tmp_path / "?.tif", sensor("sentinel-2-l2a"), bands=["B08", "B04"])
+    assert {band.name for band in by_wavelength.bands} == {"B04", "B08"}
+    for layer in (by_wavelength, by_name):
+        found = dict(zip((band.name for band in layer.bands), layer.source.read(layer.indices, None), strict=True))
+        np.testing.assert_array_equal(found["B08"], numbers[0])
+        np.testing.assert_array_equal(found["B04"], numbers[1])
+        assert layer.whole
 
 
 class TestItems:

@@ -13,6 +13,7 @@ from rasterio.windows import Window
 from ....datasets import ClassInfo, Grid, Scene, write_text_atomic
 from ....datasets.raster import quiet_georeference
 from ..quicklook import natural_colours
+from ..results import Mapped
 from .page import ClassRow, ClassSpectra, Page
 
 _MOST_PIXELS = 1600  # on the longer side of the picture
@@ -20,47 +21,34 @@ _WINDOW = 64  # pixels on a side of the places that spectra are taken from
 _MOST_WINDOWS = 100
 
 
-def write_report(
-    path: Path, scene: Scene, map_file: Path, classes: Sequence[ClassInfo], report: Mapping[str, Any], *, corner: tuple[int, int]
-) -> None:
-    """Write the page of a finished run, whole or not at all.
-
-    Args:
-        path: of the page.
-        scene: that was mapped.
-        map_file: the class map.
-        classes: of the map.
-        report: what the run noted: what `NAME_report.json` holds.
-        corner: row and column of the scene where the map begins.
+def write_page(path: Path, mapped: Mapped) -> None:
+    """Write the page of a finished map, whole or not at all; what the run noted must be complete.
 
     Raises:
         OSError: if the page cannot be written, or one of the files not be read.
     """
-    write_text_atomic(path, page_of(scene, map_file, classes, report, corner=corner).html(), overwrite=True)
+    write_text_atomic(path, page_of(mapped).html(), overwrite=True)
 
 
-def page_of(
-    scene: Scene, map_file: Path, classes: Sequence[ClassInfo], report: Mapping[str, Any], *, corner: tuple[int, int]
-) -> Page:
-    """Gather the page; arguments as of ``write_report``."""
-    with quiet_georeference(), rasterio.open(map_file) as src:
-        grid = Grid.of(src)
-        shrink = max(max(grid.shape) / _MOST_PIXELS, 1.0)
-        small = tuple(max(round(side / shrink), 1) for side in grid.shape)
+def page_of(mapped: Mapped) -> Page:
+    """Gather the page."""
+    grid, area, report = mapped.grid, mapped.area, mapped.report
+    shrink = max(max(grid.shape) / _MOST_PIXELS, 1.0)
+    small = max(round(grid.height / shrink), 1), max(round(grid.width / shrink), 1)
+    with quiet_georeference(), rasterio.open(mapped.map_file) as src:
         values = src.read(1, out_shape=small, resampling=Resampling.nearest)
-    lookup = _lookup(classes)
     validation = report.get("validation", {})
     confusion = validation.get("confusion")
     return Page(
-        title=f"{Path(scene.path).name}: {report['method']}",
-        facts=_facts(scene, grid, report),
-        scene=natural_colours(scene, Window(corner[1], corner[0], grid.width, grid.height), small),
-        index=lookup[values],
+        title=f"{Path(mapped.scene.path).name}: {report['method']}",
+        facts=_facts(mapped.scene, grid, report),
+        scene=natural_colours(mapped.scene, Window(area.column, area.row, area.width, area.height), small),
+        index=_lookup(mapped.classes)[values],
         step=(grid.height / small[0], grid.width / small[1]),
         transform=grid.transform if grid.georeferenced else None,
         degrees=grid.crs is not None and grid.crs.is_geographic,
-        classes=[_row(info, row) for info, row in zip(classes, report["classes"], strict=True)],
-        spectra=class_spectra(scene, map_file, classes, corner=corner),
+        classes=[_row(info, row) for info, row in zip(mapped.classes, mapped.areas(), strict=True)],
+        spectra=class_spectra(mapped),
         confusion=None if confusion is None else np.array(confusion),
         note=validation.get("note", ""),
         run=report,
@@ -94,14 +82,15 @@ def _lookup(classes: Sequence[ClassInfo]) -> NDArray[np.int32]:
     return lookup
 
 
-def class_spectra(scene: Scene, map_file: Path, classes: Sequence[ClassInfo], *, corner: tuple[int, int]) -> ClassSpectra:
+def class_spectra(mapped: Mapped) -> ClassSpectra:
     """Measure the spectra of each class in windows spread evenly over the map; in all of it if it is small."""
+    scene, classes, area = mapped.scene, mapped.classes, mapped.area
     count, sums, squares = np.zeros(len(classes), np.int64), *np.zeros((2, len(classes), scene.num_bands))
     lookup = _lookup(classes)
-    with quiet_georeference(), rasterio.open(map_file) as src:
+    with quiet_georeference(), rasterio.open(mapped.map_file) as src:
         for window in _places(src.height, src.width):
             index = lookup[src.read(1, window=window)]
-            there = Window(window.col_off + corner[1], window.row_off + corner[0], window.width, window.height)
+            there = Window(window.col_off + area.column, window.row_off + area.row, window.width, window.height)
             values = scene.read(there).astype(np.float64)
             for k in np.unique(index[index >= 0]):
                 spectra = values[:, (index == k) & np.isfinite(values).all(axis=0)]

@@ -16,7 +16,10 @@ from geovit.apps.hyperspectral.classification import classify, fit_model
 from geovit.apps.hyperspectral.model import load_classifier
 from geovit.datasets import open_scene, read_labels
 
-OUTPUTS = ["classes.tif", "classes.tif.aux.xml", "model.safetensors", "probabilities.tif", "quicklook.png", "report.json"]
+OUTPUTS = [
+    *("classes.tif", "classes.tif.aux.xml", "item.json", "model.safetensors", "probabilities.tif", "quicklook.png"),
+    *("report.json", "run.json"),
+]
 
 
 def names(folder):
@@ -131,7 +134,7 @@ def test_without_labels_or_model_the_map_says_that_it_is_unsupervised(files, sce
     result = classify(str(files.scene), clusters=4, out=tmp_path, quicklook=True)
     assert "this is an unsupervised map" in caplog.text
     assert result.report["method"].startswith("unsupervised")
-    assert names(tmp_path) == ["scene_classes.tif", "scene_classes.tif.aux.xml", "scene_quicklook.png", "scene_report.json"]
+    assert names(tmp_path) == [f"scene_{name}" for name in OUTPUTS if name.split(".")[0] not in ("model", "probabilities")]
     values, _ = read(result.files["map"])
     np.testing.assert_array_equal(values[0] == 0, ~np.isfinite(scene.read()).all(0))
     classes = read_labels(result.files["map"], scene.grid).classes

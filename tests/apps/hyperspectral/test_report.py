@@ -7,8 +7,11 @@ import pytest
 from affine import Affine
 from playwright.sync_api import sync_playwright
 
+from geovit.apps.hyperspectral import classify
 from geovit.apps.hyperspectral.report.gathering import _places, page_of
 from geovit.apps.hyperspectral.report.page import ClassRow, ClassSpectra, Page
+from geovit.apps.hyperspectral.results import Mapped
+from geovit.core.streaming.plan import Area
 from geovit.datasets import open_scene, read_labels, synthesize_scene, write_class_map
 
 COLOURS = ((200, 30, 40), (20, 120, 220))
@@ -53,12 +56,20 @@ def a_page(**changes):
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
-    complaints, asked = [], []
-
+def opened(opened_file, tmp_path):
     def visit(page):
         file = tmp_path / "report.html"
         file.write_text(page.html(), encoding="utf-8")
+        return opened_file(file)
+
+    return visit
+
+
+@pytest.fixture
+def opened_file(browser):
+    complaints, asked = [], []
+
+    def visit(file):
         tab = browser.new_page(viewport={"width": 1300, "height": 900})
         tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: complaints.append(str(error)))
@@ -139,29 +150,43 @@ def test_what_is_not_known_is_not_shown(opened):
     assert tab.locator("#spectra-section").is_hidden()
 
 
-def test_a_page_is_gathered_from_map_and_scene(tmp_path, opened):
+def test_a_page_is_gathered_from_map_and_scene(tmp_path):
     files = synthesize_scene(tmp_path, seed=0)
-    scene, grid = open_scene(files.scene), open_scene(files.scene).grid
-    truth = read_labels(files.truth, grid)
+    scene = open_scene(files.scene)
+    truth = read_labels(files.truth, scene.grid)
     values = np.array([0, *(info.value for info in truth.classes)], np.int32)
-    crop = grid.part(10, 20, 70, 60)
     part = truth.index[20:80, 10:80]
-    write_class_map(tmp_path / "map.tif", values[part + 1], crop, truth.classes)
-    counts = np.bincount(part[part >= 0], minlength=len(truth.classes))
-    rows = [{"pixels": int(n), "share": n / counts.sum(), "hectares": 0.09 * n, "confidence": 0.5} for n in counts]
-    report = {"classes": rows, "method": "truth", "geovit": "0", "seed": 0}
-    page = page_of(scene, tmp_path / "map.tif", truth.classes, report, corner=(20, 10))
+    write_class_map(tmp_path / "map.tif", values[part + 1], scene.grid.part(10, 20, 70, 60), truth.classes)
+    mapped = Mapped(
+        scene=scene,
+        area=Area(20, 10, 60, 70),
+        classes=truth.classes,
+        pixels=np.bincount(part[part >= 0], minlength=len(truth.classes)),
+        confidence=None,
+        hectares=None,
+        map_file=tmp_path / "map.tif",
+        report={"method": "truth", "geovit": "0", "seed": 0},
+    )
+    page = page_of(mapped)
     np.testing.assert_array_equal(page.index, part)
     assert page.scene.shape == (60, 70, 3)
     pixels = scene.read()[:, 20:80, 10:80]
     usable = np.isfinite(pixels).all(axis=0)
     first = int(np.unique(part[part >= 0])[0])
-    np.testing.assert_allclose(
-        page.spectra.mean[first], pixels[:, (part == first) & usable].mean(axis=1, dtype=np.float64), rtol=1e-9
-    )
+    expected = pixels[:, (part == first) & usable].mean(axis=1, dtype=np.float64)
+    np.testing.assert_allclose(page.spectra.mean[first], expected, rtol=1e-9)
     np.testing.assert_array_equal(page.spectra.wavelengths, scene.wavelengths)
-    tab = opened(page)
-    assert tab.locator("#classes tbody tr").count() == len(truth.classes)
+
+
+def test_the_command_writes_the_page(tmp_path, opened_file):
+    files = synthesize_scene(tmp_path, seed=0)
+    result = classify(str(files.scene), clusters=3, report=True, out=tmp_path / "out")
+    tab = opened_file(result.files["page"])
+    shown = tab.locator("#classes tbody tr").all_inner_texts()
+    assert len(shown) == 3
+    for text, row in zip(shown, result.report["classes"], strict=True):
+        assert f"{row['pixels']:,}" in text
+    assert tab.locator("#spectra polyline").count() >= 3
 
 
 def test_places_for_spectra_are_few_and_spread_evenly():

@@ -5,11 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
-from rasterio.crs import CRS
 
 from geovit.apps.hyperspectral.classification import classify, fit_model
-from geovit.datasets import SyntheticScene, synthesize_scene
 
 RESULTS = ("scene_classes.tif", "scene_probabilities.tif")
 

@@ -1,0 +1,69 @@
+"""Which files an input consists of, and what tells one from another."""
+
+import os
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from geovit.datasets import identity
+from geovit.datasets.identity import SAMPLED, SHA256, files_of, identify
+
+
+@pytest.fixture
+def envi(tmp_path):
+    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 4e5, 0, -10, 6e6)}
+    with rasterio.open(tmp_path / "s.dat", "w", driver="ENVI", height=2, width=3, count=1, dtype="uint8", **place) as dst:
+        dst.write(np.ones((1, 2, 3), np.uint8))
+    return tmp_path
+
+
+def test_an_envi_scene_is_header_and_data_however_it_is_named(envi):
+    names = {os.path.basename(name) for name in files_of(str(envi / "s.dat"))}
+    assert {"s.dat", "s.hdr"} <= names
+    assert {os.path.basename(name) for name in files_of(str(envi / "s.hdr"))} == names
+
+
+def test_keys_and_layers_are_left_out(tmp_path):
+    for name in ("a.mat", "b.gpkg"):
+        (tmp_path / name).write_bytes(b"1")
+    assert files_of(f"{tmp_path}/a.mat:key") == [f"{tmp_path}/a.mat"]
+    assert files_of(f"{tmp_path}/b.gpkg:layer") == [f"{tmp_path}/b.gpkg"]
+
+
+def test_a_folder_is_all_its_files_and_a_url_none(tmp_path):
+    (tmp_path / "store" / "deep").mkdir(parents=True)
+    (tmp_path / "store" / "deep" / "x").write_text("x")
+    (tmp_path / "store" / "a").write_text("a")
+    assert [name[len(str(tmp_path)) :] for name in files_of(str(tmp_path / "store"))] == ["/store/a", "/store/deep/x"]
+    assert files_of("https://example.org/scene.tif") == []
+    assert files_of("/vsicurl/https://example.org/scene.tif") == []
+
+
+def test_folders_of_too_many_files_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "_MOST_FILES", 2)
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    with pytest.raises(ValueError, match="3 files, at most 2 can be told apart"):
+        files_of(str(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of Unix")
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert files_of(str(tmp_path / "pipe")) == files_of("/dev/zero") == []
+
+
+def test_large_files_are_sampled_and_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "_WHOLE_BYTES", 2**20)
+    file = tmp_path / "large"
+    content = bytearray(np.random.default_rng(0).bytes(5 * 2**20 + 7))
+    file.write_bytes(content)
+    before = identify(file)
+    assert before.method == SAMPLED
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert identify(file).differs(before.as_dict()) == "other content of the same size"
+    (tmp_path / "small").write_bytes(content[: 2**20])
+    assert identify(tmp_path / "small").method == SHA256
