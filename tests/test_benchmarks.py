@@ -264,3 +264,21 @@ def test_the_adaptation_of_an_encoder_is_told_beside_the_others_and_kept(data_di
     rows = [line for line in again.stdout.splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0] for row in rows] == ["| model", "| ---", "| encoder_freeze", "| logistic"]
     assert rows == [line for line in first.stdout.splitlines() if line.startswith("| ")], "nothing is measured twice"
+
+
+def test_scenes_larger_than_memory_are_of_one_pattern_and_missed_bars_are_told(tmp_path):
+    import rasterio
+
+    spec = importlib.util.spec_from_file_location("benchmark_of_scenes", SCRIPTS / "scenes.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    _, labels = module.write_scene(tmp_path / "a.tif", 300, 4)
+    module.write_scene(tmp_path / "b.tif", 300, 4, offset=(37, 53))
+    with rasterio.open(tmp_path / "a.tif") as one, rasterio.open(tmp_path / "b.tif") as other:
+        np.testing.assert_array_equal(one.read()[:, 37:, 53:], other.read()[:, :-37, :-53])
+        assert one.xy(37, 53) == other.xy(0, 0)
+    assert (labels.shape, set(np.unique(labels))) == ((300, 300), {1, 2, 3})
+    lines = module.page({"kills": [module.Row("bytes", "19 of 20", "all", False)]}, "Made today.").splitlines()
+    assert lines[-1] == "| bytes | 19 of 20 | all | **no** |"
+    del sys.modules[spec.name]
