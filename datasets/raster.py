@@ -1,5 +1,6 @@
 """Reading rasters through GDAL: opening, pixels with NaN for nodata, and what the tags say about the bands."""
 
+import itertools
 import logging
 import os
 import warnings
@@ -196,18 +197,38 @@ class RasterSource:
 
     def _read(self, bands: Sequence[int], window: Window | None, shape: tuple[int, int] | None) -> NDArray[np.float32]:
         with open_raster(self.path, self.handles) as src:
-            out = None if shape is None else (len(bands), *shape)
-            values: NDArray[np.float32] = src.read(list(bands), window=window, out_shape=out, out_dtype="float32")
+            if shape is None:
+                values = self._by_blocks(src, bands, window or Window(0, 0, src.width, src.height))
+            else:
+                values = src.read(list(bands), window=window, out_shape=(len(bands), *shape), out_dtype="float32")
             for pixels, band in zip(values, bands, strict=True):
                 if not self.masked[band - 1]:
                     continue
                 if (nodata := self.nodata[band - 1]) is None:
                     pixels[src.read_masks(band, window=window, out_shape=shape) == 0] = np.nan
                 else:  # not asked of GDAL, which would decode files that hold all bands together once more for each band
-                    pixels[_same(pixels, nodata)] = np.nan
+                    hidden = _same(pixels, nodata)
+                    if hidden.any():
+                        pixels[hidden] = np.nan
             for band in self.alpha:  # not left to GDAL, which knows alpha of 8 and 16 bits only
                 values[:, src.read(band, window=window, out_shape=shape) == 0] = np.nan
-        values[~np.isfinite(values)] = np.nan
+            if any(np.issubdtype(src.dtypes[band - 1], np.floating) for band in bands):
+                values[~np.isfinite(values)] = np.nan
+        return values
+
+    def _by_blocks(self, src: DatasetReader, bands: Sequence[int], window: Window) -> NDArray[np.float32]:
+        """Read a window from left to right, one column of the file's blocks after the other, all bands of it.
+
+        GDAL keeps the blocks that it decoded last. In this order they are those at the window's right end, in which the next
+        window of the row begins; left to GDAL, band by band, they would be those of the last bands.
+        """
+        values = np.empty((len(bands), int(window.height), int(window.width)), np.float32)
+        first, width = int(window.col_off), self.block[1]
+        last = first + values.shape[2]
+        edges = [first, *range((first // width + 1) * width, last, width), last]
+        for left, right in itertools.pairwise(edges):
+            part = Window(left, window.row_off, right - left, window.height)
+            values[:, :, left - first : right - first] = src.read(list(bands), window=part, out_dtype="float32")
         return values
 
 
