@@ -56,6 +56,7 @@ COMMANDS = {
     "fit medical": Command(".medical.training:fit", "fit a segmentation network to volumes with label maps", "medical"),
     "evaluate restoration": Command(".restoration.evaluation:evaluate", "measure restoration networks on images"),
     "evaluate medical": Command(".medical.evaluation:evaluate", "measure segmentations: Dice, HD95, surface Dice"),
+    "export": Command(".export:export", "write a model as a file for other programs: ONNX, OpenVINO, pt2"),
     "bundle": Command(".medical.bundle:write_bundle", "write a MONAI bundle of Swin UNETR, to be run by MONAI"),
     "demo": Command(".demo:demo", "make a scene, map it, and measure the map"),
     "doctor": Command(".doctor:doctor", "show what is installed and test it"),

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ...core.engines import EngineName
 from ...core.sensors.model import FoundationModel
 from ...core.streaming.run import Job
 from ...datasets import ClassInfo, Scene, atomic, default_color
@@ -105,17 +106,24 @@ def by_labels(
     )
 
 
-def by_model(target: Target, model: Path, *, base: FoundationModel | None, encoder: Path | None) -> Approach:
+def by_model(
+    target: Target,
+    model: Path,
+    *,
+    base: FoundationModel | None,
+    encoder: Path | None,
+    engine: EngineName | None = None,
+) -> Approach:
     """Map with a network that was fitted before.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no such model, an encoder that it has no use for, or bands that the scene lacks.
     """
-    classifier, scene = load_classifier(model, base), target.scene
+    classifier, scene = load_classifier(model, base, engine), target.scene
     bands = match_bands(classifier.info, scene.wavelengths, scene.num_bands, scene.path)
     cost = cost_of(classifier.to(target.device), device=target.device, precision=target.precision)
-    job = _job(target, model, encoder, bands, cost)
+    job = replace(_job(target, model, encoder, bands, cost), engine=classifier.engine)
 
     def prepare(_: Keep) -> tuple[Job[Any], dict[str, Any]]:
         warn_if_far(scene.with_bands(bands), target.wanted.area, classifier, mask=target.wanted.mask)
@@ -125,7 +133,7 @@ def by_model(target: Target, model: Path, *, base: FoundationModel | None, encod
         target,
         classifier,
         cost,
-        identity={"model": sha256(model), "encoder": None if base is None else fingerprint(base)},
+        identity={"model": sha256(model), "encoder": None if base is None else fingerprint(base), "engine": classifier.engine},
         prepare=prepare,
         rehearse=lambda _: job,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.device import resolve_device
+from ...core.engines import EngineName
 from ...core.precision import Precision, resolve_precision
 from ...core.streaming.plan import Area, Plan
 from ...core.streaming.run import Job
@@ -51,6 +52,7 @@ def classify(
     field: str | None = None,
     classes: Path | None = None,
     model: Path | None = None,
+    engine: EngineName | None = None,
     encoder: Path | None = None,
     lora_rank: int | None = None,
     freeze: bool = False,
@@ -91,7 +93,9 @@ def classify(
         labels: class raster, polygons or points (GeoPackage, GeoJSON, Shapefile), or MATLAB array to fit a network to.
         field: attribute of the vector labels that holds the class.
         classes: CSV file with value,name,#rrggbb of the classes.
-        model: map with this SCENE_model.safetensors instead of fitting one; or with SCENE_adapters.safetensors and its encoder.
+        model: map with this SCENE_model.safetensors instead of fitting one; or with SCENE_adapters.safetensors and its encoder,
+            or with a file of `geovit export`, .onnx or .xml.
+        engine: runtime of a model that `geovit export` wrote: onnx or openvino, on the CPU in fp32. Default: the one of its file.
         encoder: pretrained encoder to adapt to the labels, by adapters of low rank (LoRA) unless said otherwise.
         lora_rank: of the adapters.
         freeze: leave the encoder as it is and fit a linear classifier on it.
@@ -132,6 +136,8 @@ def classify(
         raise ValueError("both labels and a model were given: labels fit a new model, a model maps without labels")
     if probabilities and labels is None and model is None:
         raise ValueError("probabilities need labels or a model: groups of similar spectra have none")
+    if engine is not None and model is None:
+        raise ValueError(f"engine {engine} runs an exported model, but none was given (--model)")
     if not 2 <= clusters <= 255:
         raise ValueError(f"clusters is {clusters}, allowed are 2..255")
     started = time.perf_counter()
@@ -177,7 +183,7 @@ def classify(
         fitting = Fitting.of(opened, labels, recipe, base=base, field=field, classes=classes)
         approach = by_labels(target, fitting, base=base, adapters=adapters, seed=seed, progress=progress)
     elif model is not None:
-        approach = by_model(target, model, base=base, encoder=encoder)
+        approach = by_model(target, model, base=base, encoder=encoder, engine=engine)
     else:
         logger.warning("no labels and no model: this is an unsupervised map, its classes are groups of similar spectra")
         approach = by_clusters(target, clusters, seed=seed)

@@ -261,6 +261,8 @@ class SensorTransform(nn.Module):
 
     def _scaled(self, x: Tensor) -> Tensor:
         reflectance = x * self.scale
+        if torch.compiler.is_exporting():  # which cannot branch on values
+            return torch.where(self.logarithm > 0, (reflectance.clamp_min(0) + self.logarithm).log(), reflectance)
         return (reflectance.clamp_min(0) + self.logarithm).log() if self.logarithm > 0 else reflectance
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from ...core.engines import EngineName
 from ...core.memory import forward_bytes
 from ...core.precision import autocast
 from ...core.streaming.plan import Area, Plan
@@ -105,6 +106,7 @@ class MapJob:
         cell: see ``cost_of``.
         device: that computes.
         precision: of the networks.
+        engine: of an exported model.
     """
 
     scene: Scene
@@ -115,10 +117,11 @@ class MapJob:
     cell: int
     device: torch.device
     precision: torch.dtype
+    engine: EngineName | None = None
 
     def open(self) -> SceneWorker:
         """Load the model."""
-        model = load_classifier(self.model, None if self.encoder is None else read_encoder(self.encoder))
+        model = load_classifier(self.model, None if self.encoder is None else read_encoder(self.encoder), self.engine)
         teller = ModelTeller(model, self.device, self.precision)
         values = [info.value for info in model.info.classes]
         scene = self.scene.with_bands(self.bands)

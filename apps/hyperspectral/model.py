@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from ...core.engines import EngineName, is_exported
 from ...core.sensors.model import FoundationModel
 from ...core.weights import load_into, load_state, save_module
 from ...datasets import ClassInfo
@@ -75,6 +76,7 @@ class Classifier(nn.Module):
     4.2).
     """
 
+    engine: EngineName | None = None  # that runs it, where it is not PyTorch
     members: Sequence[Member]  # a ModuleList of nothing else
     temperature: Tensor
 
@@ -152,17 +154,24 @@ class Classifier(nn.Module):
         return {"format": kind, "info": json.dumps(info)}
 
 
-def load_classifier(path: Path, encoder: FoundationModel | None = None) -> Classifier:
-    """Read a file that ``Classifier.save`` or ``save_adapters`` wrote.
+def load_classifier(path: Path, encoder: FoundationModel | None = None, engine: EngineName | None = None) -> Classifier:
+    """Read a file that ``Classifier.save`` or ``save_adapters`` wrote, or `geovit export`.
 
     Args:
         path: of the file.
-        encoder: that the adapters of the latter belong to; for the former None.
+        encoder: that the adapters of the latter belong to; for others None.
+        engine: that runs a file of `geovit export`: "onnx" or "openvino". Default: the one that the file is made for.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another kind of file, a damaged one, adapters without their encoder, or an encoder that nothing asks for.
     """
+    if engine is not None or is_exported(path):
+        from .exporting import exported_classifier
+
+        if encoder is not None:
+            raise ValueError(f"{path} is exported and holds all weights: an encoder beside it is of no use")
+        return exported_classifier(path, engine)
     tensors, metadata = load_state(path)
     kind = metadata.get("format")
     if kind not in (FORMAT, ADAPTERS):

@@ -36,8 +36,12 @@ class SlidingPatches(nn.Module):
         logits = []
         for row in range(rows):  # unfolding a row of positions at a time: all of them would hold each pixel patch^2 times
             strip = F.unfold(x[:, :, row : row + self.patch], self.patch).transpose(1, 2)
-            for chunk in torch.split(strip.flatten(0, 1), self.chunk):
-                patches = torch.unflatten(chunk, 1, (features, self.patch, self.patch))
-                std, mean = torch.std_mean(patches, (2, 3), correction=0, keepdim=True)
-                logits.append(self.network((patches - mean) / (std + _TINY)))
+            chunks = torch.split(strip.flatten(0, 1), self.chunk)
+            logits += [self.of_patches(torch.unflatten(chunk, 1, (features, self.patch, self.patch))) for chunk in chunks]
         return torch.cat(logits).view(rows, batch, columns, -1).permute(1, 3, 0, 2)
+
+    def of_patches(self, patches: Tensor) -> Tensor:
+        """Map patches (number, features, patch, patch) to logits (number, classes)."""
+        std, mean = torch.std_mean(patches, (2, 3), correction=0, keepdim=True)
+        logits: Tensor = self.network((patches - mean) / (std + _TINY))
+        return logits

@@ -193,6 +193,8 @@ def ready_folder(folder: Path, files: Iterable[Path], overwrite: bool) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        pass  # a file: told of below
     except OSError as error:
         raise OSError(f"cannot make the folder {folder}: {error.strerror}") from error
     check_writable(files, overwrite)

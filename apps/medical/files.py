@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import __version__
+from ...core.engines import EngineName
 from ...core.memory import keep_no_freed_memory, peak_bytes
 from ...core.precision import Precision
 from ...datasets import check_writable, write_text_atomic
@@ -41,6 +42,7 @@ def segment_files(
     model: Path,
     plan: str | None = None,
     merging_order: MergingOrder | None = None,
+    engine: EngineName | None = None,
     out: Path | None = None,
     format: Format = "auto",  # noqa: A002 - the word that users know
     channels: str | None = None,
@@ -65,9 +67,11 @@ def segment_files(
 
     Args:
         inputs: files, folders of them, folders of DICOM series, and patterns such as 'scans/*.nii.gz'; any number of inputs.
-        model: the folder or a file that geovit fit medical wrote, or a checkpoint of MONAI's Swin UNETR (.pt), with a plan.
+        model: the folder or a file that geovit fit medical wrote, or a checkpoint of MONAI's Swin UNETR (.pt), with a plan; or a
+            file of `geovit export`, .onnx or .xml.
         plan: of a checkpoint, that is, how images are prepared and what its outputs mean: btcv, brats21, or a YAML or JSON file.
         merging_order: of a checkpoint that does not tell it: legacy if it was trained with MONAI before 1.5, else fixed.
+        engine: runtime of a model that `geovit export` wrote: onnx or openvino, on the CPU in fp32. Default: the one of its file.
         out: folder to write to, made if there is none. Default: beside each image.
         format: nifti; nrrd; dicom-seg, for DICOM series; or auto: nrrd for NRRD, else nifti.
         channels: how the names of files end, by channel, as flair,t1ce,t1,t2. Default: 0000,0001,... or the model's names.
@@ -92,7 +96,7 @@ def segment_files(
         OSError: a file is missing, or cannot be written.
     """
     model = model_file(model)
-    segmenter = open_segmenter(model, plan, merging_order)
+    segmenter = open_segmenter(model, plan, merging_order, engine)
     paths = _without_results(_find(inputs))
     endings = None if channels is None else [ending.strip().lstrip("_-.") for ending in channels.split(",")]
     cases = group_cases(paths, [channel.name for channel in segmenter.plan.channels], endings)

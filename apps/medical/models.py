@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import yaml
 
+from ...core.engines import EngineName, is_exported
 from ...core.weights import load_state
 from .model import Segmenter, is_segmenter, load_segmenter
 from .networks import NetworkConfig
@@ -89,6 +90,7 @@ def open_segmenter(
     path: str | os.PathLike[str],
     plan: Plan | NamedPlan | str | os.PathLike[str] | None = None,
     merging_order: MergingOrder | None = None,
+    engine: EngineName | None = None,
 ) -> Segmenter:
     """Open what segments: a model of ``geovit fit medical``, or a checkpoint of MONAI's Swin UNETR with a plan.
 
@@ -96,6 +98,7 @@ def open_segmenter(
         path: the file, or the folder of a training.
         plan: of a checkpoint: a name ("btcv", "brats21"), a file, or a plan. A model of ours has its own.
         merging_order: of a checkpoint that does not tell it: see ``read_swin_checkpoint``.
+        engine: that runs a file of `geovit export`: "onnx" or "openvino". Default: the one that the file is made for.
 
     Returns:
         The segmenter, in evaluation mode. ``facts`` of a checkpoint tell what was loaded and how its merging order is known.
@@ -105,6 +108,12 @@ def open_segmenter(
         ValueError: if the file is no model, a plan is missing or does not fit, or the merging order is not known.
     """
     path = model_file(path)
+    if engine is not None or is_exported(path):
+        from .exporting import exported_segmenter
+
+        if plan is not None or merging_order is not None:
+            raise ValueError(f"{path} is exported, and tells its plan and merging order: give neither")
+        return exported_segmenter(path, engine)
     metadata = load_state(path)[1] if path.suffix == ".safetensors" else {}
     if is_segmenter(metadata):
         if plan is not None or merging_order is not None:

@@ -100,7 +100,8 @@ class Attention(nn.Module):
         table = self.relative_position_bias_table
         axes = list(zip(size, self.window, self.shift, strict=True))
         # The first axis alone may be cut and the count of places stays that of whole windows.
-        if self.clamped_bias and any(n < w for n, w, _ in axes[1:]):
+        # An exported program does not know the grid's size, and this rule serves every size.
+        if self.clamped_bias and (torch.compiler.is_exporting() or any(n < w for n, w, _ in axes[1:])):
             return (FlatWindows(size, self.window, self.shift),), table
         pattern = tuple(Window(min(n, w), s if n > w else 0) for n, w, s in axes)
         if all(n >= w for n, w, _ in axes):
@@ -112,7 +113,10 @@ class Attention(nn.Module):
 
     def _padding(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """Key and value of a zero token, if there are any on a grid of this size."""
-        if not self.zero_padding or all(n % min(n, w) == 0 for n, w in zip(x.shape[1:-1], self.window, strict=True)):
+        if not self.zero_padding:
+            return None
+        sides = zip(x.shape[1:-1], self.window, strict=True)
+        if not torch.compiler.is_exporting() and all(n % min(n, w) == 0 for n, w in sides):
             return None
         _, k, v = torch.unflatten(self.qkv(x.new_zeros(1, self.dim)), -1, (3, self.heads, -1))[0].unbind(0)
         return k, v

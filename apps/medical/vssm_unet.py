@@ -54,7 +54,7 @@ class Down(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         halves = [part for n in x.shape[1:-1] for part in (n // 2, 2)]
         odd, even = range(1, 2 * self.axes, 2), range(2, 2 * self.axes + 1, 2)
-        y = x.reshape(len(x), *halves, x.shape[-1]).permute(0, *odd, *even, 2 * self.axes + 1)
+        y = x.reshape(x.shape[0], *halves, x.shape[-1]).permute(0, *odd, *even, 2 * self.axes + 1)
         projected: Tensor = self.proj(y.flatten(self.axes + 1))
         return projected
 
@@ -71,7 +71,7 @@ class Up(nn.Module):
         size = x.shape[1:-1]
         y = self.proj(x).unflatten(-1, (*(2,) * self.axes, -1))
         interleaved = [axis for a in range(self.axes) for axis in (1 + a, 1 + self.axes + a)]
-        return y.permute(0, *interleaved, 2 * self.axes + 1).reshape(len(x), *(2 * n for n in size), -1)  # type: ignore[no-any-return]
+        return y.permute(0, *interleaved, 2 * self.axes + 1).reshape(x.shape[0], *(2 * n for n in size), -1)  # type: ignore[no-any-return]
 
 
 class VSSMUNet(nn.Module):

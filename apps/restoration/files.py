@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rich.console import Group
 
+from ...core.engines import EngineName
 from ...core.memory import keep_no_freed_memory
 from ...core.precision import Precision
 from ...datasets import check_writable
@@ -52,6 +53,7 @@ def restore_files(
     *,
     out: Path | None = None,
     weights: Path | None = None,
+    engine: EngineName | None = None,
     model: str | None = None,
     scale: int | None = None,
     tile: Literal["auto"] | int = "auto",
@@ -81,7 +83,8 @@ def restore_files(
     Args:
         inputs: image files, folders, and patterns such as 'photos/*.jpg'; any number of inputs.
         out: folder to write to, made if there is none. Default: beside each image.
-        weights: a checkpoint file, of geovit or published.
+        weights: a checkpoint file, of geovit or published, or a file of `geovit export`, .onnx or .xml.
+        engine: runtime of a model that `geovit export` wrote: onnx or openvino, on the CPU in fp32. Default: the one of its file.
         model: name of a model of the package. Default, without weights: the one of that scale.
         scale: output pixels for each input pixel on an axis. Default: that of the network.
         tile: pixels on a side of the tiles that images are computed in, or auto: as many as memory allows.
@@ -111,7 +114,7 @@ def restore_files(
     parameters = {name: value for name, value in locals().items() if name not in _OF_THE_RUN}
     started = time.perf_counter()
     images = find_images(inputs)
-    restorer = open_restorer(weights, model, scale)
+    restorer = open_restorer(weights, model, scale, engine)
     factor = restorer.network.scale
     targets = output_paths(images, out, ending="_restored" if factor == 1 else f"_x{factor}")
     if out is not None and not (plan or out.exists()):

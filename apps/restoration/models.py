@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from ...core.engines import EngineName, is_exported
 from ...core.weights.checkpoint import read_checkpoint
 from .foreign import foreign_restorer
 from .weights import ARCHITECTURES, Restorer, UnknownArchitectureError, load_restorer, restorer_from
@@ -21,13 +22,20 @@ def packaged_models(folder: Path = PRETRAINED) -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
 
-def open_restorer(weights: str | os.PathLike[str] | None = None, model: str | None = None, scale: int | None = None) -> Restorer:
+def open_restorer(
+    weights: str | os.PathLike[str] | None = None,
+    model: str | None = None,
+    scale: int | None = None,
+    engine: EngineName | None = None,
+) -> Restorer:
     """Load a network with its weights.
 
     Args:
-        weights: a published checkpoint of one of our architectures, or of any that spandrel knows if that is installed.
+        weights: a published checkpoint of one of our architectures, or of any that spandrel knows if that is installed, or a file
+            of `geovit export`.
         model: name of a packaged model. With neither, the packaged model of that scale; of the smallest if none is asked for.
         scale: that it must have.
+        engine: that runs a file of `geovit export`: "onnx" or "openvino". Default: the one that the file is made for.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -39,10 +47,12 @@ def open_restorer(weights: str | os.PathLike[str] | None = None, model: str | No
     if scale is not None and scale < 1:
         raise ValueError(f"scale is {scale}, expected 1 or more")
     if weights is not None:
-        restorer = _from_file(weights)
+        restorer = _from_file(weights, engine)
         if scale not in (None, restorer.network.scale):
             raise ValueError(f"{weights} has scale {restorer.network.scale}, not {scale}")
     else:
+        if engine is not None:
+            raise ValueError(f"engine {engine} runs files of `geovit export`: export the model, and give the file as weights")
         restorer = _packaged(model, scale)
     logger.info("%s, scale %d: %s", restorer.architecture.official, restorer.network.scale, restorer.coverage)
     if licence := restorer.metadata.get("licence") or restorer.metadata.get("license"):
@@ -50,7 +60,11 @@ def open_restorer(weights: str | os.PathLike[str] | None = None, model: str | No
     return restorer
 
 
-def _from_file(path: str | os.PathLike[str]) -> Restorer:
+def _from_file(path: str | os.PathLike[str], engine: EngineName | None) -> Restorer:
+    if engine is not None or is_exported(path):
+        from .exporting import exported_restorer
+
+        return exported_restorer(Path(path), engine)
     state, metadata = read_checkpoint(path)
     try:
         restorer = restorer_from(state, metadata, name=str(path))

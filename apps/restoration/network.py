@@ -18,6 +18,7 @@ class Network(nn.Module, ABC):
         in_channels, out_channels: of images.
         multiple: ``body`` takes sizes that are multiples of it only; windows and strides start at multiples of it, so that
             tiles cut there see what the whole image sees.
+        least: pixels on a side of the smallest image that its exported program takes.
         halo: pixels of surroundings on each side, a multiple of ``multiple``, that a tile needs for its middle to come out as in
             the whole image, or nearly so: a table in the documentation tells the deviation.
         exact_halo: whether that halo holds all that an output pixel depends on.
@@ -29,6 +30,7 @@ class Network(nn.Module, ABC):
     in_channels: int
     out_channels: int
     multiple: int = 1
+    least: int = 2
     halo: int
     exact_halo: bool = False
     fill: Literal["reflection", "zeros"] = "reflection"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ...core.engines import EngineName
 from ...core.memory import is_out_of_memory
 from ...core.precision import Precision
 from ...core.streaming.plan import Area
@@ -46,10 +47,11 @@ class RestoreJob:
 
     Args:
         source: the file.
-        weights: a checkpoint file.
+        weights: a checkpoint file, or one of `geovit export`.
         device: as of ``restore``.
         precision: that all parts are computed in.
         known: of the whole image.
+        engine: of an exported network.
         here: the network, if it is loaded already; it does not go to other processes.
     """
 
@@ -58,6 +60,7 @@ class RestoreJob:
     device: str
     precision: Precision
     known: Survey
+    engine: EngineName | None = None
     here: Restoration | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class RestoreJob:
         if image is None:
             raise FileNotFoundError(f"{self.source}: no longer the GeoTIFF that it was")
         if self.here is None:
-            self.here = Restoration(open_restorer(self.weights), device=self.device, precision=self.precision)
+            self.here = Restoration(open_restorer(self.weights, engine=self.engine), device=self.device, precision=self.precision)
         return self.here.parts(image, self.known)
 
 
@@ -102,7 +105,9 @@ class RasterRun:
         assert weights is not None, "a network that is to be named has a file"
         tiler = restoration.tiler
         precision = _WORDS[tiler.dtype]
-        self.job = RestoreJob(image.name, weights, str(tiler.device), precision, self.known, restoration)
+        self.job = RestoreJob(
+            image.name, weights, str(tiler.device), precision, self.known, restoration.restorer.engine, restoration
+        )
         self.load = self.parts.load(min(_CACHE, image.shape[0] * image.shape[1] * image.channels * image.dtype.itemsize))
         # From the image alone, not from the number of cores, so that other machines cut it alike: four parts or more.
         half = (max(self.area.height, self.area.width) + tiler.shared) // 2
@@ -153,6 +158,7 @@ class RasterRun:
             "command": "restore",
             "inputs": [{"bytes": file.bytes, file.method: file.digest} for file in files],
             "weights": identify(self.job.weights).digest,
+            "engine": self.job.engine,
             "precision": self.job.precision,
             "value range": list(self.known.value_range),
             "overlap": tiler.shared,

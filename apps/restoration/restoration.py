@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...core.device import resolve_device
+from ...core.engines import EngineName
 from ...core.precision import Precision, resolve_precision
 from ...datasets import check_writable
 from ...datasets.images import Image, Survey, Windows, as_images, check_format, survey, to_kind_of, write_image
@@ -30,6 +31,7 @@ def restore(
     image: Any,
     *,
     weights: str | Path | None = None,
+    engine: EngineName | None = None,
     model: str | None = None,
     scale: int | None = None,
     out: str | Path | None = None,
@@ -47,7 +49,8 @@ def restore(
     Args:
         image: a path; a NumPy array (H, W) or (H, W, C) of uint8, uint16 or floats in 0..1; a PIL image; a torch tensor
             (C, H, W) or (B, C, H, W); or an ``Image`` of ``geovit.datasets.images``, which keeps grid, nodata and profiles.
-        weights: a checkpoint file.
+        weights: a checkpoint file, or one of `geovit export`.
+        engine: runtime of a model that `geovit export` wrote: onnx or openvino, on the CPU in fp32. Default: the one of its file.
         model: name of a packaged model. With neither, the packaged model of that scale.
         scale: output pixels for each input pixel on an axis; that of the network if it is not given.
         out: image file to write, for one image.
@@ -73,7 +76,7 @@ def restore(
     if out is not None:
         check_format(Path(out), images[0])
         check_writable([out], overwrite)
-    restorer = open_restorer(weights, model, scale)
+    restorer = open_restorer(weights, model, scale, engine)
     restoration = Restoration(
         restorer, device=device, precision=precision, tile=tile, overlap=overlap, max_memory=max_memory, value_range=value_range
     )

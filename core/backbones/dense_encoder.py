@@ -69,6 +69,8 @@ class DenseEncoder(nn.Module):
         x = F.pad(x, padding)
         count = x.shape[2] // side, x.shape[3] // side
         windows = x.reshape(*x.shape[:2], count[0], side, count[1], side).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-        pitch = torch.as_tensor(gsd, dtype=torch.float32, device=x.device).expand(len(x)).repeat_interleave(count[0] * count[1])
+        pitch = (
+            torch.as_tensor(gsd, dtype=torch.float32, device=x.device).expand(x.shape[0]).repeat_interleave(count[0] * count[1])
+        )
         y = self.encoder(windows, wavelengths, pitch).places()
-        return y.reshape(len(x), *count, *y.shape[1:]).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return y.reshape(x.shape[0], *count, *y.shape[1:]).transpose(2, 3).flatten(3, 4).flatten(1, 2)

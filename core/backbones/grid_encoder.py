@@ -57,7 +57,7 @@ class GridEncoder(nn.Module):
                 images = (which == index).nonzero()[:, 0]
                 if bool(there.any()):
                     y[images[:, None], there.nonzero()[:, 0]] = self._run(x[images][:, there]).to(y.dtype)
-        return Encoded(y, x.new_zeros(len(x), 0, self.dim), tokens.present)
+        return Encoded(y, x.new_zeros(x.shape[0], 0, self.dim), tokens.present)
 
     def _run(self, x: Tensor) -> Tensor:
         x = x.flatten(1, 2) if self.axes == 2 else x

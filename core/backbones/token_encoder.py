@@ -96,7 +96,7 @@ class TokenEncoder(nn.Module):
         if seen is not None:
             kept, valid = seen_first(seen.flatten(1))
             x = x.gather(1, kept[..., None].expand(-1, -1, self.dim))
-        prefix = self.prefix.to(x.dtype).expand(len(x), -1, -1)
+        prefix = self.prefix.to(x.dtype).expand(x.shape[0], -1, -1)
         count = prefix.shape[1]
         x = torch.cat([prefix, x], dim=1)
         context = () if valid is None else (_visible(valid, count),)
@@ -150,7 +150,7 @@ def seen_first(seen: Tensor) -> tuple[Tensor, Tensor | None]:
 def in_place(x: Tensor, kept: Tensor, valid: Tensor | None, length: int) -> Tensor:
     """Put tokens (batch, most, dim) back where ``seen_first`` found them: (batch, length, dim), 0 elsewhere."""
     x = x if valid is None else x.masked_fill(~valid[..., None], 0.0)
-    return x.new_zeros(len(x), length, x.shape[-1]).scatter(1, kept[..., None].expand(-1, -1, x.shape[-1]), x)
+    return x.new_zeros(x.shape[0], length, x.shape[-1]).scatter(1, kept[..., None].expand(-1, -1, x.shape[-1]), x)
 
 
 def _visible(valid: Tensor, prefix: int) -> Tensor:

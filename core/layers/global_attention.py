@@ -1,5 +1,7 @@
 """Softmax attention between all tokens."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,7 +35,7 @@ class GlobalAttention(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """Attend; ``seen``, bool (batch, positions), is False for those that nobody may look at. None: all are seen."""
-        length = x.shape[1:-1].numel()
+        length = math.prod(x.shape[1:-1])
         qkv = torch.unflatten(self.qkv(x.flatten(1, -2)), -1, (3, self.heads, -1))
         if seen is None and length and choose_backend(qkv.device, qkv.dtype)[0] == "native":
             # One window that holds all: on the CPU about twice as fast as PyTorch's kernel, forward and backward.

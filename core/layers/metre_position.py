@@ -33,7 +33,7 @@ class MetrePosition(nn.Module):
         dtype = torch.promote_types(tokens.x.dtype, torch.float32)
         pitch = tokens.pitch.to(tokens.x.device, dtype)
         # Mostly all images of a batch have one pitch: one table then does. (A GPU would wait for the answer.)
-        alike = pitch.device.type == "cpu" and bool((pitch == pitch[0]).all())
+        alike = not torch.compiler.is_exporting() and pitch.device.type == "cpu" and bool((pitch == pitch[0]).all())
         pitch = pitch[:1] if alike else pitch
         steps = pitch[:, None] / self.unit
         column, row = (steps * torch.arange(n, device=steps.device, dtype=dtype) for n in (columns, rows))

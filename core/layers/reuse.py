@@ -44,8 +44,10 @@ def by_parts(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Ten
         x: (..., channels).
         width: the most numbers for each vector that the function makes on its way.
     """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return function(x)
     rows, part = x.shape[:-1].numel(), max(_PART // width, 256)
-    if torch.is_grad_enabled() or rows < 2 * part or torch.compiler.is_compiling():
+    if rows < 2 * part:
         return function(x)
     flat, out = x.reshape(rows, -1), None
     for start in range(0, rows, part):

@@ -79,7 +79,11 @@ class TransposedAttention(nn.Module):
             return adapted.view(v.shape)
         # What is done to v and the projection after it are one linear map, of each image its own.
         map_BCHD = torch.einsum("chd,bhde->bche", self.proj.weight.view(dim, self.heads, -1), weights_BHDD.to(v.dtype))
-        maps = map_BCHD.flatten(2).unbind(0)
+        maps_BCC = map_BCHD.flatten(2)
+        if torch.compiler.is_exporting():  # the number of images is a variable there
+            joined = v_BNC @ maps_BCC.mT
+            return (joined if self.proj.bias is None else joined + self.proj.bias).view(v.shape)
+        maps = maps_BCC.unbind(0)
         out = [linear(image, weight, self.proj.bias) for image, weight in zip(v_BNC.unbind(0), maps, strict=True)]
         return torch.stack(out).view(v.shape)
 

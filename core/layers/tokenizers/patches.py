@@ -19,7 +19,7 @@ def check_size(name: str, x: Tensor, patch: int) -> None:
 
 def pitch_of(gsd: float | Tensor, patch: int, x: Tensor) -> Tensor:
     """Return metres from a token to the next, (batch,), of images ``x``."""
-    return torch.as_tensor(gsd, dtype=torch.float32, device=x.device).expand(len(x)) * patch
+    return torch.as_tensor(gsd, dtype=torch.float32, device=x.device).expand(x.shape[0]) * patch
 
 
 def cut(x: Tensor, patch: int) -> Tensor:

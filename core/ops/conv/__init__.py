@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._activation import Activation, check_activation
-from .._backends import Backend, Chosen, Status, check_floating, choose, describe, native_serves, resolve
+from .._backends import EXPORTING, Backend, Chosen, Status, check_floating, choose, describe, exporting, native_serves, resolve
 from ..affine_act import Affine, affine_act
 from . import blocks, eager, native, reference, volume
 
@@ -42,6 +42,8 @@ def _check(op: str, x: Tensor, beside: Tensor | None, weight: Tensor, bias: Tens
 
 def _serves(x: Tensor, beside: Tensor | None, weight: Tensor) -> Status:
     """Whether a compiled kernel serves, and why."""
+    if exporting():
+        return False, EXPORTING
     image = x.ndim == 4 and weight.shape[2:].numel() > 1
     of_volumes = volume.fits(x, weight, beside) or blocks.fits(x, weight)
     fits = (beside is None and native.fits(x, weight)) if image else of_volumes
@@ -104,7 +106,7 @@ def conv(
     if autocast and (x.ndim == 5 or pointwise):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, beside, autocast = x.to(dtype), None if beside is None else beside.to(dtype), False
-    if backend == "auto" and (autocast or not _pays(x, beside, weight)):
+    if backend == "auto" and (autocast or exporting() or not _pays(x, beside, weight)):
         backend = "eager"
     chosen = resolve(op, backend, ("auto", "reference", "eager", "native"), x.device, {"native": _serves(x, beside, weight)})
     if chosen == "native" and pointwise:

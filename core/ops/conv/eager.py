@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._activation import Activation, activate
+from .._backends import exporting
 from ..linear import linear
 from .volume import LEAST_POSITIONS
 
@@ -12,7 +13,7 @@ _FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation, slope: float) -> Tensor:
     """Convolve, then apply the activation."""
-    if x.ndim == 5 and x.device.type == "cpu" and 0 < x.shape[:-1].numel() < LEAST_POSITIONS:
+    if x.ndim == 5 and x.device.type == "cpu" and not exporting() and 0 < x.shape[:-1].numel() < LEAST_POSITIONS:
         return _of_few(x, weight, bias, activation, slope)
     y = _FUNCTIONS[x.ndim - 2](x.movedim(-1, 1), weight, bias, padding=[k // 2 for k in weight.shape[2:]])
     return activate(y.movedim(1, -1).contiguous(), activation, slope)

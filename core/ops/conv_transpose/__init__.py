@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .._backends import Backend, Chosen, check_floating, choose, native_serves, resolve_backend
+from .._backends import Backend, Chosen, check_floating, choose, exporting, native_serves, resolve_backend
 from . import eager, native, reference
 
 __all__ = ["Backend", "choose_backend", "conv_transpose"]
@@ -44,7 +44,7 @@ def conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, bac
         raise ValueError(f"{op}: x, weight and bias are {told}, expected one dtype and device")
     if autocast:
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if backend == "auto" and x.shape[:-1].numel() < eager.FEW:
+    if backend == "auto" and not exporting() and x.shape[:-1].numel() < eager.FEW:
         backend = "eager"
     functions = {"reference": reference.conv_transpose, "eager": eager.conv_transpose, "native": native.conv_transpose}
     return functions[resolve_backend(op, backend, x)](x, weight, bias)

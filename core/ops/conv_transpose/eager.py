@@ -3,6 +3,8 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._backends import exporting
+
 _FUNCTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 FEW = 65  # positions of all images together; below, one product with the kernel as it lies is faster than the compiled kernel
 
@@ -10,7 +12,7 @@ FEW = 65  # positions of all images together; below, one product with the kernel
 def conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolve the channels-last view."""
     kernel = list(weight.shape[2:])
-    if x.device.type == "cpu" and x.shape[:-1].numel() < FEW:
+    if x.device.type == "cpu" and not exporting() and x.shape[:-1].numel() < FEW:
         return _of_few(x, weight, bias)
     return _FUNCTIONS[x.ndim - 2](x.movedim(-1, 1), weight, bias, stride=kernel).movedim(1, -1).contiguous()
 

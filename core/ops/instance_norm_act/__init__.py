@@ -47,7 +47,7 @@ def instance_norm_act(
     check_like(op, x, residual=residual)
     check_parameters(op, x, (x.shape[-1],), weight=weight, bias=bias)
     check_activation(op, activation)
-    if x.numel() == 0:
+    if 0 in x.shape:
         raise ValueError(f"{op}: x has no elements, its shape is {list(x.shape)}")
     functions = {
         "reference": reference.instance_norm_act,

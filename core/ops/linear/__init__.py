@@ -8,6 +8,7 @@ from torch import Tensor
 from ...device import cpu_vendor
 from ...native import native_status
 from .._activation import Activation, check_activation
+from .._backends import exporting
 from . import eager, native, onednn, reference
 
 __all__ = ["Activation", "Backend", "choose_backend", "linear"]
@@ -93,8 +94,7 @@ def linear(
             f"linear: backend 'native' is for float32 on the CPU and {native.LEAST} channels out or more, got {told}"
         )
     if backend == "auto":
-        large = x.numel() * weight.shape[0] >= _SMALL
-        auto = plain and large and not _autocast(x.device)
+        auto = plain and not exporting() and x.numel() * weight.shape[0] >= _SMALL and not _autocast(x.device)
         backend = choose_backend(x.device, x.dtype)[0] if auto else "eager"
         if backend == "native" and not (fits and x.numel() >= _FEW * x.shape[-1]):
             backend = "onednn" if onednn.AVAILABLE else "eager"

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ...device import triton_status
-from .._backends import Chosen, Status, choose, native_serves, resolve
-from . import eager, native, reference
+from .._backends import Chosen, Status, choose, exporting, native_serves, resolve
+from . import eager, native, reference, traced
 from .pattern import Axis, FlatWindows, Grid, Neighborhood, Pattern, Window, grid, neighborhood, windows
 from .prepare import prepare
 
@@ -93,9 +93,11 @@ def local_attention(
         raise ValueError(f"local_attention: dropout is {dropout} with backend {backend!r}, expected 0 <= dropout < 1 and 'eager'")
     backend = "eager" if dropout else backend
     chosen = resolve("local_attention", backend, get_args(Backend), q.device, _kernels(q.device, q.dtype, q.shape[-1]))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if exporting() and chosen == "eager":
+        return traced.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
     if q.numel() == 0:
         return v.clone()
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
     if chosen == "reference":
         return reference.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
     if chosen == "native":
@@ -128,7 +130,8 @@ def _check(
     if not rules or len(pattern) != len(size):
         raise ValueError(f"local_attention: pattern is {pattern}, expected a tuple of {len(size)} rules, one for each axis")
     for axis, length in zip(pattern, size, strict=True):
-        axis.check(length)
+        if not exporting():  # where the length is variable
+            axis.check(length)
     rows = 1
     for axis in pattern:
         rows *= axis.rows

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ...device import triton_status
-from .._backends import Chosen, Status, choose, native_serves, resolve
-from . import eager, native, reference
+from .._backends import Chosen, Status, choose, exporting, native_serves, resolve
+from . import eager, native, reference, traced
 from .orders import CROSS_2D, CROSS_3D, scan_orders
 
 __all__ = ["CROSS_2D", "CROSS_3D", "Backend", "choose_backend", "scan_orders", "selective_scan"]
@@ -161,7 +161,8 @@ def selective_scan(
     if chosen != "triton":  # whose kernels convert what they load
         tensors = {name: x.to(dtype) for name, x in tensors.items()}
 
-    y_BLD, state_BKDN = _FUNCTIONS[chosen](
+    function = traced.selective_scan if exporting() and chosen == "eager" else _FUNCTIONS[chosen]
+    y_BLD, state_BKDN = function(
         tensors["u"],
         tensors["dt"],
         tensors["A"],

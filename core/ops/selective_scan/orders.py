@@ -5,6 +5,7 @@ A route is named by the axes it walks, the slowest first, such as "zyx" for a vo
 every dimension "raster" is memory order.
 """
 
+import math
 from itertools import permutations
 
 import torch
@@ -44,7 +45,7 @@ def scan_orders(size: tuple[int, ...], routes: tuple[str, ...]) -> Tensor:
     if not 1 <= len(size) <= 3 or min(size) < 1:
         raise ValueError(f"scan_orders: size is {size}, allowed are one to three axes of at least one position")
     walks = _walks(len(size))
-    image = torch.arange(torch.Size(size).numel()).view(size)
+    image = torch.arange(math.prod(size)).view(size)
     rows = []
     for route in routes:
         name = "raster_reverse" if route == "reverse" else route

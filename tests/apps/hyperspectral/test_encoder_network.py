@@ -257,7 +257,7 @@ def test_classify_with_an_encoder_and_map_again_without_it(files, encoder, quick
     for name in "abcd":
         (tmp_path / name).mkdir()
     first = classify(str(files.scene), labels=str(files.labels), encoder=encoder, adapters=True, out=tmp_path / "a", **options)
-    assert first.files.keys() == {"map", "model", "adapters", "report"}
+    assert first.files.keys() == {"map", "model", "adapters", "report", "run", "item"}
     assert first.report["trained_parameters"] < 0.5 * first.report["parameters"]
     assert first.report["recipe"]["encoder"]["architecture"]["dim"] == 16
     again = classify(str(files.scene), model=first.files["model"], out=tmp_path / "b", device="cpu")

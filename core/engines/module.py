@@ -1,0 +1,54 @@
+"""An exported program in the place of a network."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .engine import Exported
+
+
+class EngineModule(nn.Module):
+    """(batch, channels, *size) to what the program makes of it, for any size: filled up with zeros to what the program takes.
+
+    The output is on the device of the input, though the program runs on the CPU; a cut to the size given, times the scale of the
+    program, is made of it.
+
+    Args:
+        exported: the program, whose metadata tell the multiples and the smallest sizes of its input.
+    """
+
+    def __init__(self, exported: Exported) -> None:
+        super().__init__()
+        self.exported = exported
+        told = exported.metadata["input"]
+        self.channels, self.multiple, self.smallest = told["channels"], tuple(told["multiple"]), tuple(told["smallest"])
+        self.scale = int(exported.metadata["output"]["scale"])
+        self._bytes = exported.metadata["bytes_per_position"]
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the program.
+
+        Raises:
+            ValueError: for another number of axes or channels.
+        """
+        if x.ndim != len(self.multiple) + 2 or x.shape[1] != self.channels:
+            raise ValueError(
+                f"{self.exported.path}: the input is {list(x.shape)}, expected (batch, {self.channels} channels,"
+                f" {len(self.multiple)} axes)"
+            )
+        size = x.shape[2:]
+        filled = [max(-(-n // m) * m, s) for n, m, s in zip(size, self.multiple, self.smallest, strict=True)]
+        missing = [f - n for n, f in zip(size, filled, strict=True)]
+        if any(missing):
+            x = F.pad(x, [p for m in reversed(missing) for p in (0, m)])
+        # Never touched, so that it takes no memory; it tells those who count tensors what the runtime takes beside them.
+        told = torch.empty(self._bytes * len(x) * math.prod(filled), dtype=torch.uint8)
+        y = torch.from_numpy(self.exported.engine.run(x.detach().float().cpu().numpy().astype(np.float32, copy=False)))
+        del told
+        for axis, n in enumerate(size, 2):
+            y = y.narrow(axis, 0, n * self.scale)
+        return y.to(x.device)
