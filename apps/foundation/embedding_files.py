@@ -80,7 +80,7 @@ def embed_files(
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         out: folder to write to, made if there is none. Default: beside each scene.
         layer: depth of the features: last, a number of blocks, several joined by commas, or all.
-        dtype: float16 (as Float32 of 16 bits, which every GDAL reads), float32, or int8 with a scale for each band.
+        dtype: float16 (as Float32 of values that were rounded to 16 bits), float32, or int8 with a scale for each band.
         pca: write NAME_pca.tif, too, the first three principal components as colours, and NAME_pca.png of them to look at.
         tiling: how scenes are cut.
         bounds: the part of the scenes to embed: left,bottom,right,top in their coordinates; widened to whole tokens. Features are

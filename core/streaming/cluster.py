@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from threading import Event, Lock
+from time import sleep
 from typing import Any
 from uuid import uuid4
 
@@ -123,11 +124,13 @@ def _threads(client: Client) -> int:
 def _result(future: Future, part: Part, plan: Plan, writing: Writing) -> Any:
     made = Event()
     future.add_done_callback(lambda _: made.set())
-    while not made.wait(0.5):
+    while not made.wait(0.5) or future.status == "lost":
+        if future.status == "lost":  # with the worker that had made it: it is made again
+            sleep(0.1)
         writing.check()
         _need_workers(future.client)
     writing.check()
-    if future.status in ("cancelled", "lost"):
+    if future.status == "cancelled":
         raise OSError(f"{future.client.scheduler.address}: the connection to the scheduler was lost")
     try:
         return future.result()
