@@ -11,7 +11,7 @@ from .scene import Scene
 from .synthetic import SyntheticScene, synthesize_scene
 from .synthetic_places import synthesize_places
 from .volumes import Volume, find_volumes, open_volume, write_labels, write_volume
-from .writing import BandWriter, atomic, check_writable, stream_bands, write_bands, write_class_map, write_text_atomic
+from .writing import BandWriter, atomic, check_writable, stream_bands, write_class_map, write_text_atomic
 
 __all__ = [
     "AreaMask",
@@ -39,7 +39,6 @@ __all__ = [
     "synthesize_places",
     "synthesize_scene",
     "window_of",
-    "write_bands",
     "write_class_map",
     "write_image",
     "write_labels",

@@ -28,7 +28,7 @@ _SIDECAR = ".aux.xml"  # where GDAL keeps what TIFF has no tag for: here the cat
 
 _FULL_BYTES = 2**20
 
-BandType = Literal["float32", "float16", "int8", "uint8"]
+BandType = Literal["float32", "int8", "uint8"]
 
 
 def _os_error(path: Path, why: str, code: int | None) -> OSError:
@@ -132,41 +132,22 @@ def write_class_map(
     dtype = np.uint8 if top <= np.iinfo(np.uint8).max else np.uint16
     names = {0: "no data"} | {info.value: info.name for info in classes}
     colors = {0: (0, 0, 0, 0)} | {info.value: (*info.color, 255) for info in classes}
-    _write_cog(path, values[None].astype(dtype), grid, nodata=0, overwrite=overwrite, names=names, colors=colors)
-
-
-def write_bands(
-    path: str | Path,
-    values: NDArray[np.float32],
-    grid: Grid,
-    *,
-    descriptions: Sequence[str],
-    nodata: float = float("nan"),
-    overwrite: bool = False,
-) -> None:
-    """Write real-valued bands (C, H, W), such as probabilities, as a float32 Cloud Optimized GeoTIFF on exactly ``grid``.
-
-    Raises:
-        ValueError: shape other than the grid's, or not one description per band.
-        FileExistsError, OSError: as in ``atomic``.
-    """
-    if len(descriptions) != len(values):
-        raise ValueError(f"{path}: {len(values)} bands with {len(descriptions)} descriptions")
-    _write_cog(path, values.astype(np.float32, copy=False), grid, nodata=nodata, overwrite=overwrite, descriptions=descriptions)
+    if values.shape != grid.shape:
+        raise ValueError(f"{path}: values of shape {values.shape} for a grid of {grid.shape}")
+    with _cog(path, grid, 1, np.dtype(dtype), nodata=0, overwrite=overwrite, names=names) as writer:
+        writer.dst.write_colormap(1, colors)
+        writer.write(values[None], 0, 0)
 
 
 class BandWriter:
     """Takes the parts of a raster one after the other, each pixel once; see ``stream_bands``."""
 
-    def __init__(self, dst: DatasetWriter, half: bool) -> None:
+    def __init__(self, dst: DatasetWriter) -> None:
         self.dst = dst
-        self._half = half
         self._sums: dict[tuple[int, int, int, int], int] = {}
 
     def write(self, values: NDArray[Any], row: int, column: int) -> None:
         """Write (C, h, w) with its first pixel at ``row`` and ``column``."""
-        if self._half:
-            values = values.astype(np.float16)  # GDAL would cut digits off where this rounds
         values = values.astype(self.dst.dtypes[0], copy=False)
         self.dst.write(values, window=Window(column, row, values.shape[2], values.shape[1]))
         self._sums[row, column, values.shape[1], values.shape[2]] = _checksum(values)
@@ -202,7 +183,7 @@ def stream_bands(
         path: of the file.
         grid: of the raster.
         descriptions: one for each band.
-        dtype: of the values. float16 is written as TIFF has it in every GDAL, as Float32 of 16 bits.
+        dtype: of the values.
         nodata: the value of pixels without data.
         scales: of each band, as GDAL means them: what is stored, times the scale, is the value.
         tags: of the file.
@@ -211,39 +192,13 @@ def stream_bands(
     Raises:
         FileExistsError, OSError: as in ``atomic``.
     """
-    half = dtype == "float16"
-    stored = np.dtype(np.float32 if half else dtype)
-    with _cog(path, grid, len(descriptions), stored, nodata=nodata, overwrite=overwrite, half=half) as writer:
-        _describe(writer.dst, descriptions)
+    with _cog(path, grid, len(descriptions), np.dtype(dtype), nodata=nodata, overwrite=overwrite) as writer:
+        for band, text in enumerate(descriptions, start=1):
+            writer.dst.set_band_description(band, text)
         if scales is not None:
             writer.dst.scales = tuple(scales)
         writer.dst.update_tags(**(tags or {}))
         yield writer
-
-
-def _write_cog(
-    path: str | Path,
-    values: NDArray[Any],
-    grid: Grid,
-    *,
-    nodata: float,
-    overwrite: bool,
-    names: Mapping[int, str] | None = None,
-    colors: Mapping[int, tuple[int, ...]] | None = None,
-    descriptions: Sequence[str] = (),
-) -> None:
-    if values.shape[1:] != grid.shape:
-        raise ValueError(f"{path}: values of shape {values.shape[1:]} for a grid of {grid.shape}")
-    with _cog(path, grid, len(values), values.dtype, nodata=nodata, overwrite=overwrite, names=names) as writer:
-        if colors is not None:
-            writer.dst.write_colormap(1, colors)
-        writer.write(values, 0, 0)
-        _describe(writer.dst, descriptions)
-
-
-def _describe(dst: DatasetWriter, descriptions: Sequence[str]) -> None:
-    for band, text in enumerate(descriptions, start=1):
-        dst.set_band_description(band, text)
 
 
 @contextmanager
@@ -256,19 +211,17 @@ def _cog(
     nodata: float,
     overwrite: bool,
     names: Mapping[int, str] | None = None,
-    half: bool = False,
 ) -> Iterator[BandWriter]:
     profile = {
         "driver": "GTiff", "count": count, "height": grid.height, "width": grid.width, "dtype": dtype,
         "crs": grid.crs, "transform": grid.transform, "nodata": nodata, "tiled": True, "bigtiff": "IF_SAFER",
-    } | ({"nbits": 16} if half else {})  # fmt: skip
-    # Of 16 bits, the predictor of floats makes files larger.
-    predictor = {"predictor": "YES"} if dtype.kind == "f" and not half else {}
+    }  # fmt: skip
+    predictor = {"predictor": "YES"} if dtype.kind == "f" else {}
     # The COG driver only copies: what it copies is a plain GeoTIFF in a folder of its own, which never leaves the temporary one.
     with atomic(path, overwrite) as target, quiet_georeference(), tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         plain = Path(scratch) / "plain.tif"
         with rasterio.open(plain, "w", **profile) as dst:
-            writer = BandWriter(dst, half)
+            writer = BandWriter(dst)
             yield writer
         if names is not None:
             _write_names(plain.with_name(plain.name + _SIDECAR), names)
