@@ -359,6 +359,12 @@ def _dataset_tag(src: DatasetReader, find: Callable[[dict[str, str]], str | None
     return None
 
 
+def require_real(path: str, src: DatasetReader) -> None:
+    """Raise a ValueError if a file that is one of several has no bands, or bands of complex numbers."""
+    if src.count == 0 or any(dtype.startswith("complex") for dtype in src.dtypes):
+        raise ValueError(f"{path}: {src.count} bands of {', '.join(sorted(set(src.dtypes)))}, expected bands of real numbers")
+
+
 def require_whole(src: DatasetReader) -> None:
     """Raise a ValueError if the file ends early, as far as this can be told without reading all of it."""
     # The last pixel fails in formats that keep track of their blocks. A raw ENVI file GDAL fills up with zeros, silently.

@@ -10,24 +10,11 @@ from rich.console import Group
 from ...core.precision import Precision
 from ...core.sensors.model import model_file
 from ...datasets import check_writable
-from ..streaming import Forecast
+from ..streaming import OF_THE_RUN, Planned, unfinished_folder
 from .embedder import Tiling
 from .features import LAST
-from .raster_runs import DType, ModelUse, SceneRun, Streaming, unfinished_folder
+from .raster_runs import DType, ModelUse, SceneRun, Streaming
 from .scenes import open_sensor_scene
-
-_OF_THE_RUN = ("plan", "resume", "dask", "overwrite", "progress", "max_memory")  # parameters that do not decide the result
-
-
-@dataclass(frozen=True, eq=False)
-class Planned:
-    """What embedding would take, by scene."""
-
-    forecasts: dict[Path, Forecast]
-
-    def __rich__(self) -> Group:
-        """A table for each scene."""
-        return Group(*(part for source, told in self.forecasts.items() for part in (str(source), told)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +90,7 @@ def embed_files(
         ValueError: anything wrong with the input; one line that says what was given and what is allowed.
         OSError: a file is missing, or cannot be written.
     """
-    parameters = {name: value for name, value in locals().items() if name not in _OF_THE_RUN}
+    parameters = {name: value for name, value in locals().items() if name not in OF_THE_RUN}
     started = time.perf_counter()
     if not scenes:
         raise ValueError("no scene given")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from geovit.apps.hyperspectral.classification import classify, fit_model
+from geovit.apps.hyperspectral import classify, fit_model
 
 RESULTS = ("scene_classes.tif", "scene_probabilities.tif")
 
