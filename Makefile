@@ -6,13 +6,18 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ROOTS := apps configs core datasets
 
-.PHONY: demo test lint bench sanitize clean
+.PHONY: demo test fuzz lint bench sanitize clean
 
 demo: .venv/ready
 	$(BIN)/geovit demo
 
 test: .venv/ready
 	$(BIN)/pytest
+
+# Two thousand damaged files of every format, in some minutes; another set of them: make fuzz SEED=1
+SEED := 0
+fuzz: .venv/ready
+	$(BIN)/python tests/datasets/fuzzing/run.py --cases 2000 --seed $(SEED)
 
 lint: .venv/ready
 	$(BIN)/ruff check

@@ -56,10 +56,10 @@ def _held(folder: Path) -> int:
         os.close(file)  # it was removed and made again: that one is to be held
 
 
-def empty(folder: Path) -> None:
-    """Make a folder, or remove what is in it."""
+def empty(folder: Path, *, last: str = "") -> None:
+    """Make a folder, or remove what is in it, one of its files last."""
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in folder.iterdir():
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == last):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

@@ -5,12 +5,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from ... import __version__
 from ..raster import GDAL_ERRORS
 from ..writing import check_writable, os_error
 from .cog import make_cog, small_cache
@@ -100,7 +100,7 @@ class GrowingRasters:
         if len(set(paths)) < len(paths) or set(layers) & set(others):
             raise ValueError(f"{', '.join(map(str, paths))}: expected a path and a name of its own for each result")
         head = {
-            "format": _FORMAT, "geovit": __version__, "job": job, "parts": parts,
+            "format": _FORMAT, "geovit": version("geovit"), "job": job, "parts": parts,
             "layers": {name: layer.described() for name, layer in layers.items()},
         }  # fmt: skip
         with ExitStack() as stack:
@@ -382,7 +382,7 @@ def _published(journal: Journal) -> bool:
 
 
 def _begun(folder: Path) -> Journal:
-    empty(folder)
+    empty(folder, last=_JOURNAL)  # which tells, if this is cut off, that nothing there is needed
     return Journal(folder / _JOURNAL)
 
 

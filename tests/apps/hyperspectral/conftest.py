@@ -52,7 +52,7 @@ def _scene(cube: NDArray[np.float32], wavelengths: NDArray[np.float64] | None = 
     count, height, width = cube.shape
     grid = Grid(height, width, CRS.from_epsg(32633), Affine(30.0, 0.0, 4e5, 0.0, -30.0, 5.8e6))
     return Scene(
-        "memory", grid, tuple(range(1, count + 1)), wavelengths, None, {}, None, Numbers(cube.dtype, False), Memory(cube)
+        "memory", grid, tuple(range(1, count + 1)), wavelengths, None, {}, None, Memory(cube), Numbers(cube.dtype, False)
     )
 
 

@@ -137,6 +137,15 @@ def test_less_memory_makes_smaller_parts_and_the_same_map(whole, again, monkeypa
         again(max_memory=0.9 * least, overwrite=True)
 
 
+def test_processes_write_the_bytes_that_threads_write(whole, again, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = again(dask="local:2", out=tmp_path / "there")
+    for kind in ("map", "probabilities"):
+        assert there.files[kind].read_bytes() == whole.files[kind].read_bytes()
+    assert there.report["classes"] == whole.report["classes"]
+    assert names(tmp_path) == ["there"]
+
+
 class Stopped(BaseException):
     """As a kill, but for this test to live on."""
 

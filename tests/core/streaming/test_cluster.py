@@ -151,7 +151,7 @@ def test_workers_of_another_version_are_refused(scheduler, monkeypatch):
 def test_local_processes_lose_one_and_write_the_same_bytes(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     plan, kept, before, children = PLANS["bounded"], Kept(), set(threading.enumerate()), psutil.Process().children()
-    run_on_cluster(plan, Network(plan, deadly=str(tmp_path / "killed")), kept, "local:3")
+    run_on_cluster(plan, Network(plan, deadly=str(tmp_path / "killed")), kept, "local:2")
     assert (tmp_path / "killed").is_file()
     assert kept.parts == here(plan)
     assert [path.name for path in tmp_path.iterdir()] == ["killed"], "nothing else is left"

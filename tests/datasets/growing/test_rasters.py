@@ -1,7 +1,10 @@
 import json
 import logging
+import os
+import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from geovit.core.streaming.run import run
 from geovit.datasets import open_scene
 from geovit.datasets.growing import GrowingRaster, UnfinishedRunError
 from geovit.datasets.growing import rasters as growing
+from geovit.datasets.growing.journal import Journal
 
 HIDDEN = ".classes.tif.unfinished"
 
@@ -55,6 +59,28 @@ def test_stopped_before_the_first_part_nothing_stays(runs, tmp_path):
     with pytest.raises(OSError, match="scene"):
         runs.carry_out(tmp_path, runs.Job(stops_at=0))
     assert runs.results(tmp_path) == {}
+
+
+def test_killed_while_it_clears_away_a_run_that_had_done_nothing_it_begins_again(runs, whole, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    hidden = tmp_path / HIDDEN
+    (hidden / "plain").mkdir(parents=True)
+    (hidden / "plain" / "classes.tif").touch()
+    journal = Journal(hidden / "journal")
+    journal.append({"parts": len(runs.PLAN)})
+    journal.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda folder: iter(sorted(map(folder.joinpath, os.listdir(folder)))))
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(Killed):
+            runs.carry_out(tmp_path, resume=True)
+    runs.carry_out(tmp_path, resume=True)
+    assert runs.results(tmp_path) == whole
 
 
 def test_a_run_is_gone_on_with_only_by_its_own_job(runs, whole, tmp_path):
