@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.device import resolve_device
+from ...core.memory import keep_no_freed_memory
 from ...core.engines import EngineName
 from ...core.precision import Precision, resolve_precision
 from ...core.streaming.plan import Area, Plan
@@ -187,6 +188,8 @@ def classify(
     else:
         logger.warning("no labels and no model: this is an unsupervised map, its classes are groups of similar spectra")
         approach = by_clusters(target, clusters, seed=seed)
+    if max_memory is not None:
+        keep_no_freed_memory()  # what was asked for is kept to; without a limit, speed comes first
     parts, threads, memory = _parts(target, approach, max_memory, folder if resume else None)
     layers = layers_of(files, grid_of_area(opened, target.wanted.area), approach.classes)
     if plan:
