@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.device import resolve_device
-from ...core.memory import keep_no_freed_memory
 from ...core.engines import EngineName
+from ...core.memory import keep_no_freed_memory
 from ...core.precision import Precision, resolve_precision
 from ...core.streaming.plan import Area, Plan
 from ...core.streaming.run import Job
