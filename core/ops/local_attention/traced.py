@@ -138,7 +138,8 @@ def _placed(out_BWHND: Tensor, cuts: Sequence[_Cut]) -> Tensor:
         t, i = cut.found // count, cut.found % count
         tile = t if tile is None else (tile[:, None] * tiles + t).flatten()
         inner = i if inner is None else (inner[:, None] * count + i).flatten()
-    assert tile is not None and inner is not None
+    assert tile is not None
+    assert inner is not None
     rows_BLHD = out_BWHND.transpose(2, 3).flatten(1, 2)
     return rows_BLHD.index_select(1, tile * out_BWHND.shape[3] + inner)
 
@@ -206,8 +207,8 @@ def _windows(rule: Window, size: int, device: torch.device) -> _Cut:
 def _runs(size: int, run: int, shifted: bool) -> int:
     """Return how many runs cover an axis, one more if they are shifted.
 
-    In one division: a product of sums, as the number of tiles of several axes would be else, is multiplied out by whoever compares
-    sizes, again and again.
+    In one division: a product of sums, as the number of tiles of several axes would be else, is multiplied out whenever sizes are
+    compared.
     """
     return (size + run * (2 if shifted else 1) - 1) // run
 
