@@ -139,8 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     page = [
         "# Exported models", "",
         f"Made by `python benchmarks/export.py --threads {args.threads}`: {machine(torch.device('cpu'))}, {told}.",
-        "Medians of runs in turn in one process. \"of geovit's\" is the time as a multiple of that of the package's own kernels: above",
-        "1 is slower. Errors are of ONNX Runtime and of OpenVINO, as shares of the largest value.", "", *HEAD,
+        "Medians of runs in turn in one process. \"of geovit's\" is the time as a multiple of that of the package's own kernels:",
+        "above 1 is slower. Errors are of ONNX Runtime and of OpenVINO, as shares of the largest value.", "", *HEAD,
     ]  # fmt: skip
     print("\n".join(page), flush=True)
     for line in rows([case for case in CASES if case.name in args.only], runs=args.runs, quick=args.quick):
