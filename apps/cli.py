@@ -46,7 +46,7 @@ COMMANDS = {
     "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images", cards=True),
     "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes"),
     "pretrain": Command(".foundation.pretraining.training:pretrain", "train an encoder on images of many sensors", "foundation"),
-    "embed": Command(".foundation.embedding_files:embed_files", "turn scenes of any sensor into rasters of features"),
+    "embed": Command(".foundation.embedding_files:embed_files", "turn scenes of any sensor into rasters of features", cards=True),
     "probe": Command(".foundation.probing.probe:probe", "measure what features of an encoder tell of land cover"),
     "fit hyperspectral": Command(".hyperspectral:fit_model", "fit a classifier to a labelled scene"),
     "evaluate hyperspectral": Command(".hyperspectral:evaluate", "measure classifiers on a labelled scene"),

@@ -77,7 +77,7 @@ def embed_files(
         max_memory: gigabytes (10^9 bytes) that the process may take at the most. Default: 4, or half of what is free if that is
             less.
         resume: go on with scenes that an earlier run left unfinished; results that are there already are passed over.
-        dask: compute tiles on local:N processes, or on the cluster of a scheduler, tcp://...
+        dask: compute the tiles on a Dask cluster: local:N for N processes here, or its address, tcp://...
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: auto, fp32, bf16 or fp16.
         overwrite: replace files that exist, and throw unfinished ones away.

@@ -112,10 +112,11 @@ def classify(
         report: also write SCENE_report.html, one file to look at: map over scene, areas, spectra, accuracy.
         vectorize: also write the polygons of the map to this GeoPackage (.gpkg) or GeoParquet file (.parquet), with their areas.
         plan: tell into how many parts the scene is cut, what memory, time and disk that takes, and write nothing.
-        max_memory: gigabytes (10^9 bytes) that the process may take at the most. Default: 4, or half of what is free.
+        max_memory: gigabytes (10^9 bytes) that the process may take at the most. Default: 4, or half of what is free if that is
+            less.
         resume: go on with a run that was cut off; if there is none, begin.
         dask: compute the parts on a Dask cluster: local:N for N processes here, or its address, tcp://...
-        overwrite: replace files that exist.
+        overwrite: replace files that exist, and throw an unfinished run away.
         recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit, encoder) or a YAML file.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: auto, fp32, bf16 or fp16.

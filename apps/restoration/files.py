@@ -84,7 +84,7 @@ def restore_files(
         bounds: of a GeoTIFF, the part to restore: left,bottom,right,top in its coordinates.
         plan: tell how many parts GeoTIFFs are cut into, and what memory, time and disk they take; write nothing.
         resume: go on with GeoTIFFs that an earlier run left unfinished; results that are there already are passed over.
-        dask: compute parts of GeoTIFFs on local:N processes, or on the cluster of a scheduler, tcp://...
+        dask: compute the parts of GeoTIFFs on a Dask cluster: local:N for N processes here, or its address, tcp://...
         overwrite: replace files that exist, and throw unfinished ones away.
         quality: of JPEG and WebP, 1 to 100.
         progress: show a progress bar.
