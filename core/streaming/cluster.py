@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -123,11 +124,16 @@ def _threads(client: Client) -> int:
 def _result(future: Future, part: Part, plan: Plan, writing: Writing) -> Any:
     made = Event()
     future.add_done_callback(lambda _: made.set())
-    while not made.wait(0.5):
+    # Lost is what a worker had made and took with it before it was fetched: Dask makes it again, and tells no callback.
+    while future.status in ("pending", "lost"):
+        if made.is_set():
+            time.sleep(0.1)
+        else:
+            made.wait(0.5)
         writing.check()
         _need_workers(future.client)
     writing.check()
-    if future.status in ("cancelled", "lost"):
+    if future.status == "cancelled":
         raise OSError(f"{future.client.scheduler.address}: the connection to the scheduler was lost")
     try:
         return future.result()
