@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,8 +152,16 @@ def test_workers_of_another_version_are_refused(scheduler, monkeypatch):
 def test_local_processes_lose_one_and_write_the_same_bytes(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     plan, kept, before, children = PLANS["bounded"], Kept(), set(threading.enumerate()), psutil.Process().children()
-    run_on_cluster(plan, Network(plan, deadly=str(tmp_path / "killed")), kept, "local:2")
-    assert (tmp_path / "killed").is_file()
+    killed = tmp_path / "killed"
+
+    def wait(done: int, _: int) -> None:
+        """Fetch nothing from the second part on until the worker is lost, with what it had made by then."""
+        while done == 2 and not killed.is_file():
+            time.sleep(0.05)
+        time.sleep(done == 2)
+
+    run_on_cluster(plan, Network(plan, deadly=str(killed)), kept, "local:2", tick=wait)
+    assert killed.is_file()
     assert kept.parts == here(plan)
     assert [path.name for path in tmp_path.iterdir()] == ["killed"], "nothing else is left"
     assert capfd.readouterr() == ("", "")
