@@ -211,6 +211,8 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
         elif (kind == Sequence[str] or (kind is not None and key == "--recipe")) and (equals or rest):
             value = value if equals else rest.pop(0)
             argument = f"{key}={_recipe_file(value) if key == '--recipe' else '[' + value.strip('[]') + ']'}"
+        elif kind is not None and not equals and rest and re.match(r"-\.?\d", rest[0]):
+            argument = f"{key}={rest.pop(0)}"  # --bounds -70.5,-33.6,-70.4,-33.5 is west and south, and no option
         elif gathering and argument == "--":
             words, rest = words + rest, []
             continue
