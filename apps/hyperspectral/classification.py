@@ -178,9 +178,6 @@ def classify(
     kinds = [kind for kind, asked in wanted.items() if asked]
     files = result_files(opened, out, kinds, (labels, model, encoder, mask), polygons=vectorize)
     folder = out / f".{stem_of(opened.path)}_classes.unfinished"
-    if not plan:
-        ready_folder(out, () if resume else files.values(), overwrite)
-
     if labels is not None:
         fitting = Fitting.of(opened, labels, recipe, base=base, field=field, classes=classes)
         approach = by_labels(target, fitting, base=base, adapters=adapters, seed=seed, progress=progress)
@@ -189,6 +186,8 @@ def classify(
     else:
         logger.warning("no labels and no model: this is an unsupervised map, its classes are groups of similar spectra")
         approach = by_clusters(target, clusters, seed=seed)
+    if not plan:
+        ready_folder(out, () if resume else files.values(), overwrite)
     if max_memory is not None:
         keep_no_freed_memory()  # what was asked for is kept to; without a limit, speed comes first
     parts, threads, memory = _parts(target, approach, max_memory, folder if resume else None)

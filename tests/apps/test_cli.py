@@ -327,7 +327,7 @@ CASES = {
     "missing labels": ("SCENE --labels {}/none_such.tif", "none_such.tif: no such file"),
     "labels no raster": ("SCENE --labels {}/text.tif", "text.tif: neither a raster nor a vector file"),
     "labels no vector": ("SCENE --labels {}/text.gpkg", "text.gpkg"),
-    "labels elsewhere": ("SCENE --labels {}/far.tif", "far.tif: labels in .* do not overlap the scene"),
+    "labels elsewhere": ("SCENE --labels {}/far.tif", "far.tif: no overlap of labels in .* with the scene"),
     "labels on nodata": ("SCENE --labels {}/outside.tif", "all 12 labelled pixels lie where the scene has no data"),
     "no labels": ("SCENE --labels {}/none.tif", "none.tif: no labelled pixel on the scene"),
     "one class": ("SCENE --labels {}/one.tif", r"the labels hold one class only \(class 7\)"),
