@@ -343,7 +343,7 @@ CASES = {
     "other model": ("SCENE --model {}/other.safetensors", "other.safetensors is not a model of `geovit classify`"),
     "model no model": ("SCENE --model {}/text.tif", "text.tif is not a whole safetensors file"),
     "labels and model": ("SCENE --labels LABELS --model MODEL", "both labels and a model were given"),
-    "out is a file": ("SCENE --out {}/file", "cannot make the folder .*file: File exists"),
+    "out is a file": ("SCENE --out {}/file", "cannot write .*file is not a folder"),
     "out below a file": ("SCENE --out {}/file/new", "cannot make the folder .*file/new: Not a directory"),
     "unknown device": ("SCENE --device tpu", "device is 'tpu', available here are auto, "),
     "unknown precision": ("SCENE --precision fp8", "fp8"),
