@@ -46,7 +46,7 @@ COMMANDS = {
     "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images", cards=True),
     "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes"),
     "pretrain": Command(".foundation.pretraining.training:pretrain", "train an encoder on images of many sensors", "foundation"),
-    "embed": Command(".foundation.embedding_files:embed_files", "turn scenes of any sensor into rasters of features"),
+    "embed": Command(".foundation.embedding_files:embed_files", "turn scenes of any sensor into rasters of features", cards=True),
     "probe": Command(".foundation.probing.probe:probe", "measure what features of an encoder tell of land cover"),
     "fit hyperspectral": Command(".hyperspectral:fit_model", "fit a classifier to a labelled scene"),
     "evaluate hyperspectral": Command(".hyperspectral:evaluate", "measure classifiers on a labelled scene"),
@@ -211,6 +211,8 @@ def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
         elif (kind == Sequence[str] or (kind is not None and key == "--recipe")) and (equals or rest):
             value = value if equals else rest.pop(0)
             argument = f"{key}={_recipe_file(value) if key == '--recipe' else '[' + value.strip('[]') + ']'}"
+        elif kind is not None and not equals and rest and re.match(r"-\.?\d", rest[0]):
+            argument = f"{key}={rest.pop(0)}"  # --bounds -70.5,-33.6,-70.4,-33.5 is west and south, and no option
         elif gathering and argument == "--":
             words, rest = words + rest, []
             continue

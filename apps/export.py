@@ -1,6 +1,5 @@
 """`geovit export`: a model of any application as a file for other programs, compared with PyTorch before it is kept."""
 
-import hashlib
 import logging
 import tempfile
 import time
@@ -18,6 +17,7 @@ from ..core.engines.engine import FORMAT
 from ..core.export import FILES, Checked, Exportable, bytes_per_position, check, trace, write_program
 from ..core.weights.store import load_state
 from ..datasets import check_writable
+from ..datasets.identity import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def export(
         "format": FORMAT,
         "geovit": __version__,
         **exportable.described(),
-        "source": {"name": (path or Path(model)).name, "sha256": None if path is None else _sha256(path)},
+        "source": {"name": (path or Path(model)).name, "sha256": None if path is None else sha256(path)},
         "bytes_per_position": bytes_per_position(exportable, program),
         "tolerance": tolerance,
     }
@@ -201,11 +201,3 @@ def _app_of(path: Path, *, segments: bool) -> str:
                     if kind.infer(state) is not None:
                         return app
     return "restoration"  # which says best what is wrong with a file
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..datasets.identity import files_of, identify
+from ..datasets.identity import differs, files_of
 from .cards import CARD, plain, versions
 
 logger = logging.getLogger(__name__)
@@ -139,8 +139,6 @@ def _differences(given: str, files: list[str], known: Any) -> list[str]:
         return [f"{given} consists of {len(files)} files instead of {len(known)}"]
     found = []
     for file, item in zip(files, known, strict=True):
-        size = Path(file).stat().st_size  # hashing takes a while: not where sizes tell
-        why = f"{size} bytes instead of {item.get('bytes')}" if size != item.get("bytes") else identify(file).differs(item)
-        if why:
+        if why := differs(file, item):
             found.append(f"{file}: {why}")
     return found

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from ..core.memory import memory_limit, peak_bytes, used_bytes
 from ..core.streaming.plan import Part, Plan
 from ..core.streaming.run import Finished, Job, Worker, one_thread_each, run
-from ..datasets.growing import GrowingRasters, Layer
+from ..datasets.growing import CACHE_BYTES, GrowingRasters, Layer
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
-_CACHE = "256"  # megabytes of pixels that GDAL keeps in a worker, for by itself it keeps a share of the machine's memory
+OF_THE_RUN = ("plan", "resume", "dask", "overwrite", "progress", "max_memory")  # parameters that do not decide the result
+
 _QUICK = 2.0  # seconds: a part that takes less is computed twice, because the first time pays for what is made once
 _OVERVIEWS = 4 / 3  # what a raster and its overviews take, of the raster alone
 _LOOKED_AT = 5  # parts that are tried for one with data
@@ -56,6 +58,23 @@ class Forecast:
         table.add_row("disk", f"{_size(self.work_bytes)} while it runs, about {_size(self.result_bytes)} of results")
         table.add_row("", "nothing was written")
         return table
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """What several runs would take, by scene."""
+
+    forecasts: dict[Path, Forecast]
+
+    def __rich__(self) -> "Group":
+        from rich.console import Group
+
+        return Group(*(part for source, told in self.forecasts.items() for part in (str(source), told)))
+
+
+def unfinished_folder(target: Path) -> Path:
+    """Return where an unfinished run keeps what it has, by its first result."""
+    return target.with_name(f".{target.name}.unfinished")
 
 
 def forecast(
@@ -253,7 +272,7 @@ def carried_out(
             else:
                 from ..core.streaming.cluster import run_on_cluster
 
-                run_on_cluster(plan, task, rasters, dask, environment={"GDAL_CACHEMAX": _CACHE}, tick=tick)
+                run_on_cluster(plan, task, rasters, dask, environment={"GDAL_CACHEMAX": str(CACHE_BYTES >> 20)}, tick=tick)
             rasters.translate(bar("files", 0, None))
         yield rasters
         rasters.publish()

@@ -3,10 +3,10 @@
 python benchmarks/scenes.py
 python benchmarks/scenes.py --only memory kills --scale 0.05 --folder /tmp
 
-Scenes are made for it, tiled, int16: 20,000 x 20,000 pixels of 4 bands, compressed, 4,000 x 4,000 of 200, plain, and 2,000 x 2,000 of
-200, compressed; they take 10 GB in --folder while it runs, and go with it. The model is a small
-spectral_swin of one member (16 channels; 3 or 12 principal components), fitted to a piece of each scene in a few steps: what is
-measured is what lies around it, and the cheaper the model, the harder that is. ``--scale`` shrinks both sides of all scenes.
+Scenes are made for it, tiled, int16: 20,000 x 20,000 pixels of 4 bands, compressed, 4,000 x 4,000 of 200, plain, and 2,000 x
+2,000 of 200, compressed; they take 10 GB in --folder while it runs, and go with it. The model is a small spectral_swin of one
+member (16 channels; 3 or 12 principal components), fitted to a piece of each scene in a few steps: what is measured is what
+lies around it, and the cheaper the model, the harder that is. ``--scale`` shrinks both sides of all scenes.
 
 memory      peak of the process (its largest resident set), for a quarter of each scene (half of its sides) and the whole
 throughput  pixels a second of the command, from the first part read to the last file made, beside those of the model alone on

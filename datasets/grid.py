@@ -97,7 +97,11 @@ class Grid:
         if not (box[0] <= ours[2] and box[2] >= ours[0] and box[1] <= ours[3] and box[3] >= ours[1]):
             theirs, own = ("(" + ", ".join(f"{x:.8g}" for x in b) + ")" for b in (box, ours))
             crs = self.crs.to_string() if self.crs else "map units"
-            raise ValueError(f"{name}: {what} in {theirs} do not overlap the scene in {own} (left, bottom, right, top; {crs})")
+            degrees = self.crs is not None and self.crs.is_projected and max(map(abs, box)) <= 360
+            hint = "; these look like degrees" if degrees else ""
+            raise ValueError(
+                f"{name}: no overlap of {what} in {theirs} with the scene in {own} (left, bottom, right, top; {crs}){hint}"
+            )
 
 
 def _apply(t: Affine, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:

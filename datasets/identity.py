@@ -43,14 +43,6 @@ class FileIdentity:
         """JSON of it."""
         return asdict(self)
 
-    def differs(self, known: Mapping[str, Any]) -> str:
-        """Tell in what its content differs from what ``as_dict`` once gave; empty if in nothing. Name and time do not matter."""
-        if self.bytes != known.get("bytes"):
-            return f"{self.bytes} bytes instead of {known.get('bytes')}"
-        if (self.method, self.digest) != (known.get("method"), known.get("digest")):
-            return "other content of the same size"
-        return ""
-
 
 def identify(file: str | Path) -> FileIdentity:
     """Return what tells one file from another: up to 256 MiB it is hashed whole, beyond that in pieces.
@@ -64,6 +56,22 @@ def identify(file: str | Path) -> FileIdentity:
     digest = sha256(path) if whole else _sampled(path, status.st_size)
     modified = datetime.fromtimestamp(status.st_mtime, timezone.utc).isoformat().replace("+00:00", "Z")
     return FileIdentity(str(file), status.st_size, modified, SHA256 if whole else SAMPLED, digest)
+
+
+def differs(file: str | Path, known: Mapping[str, Any]) -> str:
+    """Tell in what a file differs from what ``FileIdentity.as_dict`` once gave of it; empty if in nothing.
+
+    Name and time do not matter. Nothing is hashed where the size tells.
+
+    Raises:
+        FileNotFoundError, OSError: it cannot be read.
+    """
+    size = Path(file).stat().st_size
+    if size != known.get("bytes"):
+        return f"{size} bytes instead of {known.get('bytes')}"
+    found = identify(file)
+    same = (found.method, found.digest) == (known.get("method"), known.get("digest"))
+    return "" if same else "other content of the same size"
 
 
 def sha256(path: Path) -> str:

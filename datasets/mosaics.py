@@ -10,7 +10,18 @@ from rasterio.windows import Window
 
 from .grid import Grid
 from .handles import Handles
-from .raster import BandTags, Numbers, RasterSource, band_tags, data_file, gdal_numbers, grid_of, open_raster, require_whole
+from .raster import (
+    BandTags,
+    Numbers,
+    RasterSource,
+    band_tags,
+    data_file,
+    gdal_numbers,
+    grid_of,
+    open_raster,
+    require_real,
+    require_whole,
+)
 from .scene import Scene, scene_of
 
 _SHIFT_PX = 0.01  # by which grids may differ from whole pixels: coordinates in files are rounded
@@ -129,10 +140,7 @@ def open_mosaic(name: str, paths: Sequence[str]) -> Scene:
     files, places, good = [], [], None
     for path in map(data_file, paths):
         with open_raster(path) as src:
-            if src.count == 0 or any(dtype.startswith("complex") for dtype in src.dtypes):
-                raise ValueError(
-                    f"{path}: {src.count} bands of {', '.join(sorted(set(src.dtypes)))}, expected bands of real numbers"
-                )
+            require_real(path, src)
             require_whole(src)
             grid, tags = grid_of(src), band_tags(src)
             if not grid.georeferenced:

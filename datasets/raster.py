@@ -161,6 +161,7 @@ def data_file(path: str) -> str:
     )
 
 
+_WHOLE = 2**24  # float32 has every whole number below
 # Types whose values and nodata survive float32, so that nodata can be told from what was read.
 _EXACT_TYPES = ("uint8", "int8", "uint16", "int16", "float32")
 
@@ -236,8 +237,9 @@ def _same(pixels: NDArray[np.float32], nodata: float) -> NDArray[np.bool_]:
     """Where nodata is meant: numbers of float32 that are written as text may differ in the last two bits, as GDAL has it."""
     with np.errstate(over="ignore"):
         value = np.float32(nodata)
-    if not np.isfinite(value):
-        return np.asarray(pixels == value)  # NaN equals nothing here, and is found as what it is
+    # NaN equals nothing here, and is found as what it is; whole numbers are the same in every spelling.
+    if not np.isfinite(value) or (value == np.rint(value) and abs(value) < _WHOLE):
+        return np.asarray(pixels == value)
     return np.asarray(np.abs(pixels - value) <= 2 * np.spacing(np.abs(value)))
 
 
@@ -357,6 +359,12 @@ def _dataset_tag(src: DatasetReader, find: Callable[[dict[str, str]], str | None
         if value is not None:
             return value
     return None
+
+
+def require_real(path: str, src: DatasetReader) -> None:
+    """Raise a ValueError if a file that is one of several has no bands, or bands of complex numbers."""
+    if src.count == 0 or any(dtype.startswith("complex") for dtype in src.dtypes):
+        raise ValueError(f"{path}: {src.count} bands of {', '.join(sorted(set(src.dtypes)))}, expected bands of real numbers")
 
 
 def require_whole(src: DatasetReader) -> None:

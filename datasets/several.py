@@ -15,13 +15,19 @@ def named_files(source: str, joint: str) -> list[str] | None:
     """Return the files that a source names, sorted where a pattern names them; None if it is not several of this kind.
 
     What exists under just this name is one file.
+
+    Raises:
+        FileNotFoundError: some of the files are there, and others are not.
     """
     words = [word.strip() for word in source.split(joint)]
     if _there(source) or not all(words):
         return None
     if len(words) == 1 and not (joint == MOSAIC and _is_pattern(source) and STACK not in source):
         return None
-    if not all(_there(word) or _is_pattern(word) or "://" in word for word in words):
+    missing = [word for word in words if not (_there(word) or _is_pattern(word) or "://" in word)]
+    if missing and len(missing) < len(words):
+        raise FileNotFoundError(f"{source}: no such file as {missing[0]}")
+    if missing:
         return None
     found: list[str] = []
     for word in words:

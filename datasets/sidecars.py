@@ -45,8 +45,12 @@ def beside(sidecar: Path, name: str) -> Path:
     return path
 
 
-def linked(sidecar: Path, href: str) -> str:
+def linked(sidecar: Path | str, href: str) -> str:
     """What GDAL is to open for a link in a sidecar: an address on the web or in an object store, or a file in its folder.
+
+    Args:
+        sidecar: a file, or the URL of one, which may name no file of this machine.
+        href: the link, as an absolute one where the sidecar is remote.
 
     Raises:
         ValueError: a file elsewhere, a VRT (which may name files elsewhere), or a way of GDAL's to name other things.
@@ -58,6 +62,8 @@ def linked(sidecar: Path, href: str) -> str:
     scheme = urlsplit(href).scheme.lower() if "://" in href else ""
     if scheme in _REMOTE:
         return href
+    if isinstance(sidecar, str):
+        raise ValueError(f"{sidecar}: names {href[:200]!r}, expected an address of {', '.join(_REMOTE)}, as its own is one")  # noqa: TRY004
     if scheme == "file":
         href = unquote(urlsplit(href).path)
     elif scheme or href.startswith("/vsi") or re.match(r"\s*<|[A-Za-z0-9_]{2,}:", href):

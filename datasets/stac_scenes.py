@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.error import HTTPError, URLError
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from .handles import Handles
 from .raster import BandTags, Numbers, RasterSource, gdal_numbers, grid_of, open_raster
 from .scene import Scene, scene_of
+from .sidecars import linked
 from .stacks import Piece, StackSource, stack_grid
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _LARGEST = 2**24  # bytes of an item: real ones have some tens of thousands
 _WAIT = 60  # seconds for a server's answer
-_REMOTE = ("http", "https", "s3", "gs")
 _OPEN = 16  # files that stay open between reads
 
 
@@ -64,7 +64,7 @@ def open_item(source: str) -> Scene:
         raise ValueError(f"{source}: none of its assets is a raster: {', '.join(item.assets) or 'there are none'}")
     handles, pieces, grids, numbers = Handles(_OPEN), [], {}, []
     for band in told:
-        path = _place(source, band.asset, band.href)
+        path = _place(source, band)
         with open_raster(path) as src:
             if band.number > src.count or src.dtypes[band.number - 1].startswith("complex"):
                 raise ValueError(f"{source}: band {band.number} of asset {band.asset} is not there, or not of real numbers")
@@ -140,23 +140,9 @@ def _read(source: str) -> "pystac.Item":
         raise ValueError(f"{source}: no STAC item ({error!r})") from error
 
 
-def _place(source: str, asset: str, href: str) -> str:
-    """Where an asset lies, if it may be read there."""
-    where = f"{source}: asset {asset} at {href[:200]}"
-    scheme = urlsplit(href).scheme.lower()
-    if scheme in _REMOTE:
-        return href
-    if "\0" in href or href.startswith("/vsi") or len(scheme) > 1:
-        raise ValueError(f"{where}: expected a path in the item's folder, or a URL of {', '.join(_REMOTE)}")
-    if _is_url(source):
-        if href.startswith("/"):
-            raise ValueError(f"{where}: a path on this machine, in an item from elsewhere")
-        return urljoin(source, href)
-    folder = Path(source).absolute().parent
-    path = Path(href) if Path(href).is_absolute() else folder / href
-    parts = [part for part in path.parts if part != "."]
-    if ".." in parts or not path.is_relative_to(folder) or path.suffix.lower() == ".vrt":
-        raise ValueError(f"{where}: expected a raster in the item's folder {folder}, or a URL")
-    if not path.is_file():
-        raise FileNotFoundError(f"{where}: no such file")
-    return str(path)
+def _place(source: str, band: "Told") -> str:
+    """Where the asset of a band lies, if it may be read there."""
+    place = linked(source if _is_url(source) else Path(source), band.href)
+    if "://" not in place and not place.startswith("/vsi") and not Path(place).is_file():
+        raise FileNotFoundError(f"{source}: asset {band.asset} at {place}: no such file")
+    return place

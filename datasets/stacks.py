@@ -10,7 +10,18 @@ from rasterio.windows import Window
 
 from .grid import Grid
 from .handles import Handles
-from .raster import BandTags, Numbers, RasterSource, band_tags, data_file, gdal_numbers, grid_of, open_raster, require_whole
+from .raster import (
+    BandTags,
+    Numbers,
+    RasterSource,
+    band_tags,
+    data_file,
+    gdal_numbers,
+    grid_of,
+    open_raster,
+    require_real,
+    require_whole,
+)
 from .scene import BandSource, Scene, scene_of
 
 _EDGE_PX = 1e-6  # pixel centres that lie on an edge but for rounding belong to the pixel behind it
@@ -123,10 +134,7 @@ def open_stack(name: str, paths: Sequence[str]) -> Scene:
     handles, pieces, grids, found, numbers = Handles(_OPEN), [], {}, [], []
     for path in map(data_file, paths):
         with open_raster(path) as src:
-            if src.count == 0 or any(dtype.startswith("complex") for dtype in src.dtypes):
-                raise ValueError(
-                    f"{path}: {src.count} bands of {', '.join(sorted(set(src.dtypes)))}, expected bands of real numbers"
-                )
+            require_real(path, src)
             require_whole(src)
             source = RasterSource.of(path, src, handles)
             grids[path] = grid_of(src)

@@ -102,7 +102,7 @@ def _widths(where: str, array: Any, beside: Any, count: int, centres: np.ndarray
     if found is None or centres is None:
         return None
     values, unit = found
-    # Without a unit of their own, widths are in that of the centres, which is told here by their ratio to nanometres.
+    # Without a unit: hardly a band is wider than a micrometre, or narrower than a nanometre.
     if unit is None:
         return values if np.nanmedian(values) >= 1 else values * 1000
     return to_nm(values.tolist(), None, unit, where)[0]

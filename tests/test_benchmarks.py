@@ -282,3 +282,13 @@ def test_scenes_larger_than_memory_are_of_one_pattern_and_missed_bars_are_told(t
     lines = module.page({"kills": [module.Row("bytes", "19 of 20", "all", False)]}, "Made today.").splitlines()
     assert lines[-1] == "| bytes | 19 of 20 | all | **no** |"
     del sys.modules[spec.name]
+
+
+def test_exported_models_are_timed_with_their_errors(tmp_path, capsys):
+    module, out = load("export"), tmp_path / "page.md"
+    arguments = ["--quick", "--runs", "1", "--threads", str(torch.get_num_threads()), "--out", str(out)]
+    assert module.main([*arguments, "--only", "compact x2"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert line[:2] == ["| compact x2", "1 x 3 x 16 x 16"]
+    assert [float(error) < 1e-5 for error in line[7:9]] == [True, True]
+    assert not out.exists()

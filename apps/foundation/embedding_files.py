@@ -10,24 +10,11 @@ from rich.console import Group
 from ...core.precision import Precision
 from ...core.sensors.model import model_file
 from ...datasets import check_writable
-from ..streaming import Forecast
+from ..streaming import OF_THE_RUN, Planned, unfinished_folder
 from .embedder import Tiling
 from .features import LAST
-from .raster_runs import DType, ModelUse, SceneRun, Streaming, unfinished_folder
+from .raster_runs import DType, ModelUse, SceneRun, Streaming
 from .scenes import open_sensor_scene
-
-_OF_THE_RUN = ("plan", "resume", "dask", "overwrite", "progress", "max_memory")  # parameters that do not decide the result
-
-
-@dataclass(frozen=True, eq=False)
-class Planned:
-    """What embedding would take, by scene."""
-
-    forecasts: dict[Path, Forecast]
-
-    def __rich__(self) -> Group:
-        """A table for each scene."""
-        return Group(*(part for source, told in self.forecasts.items() for part in (str(source), told)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +67,7 @@ def embed_files(
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         out: folder to write to, made if there is none. Default: beside each scene.
         layer: depth of the features: last, a number of blocks, several joined by commas, or all.
-        dtype: float16 (as Float32 of 16 bits, which every GDAL reads), float32, or int8 with a scale for each band.
+        dtype: float16 (as Float32 of values that were rounded to 16 bits), float32, or int8 with a scale for each band.
         pca: write NAME_pca.tif, too, the first three principal components as colours, and NAME_pca.png of them to look at.
         tiling: how scenes are cut.
         bounds: the part of the scenes to embed: left,bottom,right,top in their coordinates; widened to whole tokens. Features are
@@ -90,7 +77,7 @@ def embed_files(
         max_memory: gigabytes (10^9 bytes) that the process may take at the most. Default: 4, or half of what is free if that is
             less.
         resume: go on with scenes that an earlier run left unfinished; results that are there already are passed over.
-        dask: compute tiles on local:N processes, or on the cluster of a scheduler, tcp://...
+        dask: compute the tiles on a Dask cluster: local:N for N processes here, or its address, tcp://...
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: auto, fp32, bf16 or fp16.
         overwrite: replace files that exist, and throw unfinished ones away.
@@ -103,7 +90,7 @@ def embed_files(
         ValueError: anything wrong with the input; one line that says what was given and what is allowed.
         OSError: a file is missing, or cannot be written.
     """
-    parameters = {name: value for name, value in locals().items() if name not in _OF_THE_RUN}
+    parameters = {name: value for name, value in locals().items() if name not in OF_THE_RUN}
     started = time.perf_counter()
     if not scenes:
         raise ValueError("no scene given")

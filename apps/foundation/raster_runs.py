@@ -18,7 +18,7 @@ from ...datasets.areas import AreaMask, window_of
 from ...datasets.growing import GrowingRasters, Layer
 from ...datasets.identity import files_of, identify, sha256
 from ..cards import RunFacts, write_run_card, write_stac_item
-from ..streaming import Forecast, carried_out, compute_threads, forecast
+from ..streaming import Forecast, carried_out, compute_threads, forecast, unfinished_folder
 from .components import Components, write_picture
 from .embedder import Embedder, Tiling, evaluating, prepare
 from .embedding import token_grid
@@ -87,11 +87,6 @@ class EmbedJob:
             self.here = self.use.load()
             prepare(self.here.model, self.here.device)
         return PartEmbedder(self.here, self.opened, self.mask, self.corner)
-
-
-def unfinished_folder(target: Path) -> Path:
-    """Return where an unfinished run keeps what it has."""
-    return target.with_name(f".{target.name}.unfinished")
 
 
 class SceneRun:

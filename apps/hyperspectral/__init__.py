@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .arrays import classify_array
-    from .classification import classify, fit_model
+    from .classification import classify
     from .evaluation import Evaluation, evaluate
+    from .fitting import fit_model
     from .mapping import Prediction, predict
     from .model import Classifier, load_classifier
     from .recipe import Recipe, named_recipe
@@ -34,8 +35,9 @@ __all__ = [
 
 _MODULES = {
     "arrays": ("classify_array",),
-    "classification": ("classify", "fit_model"),
+    "classification": ("classify",),
     "evaluation": ("Evaluation", "evaluate"),
+    "fitting": ("fit_model",),
     "mapping": ("Prediction", "predict"),
     "model": ("Classifier", "load_classifier"),
     "recipe": ("Recipe", "named_recipe"),

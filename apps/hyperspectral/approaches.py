@@ -52,7 +52,7 @@ class Approach:
         bands: that it reads.
         names: of these, for a model.
         channels: that it makes of each pixel.
-        window, halo: see ``mapping.Teller``.
+        halo: see ``working.Teller``.
         identity: what decides the result beside the scene and its area; JSON.
         device: that computes.
         first: what comes before the map, for ``--plan``; empty if nothing does.
@@ -65,7 +65,6 @@ class Approach:
     cost: Cost
     bands: int
     channels: int
-    window: int
     halo: int
     identity: Mapping[str, Any]
     device: torch.device
@@ -158,7 +157,6 @@ def by_clusters(target: Target, clusters: int, *, seed: int) -> Approach:
         cost=cost_of_groups(scene.num_bands, clusters),
         bands=scene.num_bands,
         channels=1,
-        window=1,
         halo=0,
         identity={"clusters": clusters},
         device=torch.device("cpu"),
@@ -194,7 +192,6 @@ def _of_model(
         bands=model.info.bands,
         names=tuple(names),
         channels=3,
-        window=model.window,
         halo=model.halo,
         identity=json.loads(json.dumps(identity | settings)),
         device=target.device,

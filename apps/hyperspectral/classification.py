@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -13,10 +13,11 @@ from typing import Any
 
 from ...core.device import resolve_device
 from ...core.engines import EngineName
+from ...core.memory import keep_no_freed_memory
 from ...core.precision import Precision, resolve_precision
 from ...core.streaming.plan import Area, Plan
 from ...core.streaming.run import Job
-from ...datasets import AreaMask, atomic, open_scene, window_of, write_text_atomic
+from ...datasets import AreaMask, open_scene, window_of, write_text_atomic
 from ...datasets.growing import GrowingRasters
 from ...datasets.several import stem_of
 from ...datasets.vectorizing import vectorize as write_polygons
@@ -111,10 +112,11 @@ def classify(
         report: also write SCENE_report.html, one file to look at: map over scene, areas, spectra, accuracy.
         vectorize: also write the polygons of the map to this GeoPackage (.gpkg) or GeoParquet file (.parquet), with their areas.
         plan: tell into how many parts the scene is cut, what memory, time and disk that takes, and write nothing.
-        max_memory: gigabytes (10^9 bytes) that the process may take at the most. Default: 4, or half of what is free.
+        max_memory: gigabytes (10^9 bytes) that the process may take at the most. Default: 4, or half of what is free if that is
+            less.
         resume: go on with a run that was cut off; if there is none, begin.
         dask: compute the parts on a Dask cluster: local:N for N processes here, or its address, tcp://...
-        overwrite: replace files that exist.
+        overwrite: replace files that exist, and throw an unfinished run away.
         recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit, encoder) or a YAML file.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: auto, fp32, bf16 or fp16.
@@ -138,6 +140,10 @@ def classify(
         raise ValueError("probabilities need labels or a model: groups of similar spectra have none")
     if engine is not None and model is None:
         raise ValueError(f"engine {engine} runs an exported model, but none was given (--model)")
+    if labels is None and (lora_rank is not None or freeze or full or adapters):
+        raise ValueError("lora_rank, freeze, full and adapters are said of a fit to labels, but none were given")
+    if encoder is not None and labels is None and model is None:
+        raise ValueError("an encoder alone makes no map: give labels, or the adapters (--model) that belong to it")
     if not 2 <= clusters <= 255:
         raise ValueError(f"clusters is {clusters}, allowed are 2..255")
     started = time.perf_counter()
@@ -155,10 +161,6 @@ def classify(
     )
     if labels is not None:
         recipe, base = adapting(recipe, encoder, lora_rank=lora_rank, freeze=freeze, full=full, adapters=adapters)
-    elif lora_rank is not None or freeze or full or adapters:
-        raise ValueError("lora_rank, freeze, full and adapters are said of a fit to labels, but none were given")
-    elif encoder is not None and model is None:
-        raise ValueError("an encoder alone makes no map: give labels, or the adapters (--model) that belong to it")
     else:
         base = None if encoder is None else read_encoder(encoder)
     wanted = {
@@ -176,9 +178,6 @@ def classify(
     kinds = [kind for kind, asked in wanted.items() if asked]
     files = result_files(opened, out, kinds, (labels, model, encoder, mask), polygons=vectorize)
     folder = out / f".{stem_of(opened.path)}_classes.unfinished"
-    if not plan:
-        ready_folder(out, () if resume else files.values(), overwrite)
-
     if labels is not None:
         fitting = Fitting.of(opened, labels, recipe, base=base, field=field, classes=classes)
         approach = by_labels(target, fitting, base=base, adapters=adapters, seed=seed, progress=progress)
@@ -187,6 +186,10 @@ def classify(
     else:
         logger.warning("no labels and no model: this is an unsupervised map, its classes are groups of similar spectra")
         approach = by_clusters(target, clusters, seed=seed)
+    if not plan:
+        ready_folder(out, () if resume else files.values(), overwrite)
+    if max_memory is not None:
+        keep_no_freed_memory()  # what was asked for is kept to; without a limit, speed comes first
     parts, threads, memory = _parts(target, approach, max_memory, folder if resume else None)
     layers = layers_of(files, grid_of_area(opened, target.wanted.area), approach.classes)
     if plan:
@@ -225,23 +228,29 @@ def classify(
             confidence=summed(rasters.facts, "confidence"), hectares=summed(rasters.facts, "hectares"),
             map_file=rasters.raster(MAP), report=noted,
         )  # fmt: skip
-        for kind, name in (("model", MODEL), ("adapters", ADAPTERS)):
-            if kind in files:
-                shutil.copyfile(rasters.keep(name), rasters.other(kind))
-        if quicklook:
-            mapped.write_quicklook(rasters.other("quicklook"))
-        if vectorize is not None:
-            traced = time.perf_counter()
-            write_polygons(rasters.raster(MAP), rasters.other(POLYGONS), approach.classes, overwrite=True)
-            noted["polygons_seconds"] = round(time.perf_counter() - traced, 2)
-        noted["classes"] = mapped.areas()
-        noted["seconds"] = round(time.perf_counter() - started, 2)
-        noted["files"] = {kind: str(path) for kind, path in files.items()}
-        if report:
-            write_page(rasters.other("page"), mapped)
-        write_text_atomic(rasters.other("report"), json.dumps(noted, indent=2, ensure_ascii=False) + "\n", overwrite=True)
+        _write_others(rasters, files, mapped, started)
         write_beside(rasters, files, mapped, approach, parameters)
     return Classification(files, noted)
+
+
+def _write_others(rasters: GrowingRasters, files: Mapping[str, Path], mapped: Mapped, started: float) -> None:
+    """Write what is made of the map and the model, and at last the report, which tells of all of it."""
+    noted = mapped.report
+    for kind, name in (("model", MODEL), ("adapters", ADAPTERS)):
+        if kind in files:
+            shutil.copyfile(rasters.keep(name), rasters.other(kind))
+    if "quicklook" in files:
+        mapped.write_quicklook(rasters.other("quicklook"))
+    if POLYGONS in files:
+        traced = time.perf_counter()
+        write_polygons(mapped.map_file, rasters.other(POLYGONS), mapped.classes, overwrite=True)
+        noted["polygons_seconds"] = round(time.perf_counter() - traced, 2)
+    noted["classes"] = mapped.areas()
+    noted["seconds"] = round(time.perf_counter() - started, 2)
+    noted["files"] = {kind: str(path) for kind, path in files.items()}
+    if "page" in files:
+        write_page(rasters.other("page"), mapped)
+    write_text_atomic(rasters.other("report"), json.dumps(noted, indent=2, ensure_ascii=False) + "\n", overwrite=True)
 
 
 def _parts(target: Target, approach: Approach, max_memory: float | None, unfinished: Path | None) -> tuple[Plan, int, float]:
@@ -260,70 +269,3 @@ def _parts(target: Target, approach: Approach, max_memory: float | None, unfinis
         unfinished=unfinished,
     )  # fmt: skip
     return Plan(image=shape, area=target.wanted.area, side=side, multiple=cell), threads, needs(side, threads)
-
-
-def fit_model(
-    scene: str,
-    labels: str,
-    *,
-    field: str | None = None,
-    classes: Path | None = None,
-    encoder: Path | None = None,
-    lora_rank: int | None = None,
-    freeze: bool = False,
-    full: bool = False,
-    adapters: bool = False,
-    out: Path = Path(),
-    overwrite: bool = False,
-    recipe: Recipe = DEFAULT_RECIPE,
-    device: str = "auto",
-    precision: Precision = "auto",
-    seed: int = 0,
-    progress: bool = False,
-) -> Classification:
-    """Fit a classifier to the labels of a scene, without mapping it.
-
-    Written are SCENE_model.safetensors, for `geovit classify --model`, and SCENE_report.json.
-
-    Args:
-        scene: as in `geovit classify`.
-        labels: as in `geovit classify`.
-        field: attribute of the vector labels that holds the class.
-        classes: CSV file with value,name,#rrggbb of the classes.
-        encoder: as in `geovit classify`.
-        lora_rank: as in `geovit classify`.
-        freeze: as in `geovit classify`.
-        full: as in `geovit classify`.
-        adapters: as in `geovit classify`.
-        out: folder to write to, made if there is none.
-        overwrite: replace files that exist.
-        recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit, encoder) or a YAML file.
-        device: auto, cpu, cuda, cuda:1 or mps.
-        precision: auto, fp32, bf16 or fp16.
-        seed: of all random choices.
-        progress: show progress bars.
-
-    Returns:
-        Paths of the files written and the report.
-
-    Raises:
-        ValueError: anything wrong with the input, in one line.
-        OSError: a file is missing, or cannot be written.
-    """
-    on = resolve_device(device)
-    dtype = resolve_precision(precision, on)
-    opened = open_scene(scene)
-    recipe, base = adapting(recipe, encoder, lora_rank=lora_rank, freeze=freeze, full=full, adapters=adapters)
-    kinds = ["model", "adapters", "report"] if adapters else ["model", "report"]
-    files = result_files(opened, Path(out), kinds, (labels, encoder))
-    ready_folder(Path(out), files.values(), overwrite)
-    fitting = Fitting.of(opened, labels, recipe, base=base, field=field, classes=classes)
-    model, facts = fitting.fit(seed=seed, device=on, precision=dtype, progress=progress)
-    report = describe(opened, seed) | facts | {"method": recipe.network, "device": str(on), "seconds": facts["fit_seconds"]}
-    with ExitStack() as stack:  # the files appear under their names when all of them are whole
-        at = {kind: stack.enter_context(atomic(path, overwrite)) for kind, path in files.items()}
-        model.cpu().save(at["model"])
-        if "adapters" in at:
-            model.save_adapters(at["adapters"], model.adapters())
-        write_text_atomic(at["report"], json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    return Classification(files, report)

@@ -20,7 +20,7 @@ _PLACES = 64
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Groups around centres: a teller, see ``mapping.Teller``. The first group is the brightest.
+    """Groups around centres: a teller, see ``working.Teller``. The first group is the brightest.
 
     Args:
         mean, std: float32 (bands,), of the spectra.

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import numpy as np
 import torch
 
 from ... import __version__
+from ...core.device import resolve_device
+from ...core.precision import Precision, resolve_precision
 from ...core.sensors.model import FoundationModel
-from ...datasets import Scene, atomic, read_labels, write_text_atomic
+from ...datasets import Scene, atomic, open_scene, read_labels, write_text_atomic
+from .adaptation import adapting
 from .encoder_network import SceneEncoder, encoder_for
 from .model import Classifier, ModelInfo
-from .recipe import Recipe
+from .recipe import DEFAULT_RECIPE, Recipe
+from .results import Classification, describe, ready_folder, result_files
 from .samples import LabelledScene
 from .training import fit, tiling
 
@@ -118,3 +123,70 @@ class Fitting:
                 model.save_adapters(file, model.adapters())
         write_text_atomic(facts_file, json.dumps(facts), overwrite=True)
         return facts
+
+
+def fit_model(
+    scene: str,
+    labels: str,
+    *,
+    field: str | None = None,
+    classes: Path | None = None,
+    encoder: Path | None = None,
+    lora_rank: int | None = None,
+    freeze: bool = False,
+    full: bool = False,
+    adapters: bool = False,
+    out: Path = Path(),
+    overwrite: bool = False,
+    recipe: Recipe = DEFAULT_RECIPE,
+    device: str = "auto",
+    precision: Precision = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> Classification:
+    """Fit a classifier to the labels of a scene, without mapping it.
+
+    Written are SCENE_model.safetensors, for `geovit classify --model`, and SCENE_report.json.
+
+    Args:
+        scene: as in `geovit classify`.
+        labels: as in `geovit classify`.
+        field: attribute of the vector labels that holds the class.
+        classes: CSV file with value,name,#rrggbb of the classes.
+        encoder: as in `geovit classify`.
+        lora_rank: as in `geovit classify`.
+        freeze: as in `geovit classify`.
+        full: as in `geovit classify`.
+        adapters: as in `geovit classify`.
+        out: folder to write to, made if there is none.
+        overwrite: replace files that exist.
+        recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit, encoder) or a YAML file.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        precision: auto, fp32, bf16 or fp16.
+        seed: of all random choices.
+        progress: show progress bars.
+
+    Returns:
+        Paths of the files written and the report.
+
+    Raises:
+        ValueError: anything wrong with the input, in one line.
+        OSError: a file is missing, or cannot be written.
+    """
+    on = resolve_device(device)
+    dtype = resolve_precision(precision, on)
+    opened = open_scene(scene)
+    recipe, base = adapting(recipe, encoder, lora_rank=lora_rank, freeze=freeze, full=full, adapters=adapters)
+    kinds = ["model", "adapters", "report"] if adapters else ["model", "report"]
+    files = result_files(opened, Path(out), kinds, (labels, encoder))
+    ready_folder(Path(out), files.values(), overwrite)
+    fitting = Fitting.of(opened, labels, recipe, base=base, field=field, classes=classes)
+    model, facts = fitting.fit(seed=seed, device=on, precision=dtype, progress=progress)
+    report = describe(opened, seed) | facts | {"method": recipe.network, "device": str(on), "seconds": facts["fit_seconds"]}
+    with ExitStack() as stack:  # the files appear under their names when all of them are whole
+        at = {kind: stack.enter_context(atomic(path, overwrite)) for kind, path in files.items()}
+        model.cpu().save(at["model"])
+        if "adapters" in at:
+            model.save_adapters(at["adapters"], model.adapters())
+        write_text_atomic(at["report"], json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    return Classification(files, report)

@@ -15,8 +15,7 @@ from ...core.engines import EngineName
 from ...core.memory import forward_bytes
 from ...core.precision import autocast
 from ...core.streaming.plan import Area, Plan
-from ...core.streaming.run import run
-from ...core.streaming.writing import Finished
+from ...core.streaming.run import Finished, Ready, run
 from ...datasets import Scene
 from .adaptation import read_encoder
 from .model import Classifier, load_classifier
@@ -128,16 +127,6 @@ class MapJob:
         return SceneWorker(scene, teller, self.wanted, cell=self.cell, values=values)
 
 
-@dataclass(frozen=True, eq=False)
-class _Ready:
-    """A job whose worker is there already."""
-
-    worker: SceneWorker
-
-    def open(self) -> SceneWorker:
-        return self.worker
-
-
 class MapInMemory:
     """A sink that holds class positions (H, W), -1 where nodata, and probabilities (2, H, W), NaN where nodata."""
 
@@ -162,7 +151,7 @@ def map_in_memory(
     wanted = Wanted.all_of(scene, probabilities=teller.channels > 1)
     plan = Plan(image=scene.grid.shape, area=wanted.area, side=max(256 // cell, 1) * cell, multiple=cell)
     sink = MapInMemory(scene.grid.shape)
-    run(plan, _Ready(SceneWorker(scene, teller, wanted, cell=cell, values=range(1, classes + 1))), sink, tick=tick)
+    run(plan, Ready(SceneWorker(scene, teller, wanted, cell=cell, values=range(1, classes + 1))), sink, tick=tick)
     return sink
 
 

@@ -29,6 +29,8 @@ def read_padded(scene: Scene, row: int, column: int, height: int, width: int) ->
     """Pixels (bands, height, width) of any rectangle; what lies outside the scene is NaN, as nodata is."""
     top, bottom = max(row, 0), min(row + height, scene.grid.height)
     left, right = max(column, 0), min(column + width, scene.grid.width)
+    if (bottom - top, right - left) == (height, width):
+        return scene.read(Window(left, top, width, height))
     values = np.full((scene.num_bands, height, width), np.nan, dtype=np.float32)
     if top < bottom and left < right:
         part = scene.read(Window(left, top, right - left, bottom - top))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.streaming.plan import Area, Part
-from ...core.streaming.writing import Finished
+from ...core.streaming.run import Finished
 from ...datasets import AreaMask, Scene
 from ...datasets.hectares import row_hectares
 from .samples import read_padded

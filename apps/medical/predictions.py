@@ -1,6 +1,5 @@
 """Where predicted label maps come from: files, or a model that segments cases."""
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from ...datasets.cases import (
     read_split,
     split_digest,
 )
+from ...datasets.identity import sha256
 from .model import Segmenter
 from .plan import Target
 from .progress import Bar
@@ -120,7 +120,7 @@ class SegmentedCases:
         return {
             "model": {
                 "file": self.path.name,
-                "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest(),
+                "sha256": sha256(self.path),
                 **({"merging_order": order} if order else {}),
             },
             "fold": self.fold,

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.device import resolve_device
+from ...core.engines import EngineName
 from ...core.memory import peak_bytes
 from ...core.precision import Precision, resolve_precision
 from ...datasets import check_writable
@@ -55,6 +56,7 @@ def segment(
     model: str | Path | Segmenter,
     plan: str | Path | Plan | None = None,
     merging_order: MergingOrder | None = None,
+    engine: EngineName | None = None,
     affine: NDArray[np.floating] | None = None,
     probabilities: Literal[False] = False,
     out: str | Path | None = None,
@@ -75,6 +77,7 @@ def segment(
     model: str | Path | Segmenter,
     plan: str | Path | Plan | None = None,
     merging_order: MergingOrder | None = None,
+    engine: EngineName | None = None,
     affine: NDArray[np.floating] | None = None,
     probabilities: Literal[True],
     out: str | Path | None = None,
@@ -94,6 +97,7 @@ def segment(
     model: str | Path | Segmenter,
     plan: str | Path | Plan | None = None,
     merging_order: MergingOrder | None = None,
+    engine: EngineName | None = None,
     affine: NDArray[np.floating] | None = None,
     probabilities: bool = False,
     out: str | Path | None = None,
@@ -110,10 +114,11 @@ def segment(
     Args:
         image: a NIfTI or NRRD file; the folder of a DICOM series; a list of these, one for each channel of the model; a
             ``Volume`` of ``geovit.datasets.volumes``; or an array (i, j, k) or (channels, i, j, k), which needs ``affine``.
-        model: the folder or a file that ``geovit fit medical`` wrote, a checkpoint of MONAI's Swin UNETR with a plan, or what
-            ``open_segmenter`` made of either.
+        model: the folder or a file that ``geovit fit medical`` wrote, a checkpoint of MONAI's Swin UNETR with a plan, a file of
+            `geovit export`, or what ``open_segmenter`` made of any.
         plan: of a checkpoint: "btcv", "brats21", a YAML or JSON file, or a plan.
         merging_order: of a checkpoint that does not tell it: "legacy" if it was trained with MONAI before 1.5, else "fixed".
+        engine: runtime of a model that `geovit export` wrote: onnx or openvino, on the CPU in fp32. Default: the one of its file.
         affine: (4, 4), from the indices of an array to millimetres to the right, front and top of the patient (RAS+).
         probabilities: also return the probability of each class (background first) or region; takes memory for all of them.
         out: label map to write: .nii.gz, .nii, .nrrd, or .dcm (DICOM-SEG) for a DICOM series.
@@ -135,9 +140,9 @@ def segment(
     """
     if out is not None:
         check_writable([out], overwrite)
-    if isinstance(model, Segmenter) and (plan is not None or merging_order is not None):
-        raise ValueError("plan and merging_order are of a checkpoint that is read here: leave them out")
-    segmenter = model if isinstance(model, Segmenter) else open_segmenter(model, plan, merging_order)
+    if isinstance(model, Segmenter) and any(given is not None for given in (plan, merging_order, engine)):
+        raise ValueError("plan, merging_order and engine are of a file that is read here: leave them out")
+    segmenter = model if isinstance(model, Segmenter) else open_segmenter(model, plan, merging_order, engine)
     segmentation = Segmentation(
         segmenter, device=device, precision=precision, overlap=overlap, mirror=mirror, max_memory=max_memory
     )

@@ -1,6 +1,5 @@
 """`geovit evaluate restoration`: PSNR and SSIM of a network next to bicubic, with the protocol beside the figures."""
 
-import hashlib
 import json
 import math
 import time
@@ -18,6 +17,7 @@ from ... import __version__
 from ...core.device import resolve_device
 from ...core.precision import Precision, autocast
 from ...datasets import check_writable, write_text_atomic
+from ...datasets.identity import sha256
 from ...datasets.images import open_image
 from ...datasets.pairs import ImagePair, find_pairs, fitting
 from .metrics import psnr, ssim, to_uint8
@@ -252,7 +252,7 @@ class _Network:
         assert file is not None
         return {
             "architecture": self.restorer.architecture.official,
-            "weights": {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
+            "weights": {"file": file.name, "sha256": sha256(file)},
             "tile": {"side": self.tiler.tile, "overlap": self.tiler.shared} if self.tiler else "whole image",
             "filled_up": f"to multiples of {self.network.multiple} by {self.network.fill}" if self.network.multiple > 1 else None,
             "precision": str(self.dtype).removeprefix("torch."),

@@ -14,26 +14,13 @@ from ...core.memory import keep_no_freed_memory
 from ...core.precision import Precision
 from ...datasets import check_writable
 from ...datasets.images import check_format, find_images, open_geotiff, open_image, output_paths, write_image
-from ..streaming import Forecast
+from ..streaming import OF_THE_RUN, Planned, unfinished_folder
 from .models import open_restorer
 from .progress import progress_bar
-from .rasters import RasterRun, Streaming, unfinished_folder
+from .rasters import RasterRun, Streaming
 from .restoration import Range, Restoration
 
 logger = logging.getLogger(__name__)
-
-_OF_THE_RUN = ("plan", "resume", "dask", "overwrite", "progress", "max_memory")  # parameters that do not decide the result
-
-
-@dataclass(frozen=True, eq=False)
-class Planned:
-    """What restoring would take, by image."""
-
-    forecasts: dict[Path, Forecast]
-
-    def __rich__(self) -> Group:
-        """A table for each image."""
-        return Group(*(part for source, told in self.forecasts.items() for part in (str(source), told)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +84,7 @@ def restore_files(
         bounds: of a GeoTIFF, the part to restore: left,bottom,right,top in its coordinates.
         plan: tell how many parts GeoTIFFs are cut into, and what memory, time and disk they take; write nothing.
         resume: go on with GeoTIFFs that an earlier run left unfinished; results that are there already are passed over.
-        dask: compute parts of GeoTIFFs on local:N processes, or on the cluster of a scheduler, tcp://...
+        dask: compute the parts of GeoTIFFs on a Dask cluster: local:N for N processes here, or its address, tcp://...
         overwrite: replace files that exist, and throw unfinished ones away.
         quality: of JPEG and WebP, 1 to 100.
         progress: show a progress bar.
@@ -111,7 +98,7 @@ def restore_files(
     """
     if not 1 <= quality <= 100:
         raise ValueError(f"quality is {quality}, allowed are 1..100")
-    parameters = {name: value for name, value in locals().items() if name not in _OF_THE_RUN}
+    parameters = {name: value for name, value in locals().items() if name not in OF_THE_RUN}
     started = time.perf_counter()
     images = find_images(inputs)
     restorer = open_restorer(weights, model, scale, engine)

@@ -12,12 +12,12 @@ from ...core.memory import is_out_of_memory
 from ...core.precision import Precision
 from ...core.streaming.plan import Area
 from ...datasets.areas import window_of
-from ...datasets.growing import GrowingRasters, Layer, mask_of
+from ...datasets.growing import CACHE_BYTES, GrowingRasters, Layer, mask_of
 from ...datasets.identity import files_of, identify
 from ...datasets.images import GeoTiff, Survey, open_geotiff, survey
 from ...datasets.images.geotiff import cropped_details, picked_details, resized_details
 from ..cards import RunFacts, write_run_card, write_stac_item
-from ..streaming import Forecast, carried_out, compute_threads, forecast
+from ..streaming import Forecast, carried_out, compute_threads, forecast, unfinished_folder
 from .models import open_restorer
 from .parts import IMAGE, MASK, PartRestorer
 from .restoration import Restoration
@@ -25,7 +25,6 @@ from .tiling import LARGEST
 
 _PAYS = 512  # pixels on a side of parts: computing several at once pays as long as memory allows so many
 _SMALL = 256  # smaller parts of a small image would look at little but surroundings
-_CACHE = 256 * 2**20  # bytes of pixels that GDAL keeps
 _WORDS: Mapping[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -76,11 +75,6 @@ class RestoreJob:
         return self.here.parts(image, self.known)
 
 
-def unfinished_folder(target: Path) -> Path:
-    """Return where an unfinished run keeps what it has."""
-    return target.with_name(f".{target.name}.unfinished")
-
-
 class RasterRun:
     """One GeoTIFF that is to be restored.
 
@@ -108,7 +102,7 @@ class RasterRun:
         self.job = RestoreJob(
             image.name, weights, str(tiler.device), precision, self.known, restoration.restorer.engine, restoration
         )
-        self.load = self.parts.load(min(_CACHE, image.shape[0] * image.shape[1] * image.channels * image.dtype.itemsize))
+        self.load = self.parts.load(min(CACHE_BYTES, image.shape[0] * image.shape[1] * image.channels * image.dtype.itemsize))
         # From the image alone, not from the number of cores, so that other machines cut it alike: four parts or more.
         half = (max(self.area.height, self.area.width) + tiler.shared) // 2
         self.most = min(max(half, _SMALL), LARGEST)

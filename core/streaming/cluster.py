@@ -8,13 +8,13 @@ import logging
 import os
 import re
 import tempfile
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from threading import Event, Lock
+from time import sleep
 from typing import Any
 from uuid import uuid4
 
@@ -124,12 +124,9 @@ def _threads(client: Client) -> int:
 def _result(future: Future, part: Part, plan: Plan, writing: Writing) -> Any:
     made = Event()
     future.add_done_callback(lambda _: made.set())
-    # Lost is what a worker had made and took with it before it was fetched: Dask makes it again, and tells no callback.
-    while future.status in ("pending", "lost"):
-        if made.is_set():
-            time.sleep(0.1)
-        else:
-            made.wait(0.5)
+    while not made.wait(0.5) or future.status == "lost":
+        if future.status == "lost":  # with the worker that had made it: it is made again
+            sleep(0.1)
         writing.check()
         _need_workers(future.client)
     writing.check()

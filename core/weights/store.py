@@ -1,5 +1,6 @@
 """Weights and metadata as a safetensors file."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 def save_module(path: str | os.PathLike[str], module: nn.Module | Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a module's state dict, or a mapping of tensors, and text metadata to a safetensors file.
 
-    The file appears whole or not at all: it is written under a temporary name beside it and then renamed.
+    The file appears whole or not at all: it is written under a temporary name beside it and then renamed. The same weights and
+    metadata give the same bytes.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -30,11 +32,27 @@ def save_module(path: str | os.PathLike[str], module: nn.Module | Mapping[str, T
         mode = temporary.stat().st_mode  # of an ordinary new file: the library makes one that nobody else may read
         save_file(tensors, temporary, metadata=dict(metadata))
         temporary.chmod(mode)
+        _sort_metadata(temporary)
         temporary.replace(path)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes them in another one each time.
+
+    The header is JSON, filled up with spaces, after its length as eight bytes (github.com/huggingface/safetensors, "Format").
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:  # so it is, unless the library came to write JSON in another way
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def load_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

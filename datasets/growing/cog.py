@@ -19,7 +19,7 @@ from .plain import GrowingRaster
 
 logger = logging.getLogger(__name__)
 
-_CACHE = 256 * 2**20
+CACHE_BYTES = 256 * 2**20  # of pixels that GDAL keeps, see ``small_cache``
 _TILE_BYTES = 16 * 2**20  # of a tile of all bands, which GDAL up to 3.10 stores together
 _READ_BYTES = 32 * 2**20
 
@@ -33,7 +33,7 @@ def small_cache() -> Iterator[None]:
     if "GDAL_CACHEMAX" in os.environ:
         yield
         return
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE):
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         yield
 
 

@@ -91,8 +91,10 @@ class GrowingRasters:
             UnfinishedRunError: an unfinished run is there, and neither ``resume`` nor ``overwrite`` was said; or it is of another
                 job, and the error says what differs; or it is damaged.
             FileExistsError: a result is there and may not be replaced.
-            OSError: the folder cannot be written, the disk is too small, another process is at it.
+            OSError: the folder cannot be written, the disk is too small, another process is at it; or on Windows.
         """
+        if not hasattr(os, "pwrite"):
+            raise OSError(f"cannot write {folder}: results that grow part by part need a Unix system; on Windows, use WSL")
         others = others or {}
         paths = [*(layer.path for layer in layers.values() if layer.path is not None), *others.values()]
         if len(set(paths)) < len(paths) or set(layers) & set(others):

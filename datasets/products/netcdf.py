@@ -152,12 +152,11 @@ def _kind(name: str, scale: Any) -> str | None:
 def _tags(path: str, cube: Any, spectral: tuple[str, Any], count: int) -> BandTags:
     """Wavelengths: the coordinate of the bands, or a variable along them that is named so."""
     along = {}
-    for node in cube.parent.values() if count > 1 else [*cube.parent.values()]:
-        if isinstance(node, type(cube)) and node.shape == (count,) and node.dtype.kind in "iuf":
-            at = node.name.rsplit("/", 1)[-1]
-            scales = node.dims[0]
-            if at == spectral[0] or any(scale.id == spectral[1].id for scale in scales.values()):
-                along[at] = node
+    for at, node in datasets(cube.parent).items():
+        if "/" in at or node.shape != (count,):
+            continue
+        if at == spectral[0] or any(scale.id == spectral[1].id for scale in node.dims[0].values()):
+            along[at] = node
     centres = next((node for name, node in along.items() if _spectral(name, node)), None)
     if centres is None:
         return BandTags(None, None, _flags(along, count))

@@ -145,6 +145,11 @@ class TestOptions:
         options = configured("classify", "--overwrite", "s.tif", "--quicklook=false", "--probabilities", "true")
         assert [options[name] for name in ("scene", "overwrite", "quicklook", "probabilities")] == ["s.tif", True, False, True]
 
+    def test_values_may_begin_with_a_minus(self, configured):
+        assert configured("classify", "s", "--bounds", "-70.5,-33.6,-70.4,-33.5")["bounds"] == "-70.5,-33.6,-70.4,-33.5"
+        assert configured("embed", "s", "--model=m", "--bounds", "-.5,-2,1,2")["bounds"] == "-.5,-2,1,2"
+        assert configured("restore", "s", "--bounds", "-1,-2,1,2")["inputs"] == ["s"]
+
     def test_dashes_in_options_are_as_good_as_underscores(self, configured):
         for spelled in (["--lora-rank", "4"], ["--lora-rank=4"], ["--lora_rank", "4"]):
             assert configured("classify", "s.tif", "--encoder", "m.safetensors", *spelled)["lora_rank"] == 4
@@ -322,7 +327,7 @@ CASES = {
     "missing labels": ("SCENE --labels {}/none_such.tif", "none_such.tif: no such file"),
     "labels no raster": ("SCENE --labels {}/text.tif", "text.tif: neither a raster nor a vector file"),
     "labels no vector": ("SCENE --labels {}/text.gpkg", "text.gpkg"),
-    "labels elsewhere": ("SCENE --labels {}/far.tif", "far.tif: labels in .* do not overlap the scene"),
+    "labels elsewhere": ("SCENE --labels {}/far.tif", "far.tif: no overlap of labels in .* with the scene"),
     "labels on nodata": ("SCENE --labels {}/outside.tif", "all 12 labelled pixels lie where the scene has no data"),
     "no labels": ("SCENE --labels {}/none.tif", "none.tif: no labelled pixel on the scene"),
     "one class": ("SCENE --labels {}/one.tif", r"the labels hold one class only \(class 7\)"),

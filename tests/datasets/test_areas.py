@@ -161,7 +161,7 @@ def test_bounds_on_a_turned_grid_hold_the_whole_box():
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
-        ((0, 0, 5, 5), "bounds: box in .* do not overlap the scene"),
+        ((0, 0, 5, 5), "bounds: no overlap of box in .* with the scene.*look like degrees"),
         ((5, 0, 0, 5), "expected left,bottom,right,top with left < right"),
         ("1,2,3", "four numbers left,bottom,right,top"),
         ("a,2,3,4", "four numbers left,bottom,right,top"),

@@ -8,7 +8,7 @@ import rasterio
 from affine import Affine
 
 from geovit.datasets import identity
-from geovit.datasets.identity import SAMPLED, SHA256, files_of, identify
+from geovit.datasets.identity import SAMPLED, SHA256, differs, files_of, identify
 
 
 @pytest.fixture
@@ -64,6 +64,6 @@ def test_large_files_are_sampled_and_it_is_said(tmp_path, monkeypatch):
     assert before.method == SAMPLED
     content[-1] ^= 1
     file.write_bytes(content)
-    assert identify(file).differs(before.as_dict()) == "other content of the same size"
+    assert differs(file, before.as_dict()) == "other content of the same size"
     (tmp_path / "small").write_bytes(content[: 2**20])
     assert identify(tmp_path / "small").method == SHA256

@@ -93,7 +93,7 @@ def test_another_shape_without_crs_is_an_error(write_raster, grid, truth):
 
 
 def test_labels_elsewhere_are_an_error_that_shows_both_places(write_raster, grid, truth):
-    with pytest.raises(ValueError, match=r"labels in \(401000, .* do not overlap the scene in \(400000, .*EPSG:32633"):
+    with pytest.raises(ValueError, match=r"no overlap of labels in \(401000, .* with the scene in \(400000, .*EPSG:32633"):
         read_labels(write_raster("l.tif", truth, on=grid.part(100, 0, 30, 24)), grid)
 
 

@@ -105,7 +105,7 @@ def test_files_that_do_not_agree_are_told_apart(write_raster, cube, grid, tmp_pa
 def test_a_pattern_without_files_and_a_missing_file_are_named(tmp_path, tiles):
     with pytest.raises(FileNotFoundError, match=r"x\*\.tif: no such files"):
         open_scene(tmp_path / "x*.tif")
-    with pytest.raises((FileNotFoundError, ValueError), match=r"gone\.tif"):
+    with pytest.raises(FileNotFoundError, match=r"no such file as .*gone\.tif"):
         open_scene(f"{tmp_path}/t_a.tif,{tmp_path}/gone.tif")
 
 
@@ -247,7 +247,7 @@ class TestItems:
         "href", ["../elsewhere.tif", "/etc/hostname.tif", "/vsimem/a.tif", "file:///etc/hostname.tif", "B04.vrt"]
     )
     def test_an_item_reads_nothing_outside_of_its_folder(self, item, href):
-        with pytest.raises(ValueError, match="asset red at .*: expected a") as caught:
+        with pytest.raises(ValueError, match=r"item\.json: names .*(expected a file|outside of its folder|a VRT)") as caught:
             open_scene(item(red={"href": href}))
         assert "\n" not in str(caught.value)
 

@@ -139,7 +139,12 @@ def test_a_remote_item_and_its_assets(server, write_raster, grid, cube, tmp_path
     np.testing.assert_allclose(scene.wavelengths, [660, 840])
     np.testing.assert_array_equal(scene.read(), cube[:2])
     # Paths without a server are the item's server's, never this machine's.
-    refused = {"/etc/a.tif": f"{server.url}/etc", "/vsimem/a.tif": "asset red at", "file:///etc/a.tif": "asset red at"}
+    refused = {
+        "/etc/a.tif": f"{server.url}/etc",
+        "/vsimem/a.tif": "names '/vsimem/a.tif'",
+        "file:///etc/a.tif": "names 'file:///etc/a.tif'",
+        "./a.vrt": "a VRT, which only the user may name",
+    }
     for href, message in refused.items():
         assets["red"]["href"] = href
         (tmp_path / "items/bad.json").write_text(json.dumps(item), encoding="utf-8")

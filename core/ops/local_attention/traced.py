@@ -66,10 +66,16 @@ def local_attention(
         cuts = [_cut(axis, n, q.device) for axis, n in zip(pattern, q.shape[1:-2], strict=True)]
         rows_NM = _joined_rows(cuts, [axis.rows for axis in pattern])
     with without_autocast(q.device):
-        q_BWHND = _tiles(q, [cut.queries for cut in cuts], [cut.plain for cut in cuts])
-        k_BWHMD, v_BWHMD = (_tiles(t, [cut.keys for cut in cuts], [cut.plain for cut in cuts]) for t in (k, v))
+        plain = all(cut.plain for cut in cuts)
+        if plain:
+            q_BWHND, k_BWHMD, v_BWHMD = (_split(t, cuts) for t in (q, k, v))
+        else:
+            places_WN = _places([cut.queries for cut in cuts], q)
+            own = all(cut.keys is cut.queries for cut in cuts)
+            places_WM = places_WN if own else _places([cut.keys for cut in cuts], k)
+            q_BWHND, k_BWHMD, v_BWHMD = _taken(q, places_WN), _taken(k, places_WM), _taken(v, places_WM)
         scores = (scale * q_BWHND) @ k_BWHMD.mT
-        if not all(cut.plain for cut in cuts):
+        if not plain:
             seen_WM = _product([_inside(cut) for cut in cuts])
             if padding is not None:
                 filled_WM = _product([_reached(cut) for cut in cuts]) & ~seen_WM
@@ -82,35 +88,65 @@ def local_attention(
         if bias_table is not None:
             scores = scores + bias_table.to(scores.dtype)[rows_NM].movedim(-1, -3)
         weights = scores.softmax(-1) if activation == "softmax" else scores.sigmoid()
-        out = _placed((weights.to(v.dtype) @ v_BWHMD), cuts)
+        found = weights.to(v.dtype) @ v_BWHMD
+        out = _joined(found, cuts) if plain else _placed(found, cuts)
     return out.reshape(shape)
 
 
-def _tiles(t: Tensor, positions: Sequence[Tensor], plain: Sequence[bool]) -> Tensor:
-    """Gather (B, S, ..., H, D) by axis: (B, W, H, N, D)."""
-    axes = len(positions)
-    for axis, (place, whole) in enumerate(zip(positions, plain, strict=True)):
-        at = 1 + 2 * axis
-        if not whole:
-            t = t.index_select(at, place.flatten().clamp(min=0, max=t.shape[at] - 1))
-        t = torch.unflatten(t, at, (-1, place.shape[1]))
+def _split(t: Tensor, cuts: Sequence[_Cut]) -> Tensor:
+    """Cut (B, S, ..., H, D) into tiles that its positions fill in their order: (B, W, H, N, D)."""
+    axes = len(cuts)
+    for axis, cut in enumerate(cuts):
+        t = torch.unflatten(t, 1 + 2 * axis, (-1, cut.queries.shape[1]))
     order = [0, *range(1, 1 + 2 * axes, 2), 1 + 2 * axes, *range(2, 2 + 2 * axes, 2), 2 + 2 * axes]
     return t.permute(order).flatten(2 + axes, 1 + 2 * axes).flatten(1, axes)
 
 
-def _placed(out_BWHND: Tensor, cuts: Sequence[_Cut]) -> Tensor:
-    """Put what the tiles' queries found where they stand: (B, S, ..., H, D)."""
+def _joined(out_BWHND: Tensor, cuts: Sequence[_Cut]) -> Tensor:
+    """Undo ``_split``."""
     axes = len(cuts)
     out = torch.unflatten(out_BWHND, 1, [cut.queries.shape[0] for cut in cuts])
     out = torch.unflatten(out, 2 + axes, [cut.queries.shape[1] for cut in cuts])
     heads = 1 + axes
     order = [0, *(at for axis in range(axes) for at in (1 + axis, heads + 1 + axis)), heads, 2 + 2 * axes]
     out = out.permute(order)
-    for axis, cut in enumerate(cuts):
+    for axis in range(axes):
         out = out.flatten(1 + axis, 2 + axis)
-        if not cut.plain:
-            out = out.index_select(1 + axis, cut.found)
     return out
+
+
+def _places(positions: Sequence[Tensor], t: Tensor) -> Tensor:
+    """Number the positions (T, n) of all axes in (B, S, ..., H, D), the nearest one where they lie outside: (W, N)."""
+    whole = None
+    for place, size in zip(positions, t.shape[1:-2], strict=True):
+        inside = place.clamp(min=0, max=size - 1)
+        whole = inside if whole is None else _crossed(whole * size, inside)
+    assert whole is not None
+    return whole
+
+
+def _taken(t: Tensor, places_WN: Tensor) -> Tensor:
+    """Gather (B, S, ..., H, D) by number: (B, W, H, N, D)."""
+    return t.flatten(1, -3)[:, places_WN].transpose(2, 3)
+
+
+def _placed(out_BWHND: Tensor, cuts: Sequence[_Cut]) -> Tensor:
+    """Put what the tiles' queries found where they stand: (B, S of all axes, H, D)."""
+    tile = inner = None
+    for cut in cuts:
+        tiles, count = cut.queries.shape
+        t, i = cut.found // count, cut.found % count
+        tile = t if tile is None else (tile[:, None] * tiles + t).flatten()
+        inner = i if inner is None else (inner[:, None] * count + i).flatten()
+    assert tile is not None
+    assert inner is not None
+    rows_BLHD = out_BWHND.transpose(2, 3).flatten(1, 2)
+    return rows_BLHD.index_select(1, tile * out_BWHND.shape[3] + inner)
+
+
+def _crossed(whole: Tensor, part: Tensor) -> Tensor:
+    """Add each number (T, n) of an axis to each (W, N) of those before it: (W * T, N * n)."""
+    return (whole[:, None, :, None] + part[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
 def _product(parts: Sequence[Tensor]) -> Tensor:
@@ -155,7 +191,7 @@ def _range(stop: int, device: torch.device, start: int = 0) -> Tensor:
 def _windows(rule: Window, size: int, device: torch.device) -> _Cut:
     w, d, o = rule.size, rule.dilation, rule.overlap
     run = w * d
-    runs = (size + run - 1) // run + (rule.shift > 0)
+    runs = _runs(size, run, rule.shift > 0)
     front = run - rule.shift if rule.shift else 0
     starts_T1 = (_range(runs, device)[:, None] * run - front + _range(d, device)).flatten()[:, None]
     i_n, i_m = _range(w, device), _range(w + o, device, -o)
@@ -163,9 +199,18 @@ def _windows(rule: Window, size: int, device: torch.device) -> _Cut:
     found_S = ((x_S // run) * d + x_S % d) * w + x_S % run // d
     low, high = (torch.full((1,), n, device=device) for n in (-o, runs * run - (run if rule.shift else 0) + o))
     plain = not rule.shift and d == 1 and o == 0 and _known_multiple(size, w)
-    return _Cut(
-        starts_T1 + i_n * d, starts_T1 + i_m * d, found_S, (i_n[:, None] - i_m + w + o - 1)[None], low, high, size, plain=plain
-    )
+    queries = starts_T1 + i_n * d
+    keys = queries if o == 0 else starts_T1 + i_m * d
+    return _Cut(queries, keys, found_S, (i_n[:, None] - i_m + w + o - 1)[None], low, high, size, plain=plain)
+
+
+def _runs(size: int, run: int, shifted: bool) -> int:
+    """Return how many runs cover an axis, one more if they are shifted.
+
+    In one division: a product of sums, as the number of tiles of several axes would be else, is multiplied out whenever sizes are
+    compared.
+    """
+    return (size + run * (2 if shifted else 1) - 1) // run
 
 
 def _known_multiple(size: int, of: int) -> bool:
@@ -212,7 +257,7 @@ def _flat(rule: FlatWindows, device: torch.device) -> tuple[list[_Cut], Tensor]:
         n = torch.full((1,), size, device=device)
         whole = n > w
         front = torch.where(whole, (w - shift) % w, 0)
-        runs = (size + w - 1) // w + (shift > 0)
+        runs = _runs(size, w, shift > 0)
         places = _range(runs, device)[:, None] * w - front + _range(w, device)
         x_S = _range(size, device)
         # A side that is cut to the image has no outside.

@@ -258,6 +258,20 @@ def test_the_command_and_the_public_name(scene, model_file, tmp_path, capsys):
     assert geovit.embed is embed
 
 
+def test_a_card_repeats_the_run_to_the_same_bytes(scene, model_file, tmp_path, capsys):
+    tiling = ["--tiling.tile", "48", "--tiling.halo", "8"]
+    first, again = tmp_path / "first", tmp_path / "again"
+    assert main(["embed", str(scene), "--model", str(model_file), "--sensor", "S2L2A", *tiling, "--out", str(first)]) == 0
+    assert (first / "scene_embedding_item.json").exists()
+    card = first / "scene_embedding_run.json"
+    assert main(["embed", "--from-card", str(card), "--out", str(again)]) == 0, capsys.readouterr().err
+    assert (again / "scene_embedding.tif").read_bytes() == (first / "scene_embedding.tif").read_bytes()
+    write_scene(scene, 60, 101)
+    assert main(["embed", "--from-card", str(card), "--out", str(tmp_path / "other")]) == 2
+    assert "the run cannot be repeated: " in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_layers_of_an_image_that_lacks_bands_are_those_of_the_bands_that_it_has():
     torch.manual_seed(0)
     values = torch.rand(1, 3, 16, 16)

@@ -11,8 +11,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo import cog_validate
 
 from geovit import __version__
-from geovit.apps.hyperspectral import classification, fitting
-from geovit.apps.hyperspectral.classification import classify, fit_model
+from geovit.apps.hyperspectral import classification, classify, fit_model, fitting
 from geovit.apps.hyperspectral.model import load_classifier
 from geovit.datasets import open_scene, read_labels
 

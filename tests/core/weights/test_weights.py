@@ -51,6 +51,17 @@ def test_the_file_replaces_an_older_one_and_leaves_nothing_beside(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    metadata = {f'key "{k}" \u00e4': f"value {k}\n\x1f\x7f" for k in range(9)}
+    files = [tmp_path / f"{k}.safetensors" for k in range(4)]
+    for file in files:
+        save_module(file, {"b": torch.arange(3), "a": torch.ones(2, dtype=torch.float16)}, metadata)
+    assert len({file.read_bytes() for file in files}) == 1
+    tensors, told = load_state(files[0])
+    assert told == metadata
+    assert torch.equal(tensors["b"], torch.arange(3))
+
+
 def test_a_failed_write_keeps_the_older_file(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     save_module(path, {"x": torch.tensor(1.0)}, {})

@@ -50,6 +50,18 @@ def test_widths_and_bad_bands_along_the_bands(products, tmp_path):
     np.testing.assert_allclose(scene.fwhm, [10, 20, 40, 50])
 
 
+def test_wavelengths_of_another_file_are_not_read(products, tmp_path):
+    dims = ("band", "y", "x")
+    path = products.write_netcdf(tmp_path / "a.nc", cube(dims), dims=dims, unit="1")
+    products.write_netcdf(tmp_path / "other.nc", cube(("wavelength", "y", "x")), dims=("wavelength", "y", "x"))
+    with h5py.File(path, "a") as file:
+        del file["band"].attrs["standard_name"]
+        file["wavelength"] = h5py.ExternalLink("other.nc", "wavelength")
+    with h5py.File(path, "r") as file:
+        assert file["wavelength"].shape == (5,)  # the library would go there
+    assert open_scene(path).wavelengths is None
+
+
 def test_bands_that_are_no_wavelengths_stay_without(products, tmp_path):
     dims = ("band", "y", "x")
     path = products.write_netcdf(tmp_path / "a.nc", cube(dims), dims=dims, unit="1")
