@@ -87,13 +87,24 @@ def test_few_parts_are_held(threads, slow):
 
 
 def test_stages_overlap():
-    def pause(_: int) -> None:
-        time.sleep(0.02)
+    together, inside, lock = threading.Event(), set(), threading.Lock()
 
-    stages = Stages({"read": pause, "compute": pause, "write": pause})
-    started = time.perf_counter()
+    def stay(name: str, first: int) -> Callable[[int], None]:
+        """From that part on, stay in the stage until others are in the other two."""
+
+        def until_together(index: int) -> None:
+            if index >= first:
+                with lock:
+                    inside.add(name)
+                    if len(inside) == 3:
+                        together.set()
+                assert together.wait(30), f"only {inside} at the same time"
+
+        return until_together
+
+    stages = Stages({"read": stay("read", 2), "compute": stay("compute", 1), "write": stay("write", 0)})
     run(PLAN, stages, stages)
-    assert time.perf_counter() - started < 0.75 * 20 * 3 * 0.02
+    assert together.is_set()
 
 
 def test_parts_are_computed_at_the_same_time():
