@@ -93,11 +93,11 @@ def local_attention(
         raise ValueError(f"local_attention: dropout is {dropout} with backend {backend!r}, expected 0 <= dropout < 1 and 'eager'")
     backend = "eager" if dropout else backend
     chosen = resolve("local_attention", backend, get_args(Backend), q.device, _kernels(q.device, q.dtype, q.shape[-1]))
+    if not exporting() and q.numel() == 0:
+        return v.clone()
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if exporting() and chosen == "eager":
         return traced.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
-    if q.numel() == 0:
-        return v.clone()
     if chosen == "reference":
         return reference.local_attention(q, k, v, pattern, bias_table, scale, padding, cosine, activation)
     if chosen == "native":

@@ -167,5 +167,5 @@ def patch_model(scene: Scene, labelled: LabelledScene, tiny_patches: Recipe) -> 
     model = _fitted(scene, labelled, tiny_patches)
     torch.manual_seed(0)
     for name, parameter in model.members.named_parameters():  # a few steps do not part the classes
-        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.3)
+        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.35)
     return model
