@@ -153,6 +153,14 @@ def keep_no_freed_memory() -> bool:
         return False
 
 
+def give_freed_memory_back() -> None:
+    """Make the C library hand what it keeps of freed memory to the system, now and once; nothing where it cannot."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # another C library
+        pass
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, on a GPU or on the CPU."""
     words = ("not enough memory", "can't allocate memory", "out of memory")

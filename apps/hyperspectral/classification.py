@@ -13,7 +13,6 @@ from typing import Any
 
 from ...core.device import resolve_device
 from ...core.engines import EngineName
-from ...core.memory import keep_no_freed_memory
 from ...core.precision import Precision, resolve_precision
 from ...core.streaming.plan import Area, Plan
 from ...core.streaming.run import Job
@@ -188,8 +187,6 @@ def classify(
         approach = by_clusters(target, clusters, seed=seed)
     if not plan:
         ready_folder(out, () if resume else files.values(), overwrite)
-    if max_memory is not None:
-        keep_no_freed_memory()  # what was asked for is kept to; without a limit, speed comes first
     parts, threads, memory = _parts(target, approach, max_memory, folder if resume else None)
     layers = layers_of(files, grid_of_area(opened, target.wanted.area), approach.classes)
     if plan:

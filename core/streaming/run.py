@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..memory import give_freed_memory_back
 from .blend import Blend
 from .plan import Area, Part, Plan
 from .writing import Finished, Sink, writing_to
@@ -118,6 +119,7 @@ def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int | None = 1, tick:
             part, future = ahead.popleft()
             values = writing.wait_for(future)
             del future
+            give_freed_memory_back()  # what threads free in pieces would add up over the parts of a large image
             if blend is not None:
                 values = blend.add(part, values)
             if part.index >= first:
