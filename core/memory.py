@@ -4,6 +4,7 @@ import ctypes
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,8 @@ def keep_no_freed_memory() -> bool:
 
 def give_freed_memory_back() -> None:
     """Make the C library hand what it keeps of freed memory to the system, now and once; nothing where it cannot."""
-    try:
+    with suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # another C library
-        pass
 
 
 def is_out_of_memory(error: BaseException) -> bool:
