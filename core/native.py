@@ -25,28 +25,29 @@ def _find() -> Path | None:
     return next((path for folder in folders if (path := Path(folder, name)).is_file()), None)
 
 
-def _load() -> tuple[bool, str]:
+def _load() -> tuple[bool, str, bool]:
     asked = os.environ.get("GEOVIT_ISA")
     if asked is not None and asked not in _ISAS:
         raise ValueError(f"GEOVIT_ISA is {asked!r}, allowed are {', '.join(_ISAS)}")
     other = os.environ.get("GEOVIT_NATIVE")
     if other == "0":
-        return False, "disabled by GEOVIT_NATIVE=0"
+        return False, "disabled by GEOVIT_NATIVE=0", False
     if other is not None and not Path(other).is_file():
         raise ValueError(f"GEOVIT_NATIVE is {other!r}, allowed are 0 and the path of a library")
     path = _find() if other is None else Path(other)
     if path is None:
-        return False, f"this installation was built without it: {_HOW}"
+        return False, f"this installation was built without it: {_HOW}", False
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
-        return False, f"torch {torch.__version__} cannot load {path}: {error.__cause__ or error}"
+        return False, f"torch {torch.__version__} cannot load {path}: {error.__cause__ or error}", False
     library = ctypes.CDLL(str(path))
     library.geovit_isa.restype = ctypes.c_char_p
+    library.geovit_dot_bfloat16.restype = ctypes.c_bool
     isa = library.geovit_isa().decode()
     if asked not in (None, isa):
         raise ValueError(f"GEOVIT_ISA is {asked!r}, but this CPU has {isa} at most")
-    return True, f"{isa} kernels of {path}"
+    return True, f"{isa} kernels of {path}", library.geovit_dot_bfloat16()
 
 
 _STATUS = _load()
@@ -54,4 +55,9 @@ _STATUS = _load()
 
 def native_status() -> tuple[bool, str]:
     """Whether the compiled kernels are loaded, and one line that says why or why not."""
-    return _STATUS
+    return _STATUS[:2]
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the compiled kernels are loaded and have products of bfloat16 on this CPU (AVX512-BF16)."""
+    return _STATUS[2]

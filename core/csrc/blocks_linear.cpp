@@ -10,6 +10,7 @@
 
 #include "channels.h"
 #include "gemm.h"
+#include "gemm_bfloat16.h"
 #include "memory.h"
 #include "moments.h"
 #include "tiles.h"
@@ -49,6 +50,7 @@ struct Problem {
     const T *x, *more;
     T* y;
     const float *panels, *bias;
+    const uint32_t* pairs;  // the panels in bfloat16 where rows are multiplied by pairs, see gemm_bfloat16.h; or null
     float slope;     // of the negative side; 1 for no activation
     float* moments;  // of each task, see moments.h; or null
 
@@ -80,6 +82,21 @@ struct PackBlocks {
     }
 };
 
+// Panels of rows of pairs from those of rows of numbers.
+inline void round_panels(const float* panels, int64_t in, int64_t padded, int64_t columns_of_panel, uint32_t* pairs) {
+    for (int64_t first = 0; first < padded; first += columns_of_panel) {
+        const int64_t columns = std::min(columns_of_panel, padded - first);
+        const float* const from = panels + first * in;
+        uint32_t* const to = pairs + first * in / 2;
+        for (int64_t c = 0; c < in; c += 2)
+            for (int64_t o = 0; o < columns; ++o) {
+                BFloat16 low, high;
+                store(low, from[c * columns + o]), store(high, from[(c + 1) * columns + o]);
+                to[c / 2 * columns + o] = static_cast<uint32_t>(high.bits) << 16 | low.bits;
+            }
+    }
+}
+
 template <class F, class T>
 GEOVIT_INLINE void widen(const T* from, int64_t count, float* to) {
     int64_t i = 0;
@@ -96,7 +113,7 @@ struct MapBlocks {
         using F = Vec<Width>;
         const Problem<T>& p = *problem;
         constexpr bool same = std::is_same_v<T, float>;
-        const bool whole = p.from.deep * p.from.high * p.from.wide == 1, direct = same && whole;
+        const bool whole = p.from.deep * p.from.high * p.from.wide == 1, direct = whole && (same || p.pairs != nullptr);
         const T* const x = p.x + image * p.from.blocks() * p.from.numbers();
         const T* const more = p.more == nullptr ? nullptr : p.more + image * p.beside.blocks() * p.beside.numbers();
         T* const y = p.y + image * p.to.blocks() * p.to.numbers();
@@ -121,6 +138,16 @@ struct MapBlocks {
                         if (more != nullptr)
                             multiply<Width>({count, columns / Width, second, more + row * second, second, 1, factor + first * columns,
                                              columns, sums + o, p.padded, sums + o, p.padded});
+                        continue;
+                    }
+                if constexpr (!same)
+                    if (direct) {
+                        const uint32_t* const both = p.pairs + o * p.in / 2;
+                        multiply_pairs<Width>({count, columns / Width, first / 2, x + row * first, first, both, columns, p.bias + o, 0,
+                                               sums + o, p.padded});
+                        if (more != nullptr)
+                            multiply_pairs<Width>({count, columns / Width, second / 2, more + row * second, second,
+                                                   both + first / 2 * columns, columns, sums + o, p.padded, sums + o, p.padded});
                         continue;
                     }
                 multiply<Width>({count, columns / Width, p.in, rows, p.in, 1, factor, columns, p.bias + o, 0, sums + o, p.padded});
@@ -183,6 +210,9 @@ Results blocks_linear(const Tensor& x_, const std::optional<Tensor>& beside_, co
     torch::stable::parallel_for(0, (padded + panel * lanes - 1) / (panel * lanes), 1, [&](int64_t begin, int64_t end) {
         dispatch<PackBlocks>(&given, in, all, padded, begin, end, panels.data());
     });
+    const bool by_pairs = dtype == ScalarType::BFloat16 && dot_bfloat16() && from_taps == 1 && in % 2 == 0 && first % 2 == 0;
+    const std::unique_ptr<uint32_t[]> pairs(new uint32_t[static_cast<size_t>(by_pairs ? in * padded / 2 : 0)]);
+    if (by_pairs) round_panels(panels.data(), in, padded, panel * lanes, pairs.get());
     with_element_type(x, op, [&](auto element) {
         using T = decltype(element);
         Problem<T> p{};
@@ -191,7 +221,7 @@ Results blocks_linear(const Tensor& x_, const std::optional<Tensor>& beside_, co
         p.beside = {depth, height, across, 1, 1, 1, second};
         p.to = {depth, height, across, to_deep, to_high, to_wide, out};
         p.x = read<T>(x), p.more = beside_ ? read<T>(beside) : nullptr, p.y = write<T>(y);
-        p.panels = panels.data(), p.bias = repeated.data(), p.slope = static_cast<float>(slope);
+        p.panels = panels.data(), p.pairs = by_pairs ? pairs.get() : nullptr, p.bias = repeated.data(), p.slope = static_cast<float>(slope);
         std::unique_ptr<Buffer> of_tasks;
         if (moments) {
             of_tasks = std::make_unique<Buffer>(images * p.tasks() * moments_of(all, lanes));

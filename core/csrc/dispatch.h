@@ -18,6 +18,9 @@ enum class Isa { baseline, avx2, avx512 };
 // The level in use: the best that this CPU has, or a lower one named by the environment variable GEOVIT_ISA.
 Isa isa();
 
+// Whether vdpbf16ps, products of bfloat16, can be executed: the assembler knew it, the CPU has it, and the level is avx512.
+bool dot_bfloat16();
+
 // Floats in a register at that level.
 inline int64_t width() { return isa() == Isa::avx512 ? 16 : isa() == Isa::avx2 ? 8 : 4; }
 

@@ -3,6 +3,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#if GEOVIT_DOT_BFLOAT16
+#include <cpuid.h>
+#endif
+
 #include "dispatch.h"
 
 namespace geovit {
@@ -17,6 +21,15 @@ Isa best_isa() {
     return avx512 ? Isa::avx512 : Isa::avx2;
 #else
     return Isa::baseline;
+#endif
+}
+
+bool has_dot_bfloat16() {
+#if GEOVIT_DOT_BFLOAT16
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
+#else
+    return false;
 #endif
 }
 
@@ -37,9 +50,16 @@ Isa isa() {
     return chosen;
 }
 
+bool dot_bfloat16() {
+    static const bool can = has_dot_bfloat16() && isa() == Isa::avx512;
+    return can;
+}
+
 }  // namespace geovit
 
 // For Python, which reports the level in use and refuses a GEOVIT_ISA that could not be followed.
 extern "C" __attribute__((visibility("default"))) const char* geovit_isa() {
     return geovit::names[static_cast<int>(geovit::isa())];
 }
+
+extern "C" __attribute__((visibility("default"))) bool geovit_dot_bfloat16() { return geovit::dot_bfloat16(); }

@@ -7,7 +7,9 @@
 #include <optional>
 
 #include "activation.h"
+#include "channels.h"
 #include "gemm.h"
+#include "gemm_bfloat16.h"
 #include "memory.h"
 #include "tiles.h"
 
@@ -88,20 +90,55 @@ struct Map {
     }
 };
 
+// The same in bfloat16, where products of it can be executed. x has pairs of numbers, and so have the panels: Pack lays out pairs as
+// it does floats, which it only moves.
+template <Activation kind>
+struct MapPairs {
+    template <int Width>
+    static GEOVIT_INLINE void run(const Problem* problem, const BFloat16* x, BFloat16* y, int64_t begin, int64_t end, float* sums) {
+        using F = Vec<Width>;
+        const Problem& p = *problem;
+        const int64_t all = p.padded / Width, in = 2 * p.in;
+        const uint32_t* const panels = reinterpret_cast<const uint32_t*>(p.panels);
+        for (int64_t row = begin; row < end; row += rows_at_once) {
+            const int64_t count = end - row < rows_at_once ? end - row : rows_at_once;
+            for (int64_t vector = 0; vector < all; vector += panel) {
+                const int64_t o = vector * Width, vectors = all - vector < panel ? all - vector : panel;
+                multiply_pairs<Width>({count, vectors, p.in, x + row * in, in, panels + o * p.in, vectors * Width, p.bias + o, 0,
+                                       sums + o, p.padded});
+            }
+            for (int64_t i = 0; i < count; ++i) {
+                const float* const from = sums + i * p.padded;
+                BFloat16* const to = y + (row + i) * p.out;
+                for (int64_t o = 0; o < p.out; o += Width) {  // of at least one vector; the last may overlap the one before
+                    const int64_t at = o + Width <= p.out ? o : p.out - Width;
+                    store_as(to + at, activate<kind>(load_vec<F>(from + at), p.slope));
+                }
+            }
+        }
+    }
+};
+
 Tensor linear(const Tensor& x_, const Tensor& weight_, const std::optional<Tensor>& bias_, int64_t activation, double slope) {
     STD_TORCH_CHECK(x_.dim() == 2 && weight_.dim() == 2, op, ": x or weight has not 2 axes");
     Problem p{};
     p.rows = x_.size(0), p.in = x_.size(1), p.out = weight_.size(0);
-    const Tensor x = checked(x_, {p.rows, p.in}, op, "x"), weight = checked(weight_, {p.out, p.in}, op, "weight");
+    const auto dtype = x_.scalar_type();
+    const bool by_pairs = dtype == ScalarType::BFloat16;
+    const Tensor x = checked(x_, {p.rows, p.in}, op, "x", by_pairs ? dtype : ScalarType::Float);
+    const Tensor weight = checked(weight_, {p.out, p.in}, op, "weight", x.scalar_type());
     Tensor given;
-    if (bias_) given = checked(*bias_, {p.out}, op, "bias");
+    if (bias_) given = checked(*bias_, {p.out}, op, "bias", x.scalar_type());
     const int64_t lanes = width();
+    STD_TORCH_CHECK(!by_pairs || (dot_bfloat16() && p.in % 2 == 0), op, ": no products of bfloat16, or an odd number of channels");
     STD_TORCH_CHECK(p.out >= lanes, op, ": fewer outputs than a vector of this CPU holds");
     const Tensor out = torch::stable::new_empty(x, {p.rows, p.out});
+    result_pages(out);
+    if (by_pairs) p.in /= 2;
     p.padded = (p.out + lanes - 1) / lanes * lanes;
     const Buffer panels(p.in * p.padded), bias(p.padded);
     std::fill_n(bias.data(), p.padded, 0.0f);
-    if (bias_) std::copy_n(read(given), p.out, bias.data());
+    for (int64_t o = 0; bias_ && o < p.out; ++o) bias.data()[o] = by_pairs ? load(read<BFloat16>(given)[o]) : read(given)[o];
     p.x = read(x), p.weight = read(weight), p.bias = bias.data(), p.panels = panels.data();
     p.y = write(out), p.slope = static_cast<float>(slope);
     torch::stable::parallel_for(0, p.padded / lanes, 16384 / (p.in * lanes + 1) + 1, [&](int64_t begin, int64_t end) {
@@ -111,6 +148,9 @@ Tensor linear(const Tensor& x_, const Tensor& weight_, const std::optional<Tenso
     with_activation(activation, op, [&](auto tag) {
         torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
             const Buffer sums(rows_at_once * p.padded);
+            if (by_pairs)
+                return dispatch<MapPairs<decltype(tag)::value>>(static_cast<const Problem*>(&p), read<BFloat16>(x), write<BFloat16>(out),
+                                                                begin * rows_at_once, std::min(end * rows_at_once, p.rows), sums.data());
             dispatch<Map<decltype(tag)::value>>(static_cast<const Problem*>(&p), begin * rows_at_once,
                                                 std::min(end * rows_at_once, p.rows), sums.data());
         });

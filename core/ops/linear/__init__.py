@@ -64,8 +64,9 @@ def linear(
         bias: (out,), or None.
         activation: what follows: "none", "relu", "leaky_relu", "gelu" (the exact one) or "silu".
         slope: of leaky_relu's negative side.
-        backend: ``auto`` takes the compiled kernel, or oneDNN for few rows, for float32 on CPUs on which MKL is slow. The result
-            differs by rounding only. Under autocast ``auto`` is ``eager``.
+        backend: ``auto`` takes the compiled kernel, or oneDNN for few rows, for float32 on CPUs on which MKL is slow; and the
+            compiled kernel for bfloat16, that of autocast, too, on CPUs with AVX512-BF16, if there are many rows and no gradient
+            is asked for. The result differs by rounding only. Else ``auto`` is ``eager`` under autocast.
 
     Returns:
         (..., out) in the dtype of ``x``, or that of autocast.
@@ -87,17 +88,23 @@ def linear(
     if backend == "onednn" and not (plain and onednn.AVAILABLE):
         told = _told(given) if onednn.AVAILABLE else "a PyTorch without it"
         raise ValueError(f"linear: backend 'onednn' is for float32 on the CPU, got {told}")
-    fits = weight.shape[0] >= native.LEAST
-    if backend == "native" and not (plain and fits and native_status()[0]):
-        told = f"{weight.shape[0]} channels out" if plain and not fits else native_status()[1] if plain else _told(given)
-        raise ValueError(
-            f"linear: backend 'native' is for float32 on the CPU and {native.LEAST} channels out or more, got {told}"
-        )
+    autocast = _autocast(x.device)
+    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+    serves, reason = native.serves(given, dtype)
+    if backend == "native" and not serves:
+        raise ValueError(f"linear: backend 'native' {reason}, got {_told(given)}, {x.shape[-1]} channels in and {out} out")
     if backend == "auto":
-        auto = plain and not exporting() and x.numel() * weight.shape[0] >= _SMALL and not _autocast(x.device)
-        backend = choose_backend(x.device, x.dtype)[0] if auto else "eager"
-        if backend == "native" and not (fits and x.numel() >= _FEW * x.shape[-1]):
-            backend = "onednn" if onednn.AVAILABLE else "eager"
+        backend = "eager"
+        large = not exporting() and x.numel() * weight.shape[0] >= _SMALL
+        many = serves and x.numel() >= _FEW * x.shape[-1]
+        if large and many and dtype == torch.bfloat16:
+            backend = "native"
+        elif large and plain and not autocast:
+            backend = choose_backend(x.device, x.dtype)[0]
+            if backend == "native" and not many:
+                backend = "onednn" if onednn.AVAILABLE else "eager"
+    if backend == "native" and autocast:
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     functions = {
         "reference": reference.linear,
         "eager": eager.linear,

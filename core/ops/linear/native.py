@@ -8,12 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...native import native_status
+from ...native import multiplies_bfloat16, native_status
 from .._activation import ACTIVATIONS, Activation, activate
 from . import eager, onednn
 
-DTYPES = (torch.float32,)
 LEAST = 16  # channels out: a vector of the widest instruction set
+
+
+def serves(given: list[Tensor], dtype: torch.dtype) -> tuple[bool, str]:
+    """Whether the kernel computes with these tensors (x, weight, and bias if any) in this dtype, and what stands against it."""
+    channels_out, channels_in = given[1].shape
+    if any(t.device.type != "cpu" for t in given) or dtype not in (torch.float32, torch.bfloat16):
+        return False, "is for float32 and bfloat16 on the CPU"
+    if dtype == torch.bfloat16:
+        if not multiplies_bfloat16():
+            return False, "has products of bfloat16 where the CPU has AVX512-BF16"
+        if channels_in % 2 or (torch.is_grad_enabled() and any(t.requires_grad for t in given)):
+            return False, "takes bfloat16 without a gradient, and an even number of channels"
+    if channels_out < LEAST:
+        return False, f"is for {LEAST} channels out or more"
+    return native_status()
 
 
 def _fake(x_RI: Tensor, weight_OI: Tensor, _bias_O: Tensor | None, _activation: int, _slope: float) -> Tensor:
@@ -50,7 +64,7 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation, slope: float) -> Tensor:
-    """Compute activation(x W^T + b) on CPU tensors of one of ``DTYPES``, with ``LEAST`` channels out or more."""
+    """Compute activation(x W^T + b) on CPU tensors that ``serves`` accepts."""
     x_RI = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     out: Tensor
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):

@@ -174,7 +174,7 @@ def test_wrong_shapes_and_names_are_named():
         linear(x, weight, bias[1:])
     with pytest.raises(ValueError, match="'mkl', allowed are auto"):
         linear(x, weight, backend="mkl")
-    with pytest.raises(ValueError, match="16 channels out or more, got 5 channels out"):
+    with pytest.raises(ValueError, match="16 channels out or more, got .* and 5 out"):
         linear(x, weight, bias, backend="native")
     with pytest.raises(ValueError, match="'tanh', allowed are none"):
         linear(x, weight, activation="tanh")
