@@ -76,8 +76,8 @@ int64_t distance(const Tensor& tensor) {
 
 // An operand as rows with one stride for all positions: a copy only where its strides have no such form.
 Tensor as_rows(const Tensor& given, const Tensor& like, const char* name) {
-    const bool served = given.is_cpu() && given.scalar_type() == ScalarType::Float;
-    STD_TORCH_CHECK(served, "geovit::local_attention: ", name, " is not float32 on the CPU");
+    const bool served = given.is_cpu() && given.scalar_type() == like.scalar_type();
+    STD_TORCH_CHECK(served, "geovit::local_attention: ", name, " is not on the CPU, or of another dtype than q");
     const int64_t dims = given.dim();
     bool same = dims == like.dim() && dims >= 4 && dims <= 3 + most_axes;
     for (int64_t a = 0; same && a < dims; ++a) same = given.size(a) == like.size(a);
@@ -90,8 +90,14 @@ Rows<T> rows_of(const Tensor& tensor, T* data) {
     return {data, tensor.stride(0), distance(tensor), tensor.stride(tensor.dim() - 2)};
 }
 
-Rows<const float> rows_read(const Tensor& tensor) { return rows_of(tensor, read(tensor)); }
-Rows<float> rows_written(const Tensor& tensor) { return rows_of(tensor, write(tensor)); }
+template <class T = float>
+Rows<const T> rows_read(const Tensor& tensor) {
+    return rows_of(tensor, read<T>(tensor));
+}
+template <class T = float>
+Rows<T> rows_written(const Tensor& tensor) {
+    return rows_of(tensor, write<T>(tensor));
+}
 
 Tensor like_rows(const Tensor& q) {
     std::vector<int64_t> shape;
@@ -102,11 +108,12 @@ Tensor like_rows(const Tensor& q) {
 using MaybeTensor = std::optional<Tensor>;
 
 // What forward and backward share: checked operands, and the problem that points into them.
+template <class T>
 struct Call {
     Tensor q, k, v, table, pad_k, pad_v, packed_layout;
     Layout layout;
     Biases biases;
-    Problem problem{};
+    ProblemOf<T> problem{};
 
     // The table comes as (heads, rows).
     Call(const Tensor& q_, const Tensor& k_, const Tensor& v_, const MaybeTensor& table_, const MaybeTensor& pad_k_,
@@ -124,7 +131,7 @@ struct Call {
         if (pad_k_) problem.pad_k = read(pad_k = checked(*pad_k_, {heads, dim}, op, "pad_k"));
         if (pad_v_) problem.pad_v = read(pad_v = checked(*pad_v_, {heads, dim}, op, "pad_v"));
         problem.layout = &layout;
-        problem.q = rows_read(q), problem.k = rows_read(k), problem.v = rows_read(v);
+        problem.q = rows_read<T>(q), problem.k = rows_read<T>(k), problem.v = rows_read<T>(v);
         problem.heads = heads, problem.dim = dim;
         problem.scale = static_cast<float>(scale), problem.sigmoid = sigmoid;
         biases = make_biases(layout, table_ ? read(table) : nullptr, heads, sigmoid);
@@ -139,15 +146,19 @@ constexpr int64_t grain_size = 1 << 16;
 std::tuple<Tensor, Tensor> local_attention(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& table,
                                            const MaybeTensor& pad_k, const MaybeTensor& pad_v, const Tensor& layout, double scale,
                                            bool sigmoid) {
-    Call call(q, k, v, table, pad_k, pad_v, layout, scale, sigmoid);
-    Problem& problem = call.problem;
-    const int64_t batches = q.size(0);
+    const int64_t batches = q.size(0), heads = q.size(q.dim() - 2);
     const Tensor out = like_rows(q);
-    const Tensor rows = torch::stable::new_empty(q, {sigmoid ? 0 : batches * call.layout.positions * problem.heads * 2});
-    problem.out = rows_written(out);
-    problem.rows = write(rows);
-    forward_work(call.layout, batches, problem.heads).run(grain_size, [&](const Part* begin, const Part* end) {
-        dispatch<Forward>(static_cast<const Problem*>(&problem), begin, end);
+    Tensor rows;
+    with_element_type(q, "geovit::local_attention", [&](auto element) {
+        using T = decltype(element);
+        Call<T> call(q, k, v, table, pad_k, pad_v, layout, scale, sigmoid);
+        ProblemOf<T>& problem = call.problem;
+        rows = torch::stable::new_empty(q, {sigmoid ? 0 : batches * call.layout.positions * heads * 2}, ScalarType::Float);
+        problem.out = rows_written<T>(out);
+        problem.rows = write(rows);
+        forward_work(call.layout, batches, heads).run(grain_size, [&](const Part* begin, const Part* end) {
+            dispatch<Forward>(static_cast<const ProblemOf<T>*>(&problem), begin, end);
+        });
     });
     return {out, rows};
 }
@@ -156,7 +167,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> local_attention_backw
     const Tensor& grad_, const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& table, const MaybeTensor& pad_k,
     const MaybeTensor& pad_v, const Tensor& rows_, const Tensor& layout, double scale, bool sigmoid, bool needs_table) {
     STD_TORCH_CHECK(!needs_table || table, "geovit::local_attention: the gradient of a table is asked for, and there is none");
-    Call call(q, k, v, table, pad_k, pad_v, layout, scale, sigmoid);
+    STD_TORCH_CHECK(q.scalar_type() == ScalarType::Float, "geovit::local_attention: q is not float32, of which alone there is a gradient");
+    Call<float> call(q, k, v, table, pad_k, pad_v, layout, scale, sigmoid);
     Problem& problem = call.problem;
     const int64_t batches = q.size(0), heads = problem.heads, dim = problem.dim, lanes = width(), pad_dim = padded(dim, lanes);
     const Tensor grad = as_rows(grad_, q, "grad");

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bias.h"
+#include "channels.h"
 #include "elementwise.h"
 #include "gemm.h"
 #include "tiles.h"
@@ -27,10 +28,14 @@ struct Rows {
     T* at(int64_t b, int64_t h) const { return data + b * batch + h * head; }
 };
 
-struct Problem {
+// T is the type of the operands and of the result. Only of floats is there a gradient.
+template <class T>
+struct ProblemOf {
     const Layout* layout;
-    Rows<const float> q, k, v, grad;
-    Rows<float> out, grad_q, grad_k, grad_v;
+    Rows<const T> q, k, v;
+    Rows<T> out;
+    Rows<const float> grad;
+    Rows<float> grad_q, grad_k, grad_v;
     float* rows;  // of each position and head: the largest score and 1 / sum of the weights before division by it
     const float *pad_k, *pad_v;          // (heads, D)
     const BlockBias* biases;             // of each block
@@ -41,6 +46,7 @@ struct Problem {
     float scale;
     bool sigmoid;
 };
+using Problem = ProblemOf<float>;
 
 // Scores of that many queries at a time: a multiple of all register tiles, about 32 KiB of scores.
 inline int64_t rows_at_once(int64_t stride) { return std::max<int64_t>(12, 8192 / stride / 12 * 12); }
@@ -116,8 +122,8 @@ struct Place {
 
 // Works on the tiles of parts one by one. Kernel::tile is told the next tile as well, and asks for its memory ahead of time: rows
 // of a tile lie too far apart for the processor to guess.
-template <int Width, class Kernel>
-GEOVIT_INLINE void run_tiles(const Problem& p, const Part* part, const Part* end) {
+template <int Width, class Kernel, class T>
+GEOVIT_INLINE void run_tiles(const ProblemOf<T>& p, const Part* part, const Part* end) {
     const Layout& layout = *p.layout;
     const Buffer memory = scratch_memory(layout, p.dim, Width, Kernel::backward);
     Place now(layout), next(layout);
@@ -131,48 +137,50 @@ GEOVIT_INLINE void run_tiles(const Problem& p, const Part* part, const Part* end
     }
 }
 
-GEOVIT_INLINE void prefetch(const Rows<const float>& rows, const Place& place, const std::vector<int64_t>& positions,
-                            int64_t count, int64_t dim) {
-    const float* const from = rows.at(place.batch, place.part->head);
+template <class T>
+GEOVIT_INLINE void prefetch(const Rows<const T>& rows, const Place& place, const std::vector<int64_t>& positions, int64_t count,
+                            int64_t dim) {
+    constexpr int64_t line = 64 / sizeof(T);
+    const T* const from = rows.at(place.batch, place.part->head);
     for (int64_t i = 0; i < count; ++i) {
-        const float* const row = from + positions[static_cast<size_t>(i)] * rows.position;
-        for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d, 0, 2);
+        const T* const row = from + positions[static_cast<size_t>(i)] * rows.position;
+        for (int64_t d = 0; d < dim; d += line) __builtin_prefetch(row + d, 0, 2);
         __builtin_prefetch(row + dim - 1, 0, 2);
     }
 }
 
-// to = factor * from, `dim` floats. The last vector may overlap the one before.
-template <int Width>
-GEOVIT_INLINE void copy_row(const float* from, int64_t dim, float factor, float* to) {
+// to = factor * from, `dim` numbers. The last vector may overlap the one before.
+template <int Width, class From, class To>
+GEOVIT_INLINE void copy_row(const From* from, int64_t dim, float factor, To* to) {
     using F = Vec<Width>;
     int64_t i = 0;
-    for (; i + Width <= dim; i += Width) store_vec(to + i, load_vec<F>(from + i) * factor);
+    for (; i + Width <= dim; i += Width) store_as(to + i, load_as<F>(from + i) * factor);
     if (i == dim) return;
     if (dim >= Width)
-        store_vec(to + dim - Width, load_vec<F>(from + dim - Width) * factor);
+        store_as(to + dim - Width, load_as<F>(from + dim - Width) * factor);
     else if constexpr (Width > 4)
         copy_row<Width / 2>(from, dim, factor, to);
     else
-        for (; i < dim; ++i) to[i] = from[i] * factor;
+        for (; i < dim; ++i) store(to[i], load(from[i]) * factor);
 }
 
 // As copy_row, and zeros up to a whole vector.
-template <int Width>
-GEOVIT_INLINE void pack_row(const float* from, int64_t dim, int64_t to_dim, float factor, float* to) {
+template <int Width, class T>
+GEOVIT_INLINE void pack_row(const T* from, int64_t dim, int64_t to_dim, float factor, float* to) {
     store_vec(to + to_dim - Width, Vec<Width>{});
     copy_row<Width>(from, dim, factor, to);
 }
 
-template <int Width>
-GEOVIT_INLINE void gather(const float* from, int64_t from_row, const int64_t* positions, int64_t count, int64_t dim, float factor,
-                          float* to, int64_t to_row) {
+template <int Width, class T>
+GEOVIT_INLINE void gather(const T* from, int64_t from_row, const int64_t* positions, int64_t count, int64_t dim, float factor, float* to,
+                          int64_t to_row) {
     for (int64_t i = 0; i < count; ++i)
         pack_row<Width>(from + positions[i] * from_row, dim, to_row, factor, to + i * to_row);
 }
 
 // Gathers the keys or values of a tile; the constant one follows, and zeros.
-template <int Width>
-GEOVIT_INLINE void gather_keys(const Problem& p, const Place& place, const Scratch& s, const Rows<const float>& from,
+template <int Width, class T>
+GEOVIT_INLINE void gather_keys(const ProblemOf<T>& p, const Place& place, const Scratch& s, const Rows<const T>& from,
                                const float* constant, float* to) {
     const Block& block = *place.block;
     const int64_t head = place.part->head;
@@ -241,13 +249,13 @@ GEOVIT_INLINE void sigmoids(float* scores, int64_t stride, int64_t keys, int64_t
 struct Forward {
     static constexpr bool backward = false;
 
-    template <int Width>
-    static GEOVIT_INLINE void run(const Problem* problem, const Part* part, const Part* end) {
+    template <int Width, class T>
+    static GEOVIT_INLINE void run(const ProblemOf<T>* problem, const Part* part, const Part* end) {
         run_tiles<Width, Forward>(*problem, part, end);
     }
 
-    template <int Width>
-    static GEOVIT_INLINE void tile(const Problem& p, const Place& place, const Place* next, float* memory) {
+    template <int Width, class T>
+    static GEOVIT_INLINE void tile(const ProblemOf<T>& p, const Place& place, const Place* next, float* memory) {
         const Block& block = *place.block;
         const Part& part = *place.part;
         const Scratch s(block, p.dim, Width, false, memory);
@@ -263,7 +271,7 @@ struct Forward {
         }
         transpose<Width>(s.k, s.dim, s.keys, s.dim, s.kt, s.stride);
         const BlockBias& bias = p.biases[part.block];
-        float* const out = p.out.at(batch, head);
+        T* const out = p.out.at(batch, head);
         for (int64_t row = 0; row < block.queries; row += s.rows) {
             const int64_t count = minimum(s.rows, block.queries - row);
             float *const top = s.top + row, *const inverse = s.inverse + row;

@@ -29,7 +29,7 @@ def _fake(
     _scale: float,
     sigmoid: bool,
 ) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(0 if sigmoid else 2 * q.shape[:-1].numel())
+    return q.new_empty(q.shape), q.new_empty(0 if sigmoid else 2 * q.shape[:-1].numel(), dtype=torch.float32)
 
 
 def _fake_backward(
@@ -105,7 +105,7 @@ def local_attention(
 ) -> Tensor:
     """See ``geovit.core.ops.local_attention``, for CPU tensors of one of ``DTYPES``; the result is contiguous.
 
-    No copy is made of float32 operands whose heads are contiguous and whose positions lie at one distance, such as the parts of
+    No copy is made of operands in float32, or in bfloat16 without a gradient, whose heads are contiguous and whose positions lie at one distance, such as the parts of
     one projection. The kernel reads the bias from the table, and adds its gradient up there: no bias is ever written out in
     PyTorch, which for small windows would take longer than the attention.
     """
@@ -118,7 +118,14 @@ def local_attention(
         layout = _cached_layout(size, rules, padding is not None)
     table = None if bias_table is None else bias_table.float().t().contiguous()
     pad_k, pad_v = (None, None) if padding is None else (x.float() for x in padding)
-    out: Tensor = _LocalAttention.apply(
+    out: Tensor
+    # The kernel reads and writes bfloat16, but has no gradient of it.
+    if dtype == torch.bfloat16 and not (
+        torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, bias_table, *(padding or ())) if t is not None)
+    ):
+        out, _ = torch.ops.geovit.local_attention(q, k, v, table, pad_k, pad_v, layout, float(scale), activation == "sigmoid")
+        return out
+    out = _LocalAttention.apply(
         q.float(), k.float(), v.float(), table, pad_k, pad_v, layout, float(scale), activation == "sigmoid"
     )
     return out.to(dtype)
