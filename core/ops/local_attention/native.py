@@ -105,7 +105,8 @@ def local_attention(
 ) -> Tensor:
     """See ``geovit.core.ops.local_attention``, for CPU tensors of one of ``DTYPES``; the result is contiguous.
 
-    No copy is made of operands in float32, or in bfloat16 without a gradient, whose heads are contiguous and whose positions lie at one distance, such as the parts of
+    No copy is made of operands in float32, or in bfloat16 without a gradient, whose heads are contiguous and whose positions lie
+    at one distance, such as the parts of
     one projection. The kernel reads the bias from the table, and adds its gradient up there: no bias is ever written out in
     PyTorch, which for small windows would take longer than the attention.
     """

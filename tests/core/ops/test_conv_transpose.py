@@ -44,6 +44,15 @@ def test_output_and_all_gradients_agree_with_the_reference(backend, dtype, toler
 
 
 @needs_native
+@pytest.mark.parametrize(("size", "kernel", "dim", "out"), [((3, 4, 5), (2, 2, 2), 20, 24), ((3, 1, 61), (1, 2, 2), 48, 17)])
+def test_native_errs_in_bfloat16_no_more_than_pytorch(size, kernel, dim, out):
+    x, weight, bias, _ = inputs(size, kernel, dim, out, torch.bfloat16)
+    want = conv_transpose(x.double(), weight.double(), bias.double(), backend="reference")
+    worst = [float((conv_transpose(x, weight, bias, backend=b) - want).abs().max()) for b in ("native", "eager")]
+    assert worst[0] <= 1.01 * worst[1]
+
+
+@needs_native
 def test_strided_inputs_and_threads_change_nothing():
     x, weight, bias, _ = inputs((6, 7, 8), (2, 2, 2), 24, 20, torch.float32)
     want = conv_transpose(x, weight, bias, backend="native")

@@ -208,6 +208,17 @@ def test_sums_over_many_channels_keep_their_precision():
     assert error(y, want) <= TOLERANCE[torch.float32]
 
 
+@needs_native
+@pytest.mark.parametrize(("dim", "beside", "out"), [(2, 0, 5), (18, 30, 48), (96, 96, 33), (17, 0, 16)])
+def test_maps_of_positions_err_in_bfloat16_no_more_than_pytorch(dim, beside, out):
+    generator = torch.Generator().manual_seed(0)
+    x, more = (torch.randn(2, 5, 9, 7, n, generator=generator).bfloat16() for n in (dim, beside))
+    weight = torch.randn(out, dim + beside, 1, 1, 1, generator=generator).bfloat16()
+    want = conv(torch.cat((x, more), -1).double(), weight.double(), backend="reference")
+    worst = [float((conv(x, weight, beside=more if beside else None, backend=b) - want).abs().max()) for b in ("native", "eager")]
+    assert worst[0] <= 1.01 * worst[1]
+
+
 def test_moments_have_gradients_in_eager():
     given, _ = inputs(1, (4, 5, 6), 3, 0, 4)
     leaves = [t.double().requires_grad_() for t in given]

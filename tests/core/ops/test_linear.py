@@ -3,13 +3,14 @@ import torch
 
 from geovit.core.device import cpu_vendor
 from geovit.core.layers.linear import Linear
-from geovit.core.native import native_status
+from geovit.core.native import multiplies_bfloat16, native_status
 from geovit.core.ops.linear import _choose, choose_backend, linear, onednn
 
 needs_onednn = pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch has no oneDNN")
 needs_native = pytest.mark.skipif(not native_status()[0], reason=native_status()[1])
 FAST = ["eager", pytest.param("onednn", marks=needs_onednn)]
 NATIVE = pytest.param("native", marks=needs_native)
+needs_products = pytest.mark.skipif(not multiplies_bfloat16(), reason="no compiled products of bfloat16 on this CPU")
 
 
 def inputs(rows, width, out, dtype=torch.float32):
@@ -46,6 +47,35 @@ def test_output_and_all_gradients_agree_with_the_reference(backend, rows, width,
 )
 def test_native_agrees_with_the_reference(rows, width, out):
     test_output_and_all_gradients_agree_with_the_reference("native", rows, width, out)
+
+
+@needs_products
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+@pytest.mark.parametrize(
+    ("rows", "width", "out"), [((1,), 2, 16), ((2, 49), 18, 31), ((3, 100), 46, 33), ((65,), 6, 130), ((50,), 768, 48)]
+)
+def test_native_errs_in_bfloat16_no_more_than_pytorch(rows, width, out, activation):
+    given = inputs(rows, width, out, torch.bfloat16)
+    want = linear(*(t.double() for t in given), activation=activation, backend="reference")
+    got, torchs = (linear(*given, activation=activation, backend=backend) for backend in ("native", "eager"))
+    assert got.dtype == torch.bfloat16
+    assert error(got, want) <= 4e-3  # rounding alone; the other adds up in float32, too, but rounds before the activation
+    assert error(got, want) <= 1.01 * error(torchs, want)
+
+
+@needs_products
+def test_bfloat16_without_gradients_is_native_under_autocast_too():
+    x, weight, bias = inputs((1024,), 64, 64)
+    parameter = weight.clone().requires_grad_()
+    want = linear(*(t.bfloat16() for t in (x, weight, bias)), backend="native")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            assert torch.equal(linear(x, parameter, bias), want)
+        assert linear(x, parameter, bias).requires_grad
+        with pytest.raises(ValueError, match="bfloat16 without a gradient"):
+            linear(x, parameter, bias, backend="native")
+    with pytest.raises(ValueError, match="an even number of channels"):
+        linear(*(t.bfloat16() for t in inputs((1024,), 63, 64)), backend="native")
 
 
 @pytest.mark.parametrize("backend", [*FAST, NATIVE])

@@ -59,6 +59,19 @@ def results(given: dict[str, Any], pattern: Any, backend: str = "native", **opti
     return [out.detach(), *torch.autograd.grad(out, leaves(given), weight)]
 
 
+@pytest.mark.parametrize("head_dim", [3, 16, 20])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_bfloat16_is_read_widened_and_rounded_once(name: str, head_dim: int) -> None:
+    size, pattern = PATTERNS[name]
+    given = make(size, pattern, head_dim=head_dim, padding=True)
+    options = {"bias_table": given["bias_table"].detach(), "padding": tuple(x.detach().bfloat16() for x in given["padding"])}
+    qkv = given["qkv"].detach().bfloat16()
+    got = local_attention(*qkv.unbind(-3), pattern, **options, backend="native")
+    options["padding"] = tuple(x.float() for x in options["padding"])
+    want = local_attention(*qkv.float().unbind(-3), pattern, **options, backend="native")
+    assert torch.equal(got, want.bfloat16())
+
+
 def exact(given: dict[str, Any], pattern: Any, **options: Any) -> list[Tensor]:
     def wide(x: Any) -> Any:
         return tuple(map(wide, x)) if isinstance(x, tuple) else x.detach().double().requires_grad_()
