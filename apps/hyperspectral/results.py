@@ -19,7 +19,8 @@ from ...datasets.hectares import row_hectares
 from ...datasets.identity import files_of
 from ...datasets.several import stem_of
 from ...datasets.vectorizing import check_vectors
-from ..streaming import Forecast
+from ...datasets.writing import make_folder
+from ..forecasting import Forecast
 from .quicklook import natural_colours, preview_shape, write_quicklook
 from .working import MAP, PROBABILITIES
 
@@ -191,12 +192,7 @@ def ready_folder(folder: Path, files: Iterable[Path], overwrite: bool) -> None:
     Raises:
         OSError: they cannot, or may not be replaced.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        pass  # a file: told of below
-    except OSError as error:
-        raise OSError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     check_writable(files, overwrite)
 
 

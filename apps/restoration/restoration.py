@@ -1,7 +1,6 @@
 """Images in, images out: of every kind, with every number of bands, and with what belongs to them."""
 
 import logging
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import torch
 
 from ...core.device import resolve_device
 from ...core.engines import EngineName
+from ...core.memory import bytes_allowed
 from ...core.precision import Precision, resolve_precision
 from ...core.streaming.run import InMemory
 from ...datasets import check_writable
@@ -111,8 +111,7 @@ class Restoration:
         value_range: Range | None = None,
         frugal: bool = False,
     ) -> None:
-        if max_memory is not None and not 0 < max_memory < math.inf:
-            raise ValueError(f"max_memory is {max_memory}, expected gigabytes, more than 0")
+        limit = bytes_allowed(max_memory)
         target = resolve_device(device)
         dtype = safe_precision(restorer, precision, target)
         self.restorer = restorer
@@ -124,7 +123,7 @@ class Restoration:
             dtype,
             tile=tile,
             overlap=overlap,
-            limit=None if max_memory is None else max_memory * 1e9,
+            limit=limit,
             frugal=frugal,
         )
 
