@@ -16,7 +16,7 @@ from ...core.streaming.plan import Area
 from ...datasets import stream_bands
 from ...datasets.areas import AreaMask, window_of
 from ...datasets.growing import GrowingRasters, Layer
-from ...datasets.identity import files_of, identify, sha256
+from ...datasets.identity import content_of, sha256
 from ..cards import RunFacts, write_run_card, write_stac_item
 from ..forecasting import Forecast, forecast
 from ..streaming import RunOptions, carried_out, compute_threads, unfinished_folder
@@ -189,8 +189,8 @@ class SceneRun:
         area = self.area
         return {
             "command": "embed",
-            "inputs": [{"bytes": file.bytes, file.method: file.digest} for file in map(identify, files_of(self.given))],
-            "mask": None if self.how.mask is None else [identify(file).digest for file in files_of(self.how.mask)],
+            "scene": content_of(self.given),
+            "mask": content_of(self.how.mask),
             "precision": str(self.embedder.dtype),
             "valid": self.embedder.valid,
             "area": [area.row, area.column, area.height, area.width],

@@ -18,6 +18,7 @@ from ...core.streaming.plan import Area, Plan
 from ...core.streaming.run import Job
 from ...datasets import AreaMask, open_scene, window_of, write_text_atomic
 from ...datasets.growing import GrowingRasters
+from ...datasets.identity import content_of
 from ...datasets.vectorizing import vectorize as write_polygons
 from ..forecasting import forecast
 from ..streaming import RunOptions, carried_out, compute_threads, largest_side, unfinished_folder
@@ -37,7 +38,6 @@ from .results import (
     layers_of,
     ready_folder,
     result_files,
-    stamp,
     summed,
 )
 from .working import MAP, Wanted, part_bytes
@@ -196,8 +196,8 @@ def classify(
 
     noted = describe(opened, seed) | {"bounds": bounds, "mask": mask, "method": approach.method, "device": str(approach.device)}
     identity = {
-        "command": "classify", "scene": stamp(opened.path), "bands": opened.bands, "area": asdict(target.wanted.area),
-        "mask": stamp(mask), "labels": stamp(labels), "field": field, "classes": stamp(classes), "seed": seed,
+        "command": "classify", "scene": content_of(opened.path), "bands": opened.bands, "area": asdict(target.wanted.area),
+        "mask": content_of(mask), "labels": content_of(labels), "field": field, "classes": content_of(classes), "seed": seed,
         "approach": approach.identity,
     }  # fmt: skip
 

@@ -70,7 +70,7 @@ class GrowingRasters:
             folder: that the work is kept in.
             layers: the rasters, by name.
             others: further files of the result, by name, which the caller writes before ``publish``.
-            job: what decides the result (inputs with size and time, model hash, parameters); JSON. A run goes on
+            job: what decides the result (digests of inputs and model, parameters); JSON. A run goes on
                 with its own only.
             parts: of the plan.
             resume: go on with an unfinished run; if there is none, begin.
