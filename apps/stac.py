@@ -145,7 +145,7 @@ def _classes(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
             "value": info.value,
             "name": re.sub(r"[^A-Za-z0-9_-]+", "_", info.name).strip("_") or f"class_{info.value}",
             "description": info.name,
-            "color_hint": bytes(info.color).hex().upper(),
+            "color_hint": info.hex[1:].upper(),
         }
         for info in classes
     ]

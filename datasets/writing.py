@@ -15,7 +15,7 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 
-from .classes import ClassInfo
+from .classes import ClassInfo, map_colors, map_names, map_type
 from .grid import Grid
 from .raster import GDAL_ERRORS, quiet_georeference, reason
 
@@ -134,13 +134,10 @@ def write_class_map(
         ValueError: shape other than the grid's, or values that are no class.
         FileExistsError, OSError: as in ``atomic``.
     """
-    top = max(info.value for info in classes)
     strange = np.setdiff1d(values, [0, *(info.value for info in classes)])
     if len(strange):
         raise ValueError(f"{path}: values such as {strange[0]} are not among the classes")
-    dtype = np.uint8 if top <= np.iinfo(np.uint8).max else np.uint16
-    names = {0: "no data"} | {info.value: info.name for info in classes}
-    colors = {0: (0, 0, 0, 0)} | {info.value: (*info.color, 255) for info in classes}
+    dtype = map_type(info.value for info in classes)
     if values.shape != grid.shape:
         raise ValueError(f"{path}: values of shape {values.shape} for a grid of {grid.shape}")
     profile = {
@@ -151,9 +148,9 @@ def write_class_map(
     with atomic(path, overwrite) as target, quiet_georeference(), tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         plain = Path(scratch) / "plain.tif"
         with rasterio.open(plain, "w", **profile) as dst:
-            dst.write_colormap(1, colors)
+            dst.write_colormap(1, map_colors(classes))
             dst.write(values.astype(dtype), 1)
-        write_category_names(plain, names)
+        write_category_names(plain, map_names(classes))
         rasterio.shutil.copy(plain, target, driver="COG", compress="DEFLATE", overview_resampling="NEAREST", bigtiff="IF_SAFER")
         with rasterio.open(target) as src:
             # GDAL keeps quiet about some write errors at closing, a full disk among them.

@@ -16,6 +16,7 @@ from ...core.device import resolve_device
 from ...core.precision import Precision, resolve_precision
 from ...core.streaming.plan import Area, Part, Plan
 from ...datasets import Grid, Scene
+from ...datasets.classes import map_type
 from ...datasets.raster import Numbers
 from ...datasets.wavelengths import to_nm
 from .mapping import ModelTeller, cost_of
@@ -264,7 +265,7 @@ def _told(loaded: _Loaded, values: NDArray[Any], part: Part) -> NDArray[np.float
 def _labelled(cube: "xarray.DataArray", axes: tuple[str, str, str], told: Any, model: Classifier, probabilities: bool) -> Any:
     xarray, classes = _xarray(), model.info.classes
     values = np.array([0, *(info.value for info in classes)])
-    values = values.astype(np.uint8 if values.max() <= np.iinfo(np.uint8).max else np.uint16)
+    values = values.astype(map_type(values.tolist()))
     at = {name: found for name, found in cube.coords.items() if axes[0] not in found.dims and name != axes[0]}
     about = {name: cube.attrs[name] for name in ("grid_mapping",) if name in cube.attrs}
     placed = {name: cube.encoding[name] for name in ("grid_mapping",) if name in cube.encoding}
@@ -281,7 +282,7 @@ def _labelled(cube: "xarray.DataArray", axes: tuple[str, str, str], told: Any, m
     mapped = plane(chosen, "classes", {
         "long_name": "class", "_FillValue": values.dtype.type(0),
         "class_values": [info.value for info in classes], "class_names": [info.name for info in classes],
-        "class_colors": ["#{:02x}{:02x}{:02x}".format(*info.color) for info in classes],
+        "class_colors": [info.hex for info in classes],
     })  # fmt: skip
     if not probabilities:
         return mapped

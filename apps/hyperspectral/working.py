@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ...core.streaming.plan import Area, Part
 from ...core.streaming.run import Finished
 from ...datasets import AreaMask, Scene
+from ...datasets.classes import map_type
 from ...datasets.hectares import row_hectares
 from .samples import read_padded
 
@@ -118,7 +119,7 @@ class SceneWorker:
         place = wanted.area
         grid = scene.grid.part(place.column, place.row, place.width, place.height)
         self._hectares = row_hectares(grid) if grid.crs is not None and grid.crs.is_geographic else None
-        self.values = np.array([0, *values], dtype=np.uint8 if max(values) <= np.iinfo(np.uint8).max else np.uint16)
+        self.values = np.array([0, *values], dtype=map_type(values))
 
     def read(self, part: Part) -> Seen:
         """Read all cells that hold pixels that are asked for, with their surroundings."""
