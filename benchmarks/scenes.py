@@ -46,7 +46,7 @@ from geovit.apps.bench import machine
 from geovit.apps.hyperspectral.approaches import Target, by_model
 from geovit.apps.hyperspectral.mapping import MapJob
 from geovit.apps.hyperspectral.results import layers_of
-from geovit.apps.hyperspectral.working import MAP, Wanted
+from geovit.apps.hyperspectral.working import MAP, Wanted, plan_of
 from geovit.core.streaming.plan import Plan
 from geovit.core.streaming.run import one_thread_each, run
 from geovit.datasets import open_scene
@@ -175,7 +175,7 @@ def job_of(made: Made) -> tuple[MapJob, Plan, dict[str, object]]:
     approach = by_model(target, made.model, base=None, encoder=None)
     job, _ = approach.prepare(lambda name: made.folder / name)
     side = min(1024 // job.cell * job.cell or job.cell, approach.cost.largest)
-    plan = Plan(image=scene.grid.shape, area=target.wanted.area, side=side, multiple=job.cell)
+    plan = plan_of(scene.grid.shape, target.wanted.area, side=side, cell=job.cell, halo=approach.halo)
     layers = layers_of({MAP: made.folder / "alone.tif"}, scene.grid, approach.classes)
     return job, plan, layers
 

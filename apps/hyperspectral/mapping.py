@@ -14,13 +14,13 @@ from torch import Tensor
 from ...core.engines import EngineName
 from ...core.memory import forward_bytes
 from ...core.precision import autocast
-from ...core.streaming.plan import Area, Plan
+from ...core.streaming.plan import Area
 from ...core.streaming.run import Finished, Ready, run
 from ...datasets import Scene
 from .adaptation import read_encoder
 from .model import Classifier, load_classifier
 from .sampling import warn_if_far
-from .working import LARGEST_SIDE, MAP, PROBABILITIES, Cost, SceneWorker, Teller, Wanted
+from .working import LARGEST_SIDE, MAP, PROBABILITIES, Cost, SceneWorker, Teller, Wanted, plan_of
 
 _LARGEST_CELL = 512
 _LARGEST_PATCHES = 128  # of cells and parts of a patch network, which takes minutes for so many: a kill should not lose more
@@ -149,7 +149,7 @@ def map_in_memory(
 ) -> MapInMemory:
     """Map a whole scene, of the teller's bands, and hold the result."""
     wanted = Wanted.all_of(scene, probabilities=teller.channels > 1)
-    plan = Plan(image=scene.grid.shape, area=wanted.area, side=max(256 // cell, 1) * cell, multiple=cell)
+    plan = plan_of(scene.grid.shape, wanted.area, side=max(256 // cell, 1) * cell, cell=cell, halo=teller.halo)
     sink = MapInMemory(scene.grid.shape)
     run(plan, Ready(SceneWorker(scene, teller, wanted, cell=cell, values=range(1, classes + 1))), sink, tick=tick)
     return sink
