@@ -342,7 +342,7 @@ def dask(scenes: Sequence[Made]) -> Iterator[Row]:
     out = made.folder / "dask3"
     options = command("classify", small.path, "--model", small.model, "--out", out, "--dask", "local:3")
     child = subprocess.Popen(options, stdout=subprocess.DEVNULL, cwd=tempfile.gettempdir())
-    journal = out / f".{small.path.stem}_classes.unfinished" / "journal"
+    journal = out / f".{small.path.stem}_classes.tif.unfinished" / "journal"
     killed = False
     while child.poll() is None and not (journal.is_file() and b'"part":1,' in journal.read_bytes()):
         time.sleep(0.05)
