@@ -18,6 +18,7 @@ from rasterio.windows import Window
 
 from .classes import MAX_VALUE, ClassInfo, Color, make_classes
 from .grid import Grid
+from .growing import small_cache
 from .matlab import load_array, split_key
 from .raster import GDAL_ERRORS, NotARasterError, data_file, grid_of, open_raster, quiet_georeference, reason
 from .vector import NotAVectorError, looks_like_vector, rasterize
@@ -100,7 +101,7 @@ def _read(name: str, grid: Grid, field: str | None) -> _Values:
     if looks_like_vector(name):
         return _Values(*rasterize(name, grid, field), {})
     try:
-        with open_raster(data_file(name)) as src:
+        with small_cache(), open_raster(data_file(name)) as src:
             return _read_raster(src, grid)
     except NotARasterError:
         try:
@@ -170,9 +171,7 @@ class _Checked:
             )
 
 
-def _labelled(
-    values: NDArray[np.int32], row: int, column: int, grid: Grid
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def _labelled(values: NDArray[np.int32], row: int, column: int, grid: Grid) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Pixels with a value of a window that begins at a row and column of a grid, and their values."""
     at = np.nonzero(values)
     return (at[0] + row) * grid.width + at[1] + column, values[at]

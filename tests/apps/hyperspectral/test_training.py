@@ -64,7 +64,9 @@ def test_other_labels_than_those_to_train_on_are_not_looked_at(scene, labelled, 
     index = labels.index.copy()
     right = np.arange(index.shape[1]) >= 30
     index[:, right] = np.where(index[:, right] >= 0, (index[:, right] + 1) % 3, -1)
-    other = LabelledScene(scene, dataclasses.replace(labels, targets=index[index >= 0]), margin=labelled.margin, core=tiling(tiny).core)
+    other = LabelledScene(
+        scene, dataclasses.replace(labels, targets=index[index >= 0]), margin=labelled.margin, core=tiling(tiny).core
+    )
     np.testing.assert_array_equal(other.rows, labelled.rows)
     assert (other.targets != labelled.targets)[~half].all()
     assert same_weights(fit(scene, other, half, tiny, seed=3, device=CPU), left)
