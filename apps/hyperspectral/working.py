@@ -155,7 +155,8 @@ class SceneWorker:
         self._pieces = PieceReader(scene, 2 * teller.halo)
         place = wanted.area
         grid = scene.grid.part(place.column, place.row, place.width, place.height)
-        self._hectares = row_hectares(grid) if grid.crs is not None and grid.crs.is_geographic else None
+        hectares = row_hectares(grid)
+        self._hectares = hectares if hectares is not None and np.ptp(hectares) else None
         self.values = np.array([0, *values], dtype=np.uint8 if max(values) <= np.iinfo(np.uint8).max else np.uint16)
 
     def read(self, part: Part) -> Seen:
@@ -212,7 +213,7 @@ class SceneWorker:
     def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
         """Return class values, probabilities if asked for, and as facts pixels and summed confidence of each class.
 
-        Where the CRS is geographic hectares are a fact, too: pixels of different rows differ in area.
+        Where pixels of different rows differ in area hectares are a fact, too.
         """
         valid = np.isfinite(values[0])
         index = np.where(valid, values[0], -1).astype(np.int64)
