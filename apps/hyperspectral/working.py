@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
@@ -117,8 +118,13 @@ class SceneWorker:
         self.scene, self.teller, self.wanted, self.cell = scene, teller, wanted, cell
         place = wanted.area
         grid = scene.grid.part(place.column, place.row, place.width, place.height)
+        self._stopped = Event()
         self._hectares = row_hectares(grid) if grid.crs is not None and grid.crs.is_geographic else None
         self.values = np.array([0, *values], dtype=np.uint8 if max(values) <= np.iinfo(np.uint8).max else np.uint16)
+
+    def stop(self) -> None:
+        """Have ``compute`` end with the cell that it is at: a part may take minutes."""
+        self._stopped.set()
 
     def read(self, part: Part) -> Seen:
         """Read all cells that hold pixels that are asked for, with their surroundings."""
@@ -157,6 +163,8 @@ class SceneWorker:
             halo, cell = self.teller.halo, self.cell
             for row in range(0, bottom - top, cell):
                 for column in range(0, right - left, cell):
+                    if self._stopped.is_set():
+                        raise InterruptedError
                     rows, columns = slice(row, min(row + cell, bottom - top)), slice(column, min(column + cell, right - left))
                     looked = data.values[:, row : rows.stop + 2 * halo, column : columns.stop + 2 * halo]
                     core = looked[:, halo : looked.shape[1] - halo, halo : looked.shape[2] - halo]
