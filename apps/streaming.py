@@ -65,17 +65,18 @@ def largest_side(
     *,
     max_memory: float | None,
     multiple: int,
-    smallest: int,
     largest: int,
+    preferred: int | None = None,
     unfinished: Path | None = None,
 ) -> int:
-    """Return the largest side of parts that memory allows, halving from ``largest``.
+    """Return the largest side of parts that memory allows.
 
     Args:
         bytes_of: what the process takes beside what it holds now, by the side.
         max_memory: gigabytes (10^9 bytes) that the process may take at the most. None: the default of ``core.memory``.
-        multiple: of sides.
-        smallest, largest: that may be chosen.
+        multiple: of sides, and the smallest.
+        largest: that may be chosen, if it is a multiple.
+        preferred: of which the side is a multiple, too, unless memory allows no such side.
         unfinished: folder of a run to go on with, if there is one: its side is taken, for the default of memory depends on what
             else the machine does.
 
@@ -86,16 +87,15 @@ def largest_side(
     if earlier is not None:
         return earlier
     room, limit = _room(max_memory)
-    least = -(-smallest // multiple) * multiple
-    side = max(largest // multiple * multiple, least)
+    side = max(largest // multiple, 1) * multiple
     while bytes_of(side) > room:
-        if side == least:
+        if side == multiple:
             raise ValueError(
                 f"parts of {side} pixels, the smallest possible, need {(limit - room + bytes_of(side)) / 1e9:.2f} GB; "
                 f"allowed are {limit / 1e9:.2f} GB"
             )
-        side = max(side // 2 // multiple * multiple, least)
-    return side
+        side -= multiple
+    return side if preferred is None or side < preferred else side // preferred * preferred
 
 
 def earlier_side(unfinished: Path) -> int | None:

@@ -17,7 +17,7 @@ from ...core.precision import Precision, resolve_precision
 from ...core.streaming.plan import Area, Plan
 from ...core.streaming.run import Job
 from ...datasets import AreaMask, open_scene, window_of, write_text_atomic
-from ...datasets.growing import GrowingRasters
+from ...datasets.growing import CACHE_BYTES, GrowingRasters
 from ...datasets.identity import content_of
 from ...datasets.vectorizing import vectorize as write_polygons
 from ..forecasting import forecast
@@ -40,7 +40,7 @@ from .results import (
     result_files,
     summed,
 )
-from .working import MAP, Wanted, part_bytes
+from .working import MAP, Wanted, lead_of, part_bytes, plan_of
 
 logger = logging.getLogger(__name__)
 
@@ -253,17 +253,25 @@ def _write_others(rasters: GrowingRasters, files: Mapping[str, Path], mapped: Ma
 
 def _parts(target: Target, approach: Approach, max_memory: float | None, unfinished: Path | None) -> tuple[Plan, int, float]:
     """Return the parts of a scene, how many of them are computed at a time, and the bytes that this takes."""
-    cell, shape = approach.cost.cell, target.scene.grid.shape
+    cell, scene, area = approach.cost.cell, target.scene, target.wanted.area
+    pixel = approach.bands * scene.stored.dtype.itemsize
+    cached = min(CACHE_BYTES, scene.grid.height * scene.grid.width * pixel)
 
     def needs(side: int, threads: int) -> float:
-        return part_bytes(side, threads, approach.cost, bands=approach.bands, channels=approach.channels, halo=approach.halo)
+        return cached + part_bytes(
+            side, threads, approach.cost, width=area.width, pixel=pixel, channels=approach.channels, halo=approach.halo
+        )
 
-    whole = -(-max(target.wanted.area.height, target.wanted.area.width) // cell) * cell
+    whole = -(-(max(area.height, area.width) + lead_of(cell, approach.halo)) // cell) * cell
     largest = min(approach.cost.largest, whole)
     least = min(256 // cell * cell or cell, largest)  # below, more is read twice than threads gain
     threads = compute_threads(approach.device, lambda count: needs(least, count), max_memory=max_memory)
+    block = max(scene.block)
+    aligned = block if all(block % pixels == 0 for pixels in (*scene.block, cell)) else cell
     side = largest_side(
-        lambda side: needs(side, threads), max_memory=max_memory, multiple=cell, smallest=cell, largest=largest,
+        lambda side: needs(side, threads), max_memory=max_memory, multiple=cell, preferred=aligned, largest=largest,
         unfinished=unfinished,
     )  # fmt: skip
-    return Plan(image=shape, area=target.wanted.area, side=side, multiple=cell), threads, needs(side, threads)
+    multiple = aligned if side % aligned == 0 else cell
+    parts = plan_of(scene.grid.shape, area, side=side, halo=approach.halo, cell=cell, multiple=multiple)
+    return parts, threads, needs(side, threads)

@@ -15,13 +15,12 @@ from torch import Tensor
 from ...core.engines import EngineName
 from ...core.memory import forward_bytes
 from ...core.precision import autocast
-from ...core.streaming.plan import Plan
 from ...core.streaming.run import InMemory, Ready, run
 from ...datasets import Scene
 from .adaptation import read_encoder
 from .model import Classifier, load_classifier
 from .sampling import warn_if_far
-from .working import LARGEST_SIDE, MAP, PROBABILITIES, Cost, SceneWorker, Teller, Wanted
+from .working import LARGEST_SIDE, MAP, PROBABILITIES, Cost, SceneWorker, Teller, Wanted, plan_of
 
 _LARGEST_CELL = 512
 _LARGEST_PATCHES = 128  # of cells and parts of a patch network, which takes minutes for so many: a kill should not lose more
@@ -138,7 +137,7 @@ def map_in_memory(
         teller tells them, NaN where nodata.
     """
     wanted = Wanted.all_of(scene, probabilities=teller.channels > 1)
-    plan = Plan(image=scene.grid.shape, area=wanted.area, side=max(256 // cell, 1) * cell, multiple=cell)
+    plan = plan_of(scene.grid.shape, wanted.area, side=max(256 // cell, 1) * cell, cell=cell, halo=teller.halo)
     told: dict[str, NDArray[Any]] = {MAP: np.empty((1, *plan.shape), np.int32)}
     if wanted.probabilities:
         told[PROBABILITIES] = np.empty((2, *plan.shape), np.float32)

@@ -1,5 +1,6 @@
 """What is written of a map, beside the map itself."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ from .working import MAP, PROBABILITIES
 
 POLYGONS = "polygons"
 PROBABILITY_BANDS = ("largest class probability, calibrated", "entropy, 0 sure to 1 undecided")
+
+logger = logging.getLogger(__name__)
 
 _ENDINGS = {
     "map": "_classes.tif",
@@ -98,8 +101,13 @@ class Mapped:
         return grid_of_area(self.scene, self.area)
 
     def areas(self) -> list[dict[str, Any]]:
-        """Return for each class its value, name, pixels, share, hectares (None without a CRS) and mean confidence."""
+        """Return for each class its value, name, pixels, share, hectares and mean confidence.
+
+        Hectares are None where ``row_hectares`` cannot tell them.
+        """
         of_rows, hectares = row_hectares(self.grid), self.hectares
+        if of_rows is None and self.grid.crs is not None:
+            logger.warning("areas are left out: they cannot be told from pixels in %s", self.grid.crs.to_string())
         if of_rows is not None and hectares is None:  # all pixels are alike
             hectares = self.pixels * of_rows[0]
         rows = []

@@ -143,9 +143,13 @@ def test_more_at_once_take_less_time(tmp_path):
 
 
 def test_the_side_follows_memory():
-    sides = {"multiple": 8, "smallest": 20, "largest": 1000}
-    assert largest_side(lambda side: 0, max_memory=None, **sides) == 1000
-    assert largest_side(lambda side: side * 1e7, max_memory=5, **sides) in (248, 496)
+    sides = {"multiple": 24, "largest": 1000}
+    assert largest_side(lambda side: 0, max_memory=None, **sides) == 984
+    assert largest_side(lambda side: 0, max_memory=None, preferred=240, **sides) == 960
+    allowed = largest_side(lambda side: side * 1e7, max_memory=5, **sides)
+    assert 240 < allowed < 500
+    assert largest_side(lambda side: side * 1e7, max_memory=5, preferred=240, **sides) == 240
+    assert largest_side(lambda side: side * 1e7, max_memory=5, preferred=960, **sides) == pytest.approx(allowed, abs=24)
     with pytest.raises(ValueError, match="parts of 24 pixels, the smallest possible, need .* GB; allowed are 1.00 GB"):
         largest_side(lambda side: 1e12, max_memory=1, **sides)
     with pytest.raises(ValueError, match="max_memory is -1"):
@@ -157,7 +161,7 @@ def test_a_run_goes_on_with_the_side_it_had(tmp_path):
         carry_out(tmp_path, Ramp(failing=3))
     folder = options(tmp_path)["folder"]
     assert GrowingRasters.unfinished(folder)["side"] == 128
-    sides = {"max_memory": None, "multiple": 8, "smallest": 8, "largest": 1000}
+    sides = {"max_memory": None, "multiple": 8, "largest": 1000}
     assert largest_side(lambda side: 0, **sides, unfinished=folder) == 128
     assert largest_side(lambda side: 0, **sides, unfinished=tmp_path / "none") == 1000
 
