@@ -3,7 +3,7 @@
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,27 @@ class Planned:
 def unfinished_folder(target: Path) -> Path:
     """Return where an unfinished run keeps what it has, by its first result."""
     return target.with_name(f".{target.name}.unfinished")
+
+
+@contextmanager
+def output_folder(out: Path | None) -> Iterator[None]:
+    """Make the folder that results go to, if there is none; if nothing comes to lie in it, it goes again.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if out is None or out.exists():
+        yield
+        return
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it holds results, or what an unfinished run has
+            out.rmdir()
 
 
 def forecast(
