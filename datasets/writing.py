@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree as ET
@@ -70,6 +70,38 @@ def check_writable(paths: Iterable[str | Path], overwrite: bool = False) -> None
                 pass
         except OSError as error:
             raise _os_error(path, error.strerror or str(error), error.errno) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results if there is none. That a file lies there is told by ``check_writable``.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise OSError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def output_folder(folder: Path | None) -> Iterator[None]:
+    """Make a folder for results, if one is named; if it is new and nothing comes to lie in it, it goes again.
+
+    Raises:
+        OSError: as of ``make_folder``.
+    """
+    new = folder is not None and not folder.exists()
+    if folder is not None:
+        make_folder(folder)
+    try:
+        yield
+    finally:
+        if new and folder is not None:
+            with suppress(OSError):  # it holds results, or what an unfinished run has
+                folder.rmdir()
 
 
 @contextmanager

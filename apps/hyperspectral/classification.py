@@ -18,9 +18,10 @@ from ...core.streaming.plan import Area, Plan
 from ...core.streaming.run import Job
 from ...datasets import AreaMask, open_scene, window_of, write_text_atomic
 from ...datasets.growing import CACHE_BYTES, GrowingRasters
-from ...datasets.several import stem_of
+from ...datasets.identity import content_of
 from ...datasets.vectorizing import vectorize as write_polygons
-from ..streaming import carried_out, compute_threads, forecast, largest_side
+from ..forecasting import forecast
+from ..streaming import RunOptions, carried_out, compute_threads, largest_side, unfinished_folder
 from .adaptation import adapting, read_encoder
 from .approaches import Approach, Target, by_clusters, by_labels, by_model
 from .arrays import classify_array
@@ -37,7 +38,6 @@ from .results import (
     layers_of,
     ready_folder,
     result_files,
-    stamp,
     summed,
 )
 from .working import MAP, Wanted, lead_of, part_bytes, plan_of
@@ -176,7 +176,7 @@ def classify(
     out = Path(out)
     kinds = [kind for kind, asked in wanted.items() if asked]
     files = result_files(opened, out, kinds, (labels, model, encoder, mask), polygons=vectorize)
-    folder = out / f".{stem_of(opened.path)}_classes.unfinished"
+    folder = unfinished_folder(files[MAP])
     if labels is not None:
         fitting = Fitting.of(opened, labels, recipe, base=base, field=field, classes=classes)
         approach = by_labels(target, fitting, base=base, adapters=adapters, seed=seed, progress=progress)
@@ -196,8 +196,8 @@ def classify(
 
     noted = describe(opened, seed) | {"bounds": bounds, "mask": mask, "method": approach.method, "device": str(approach.device)}
     identity = {
-        "command": "classify", "scene": stamp(opened.path), "bands": opened.bands, "area": asdict(target.wanted.area),
-        "mask": stamp(mask), "labels": stamp(labels), "field": field, "classes": stamp(classes), "seed": seed,
+        "command": "classify", "scene": content_of(opened.path), "bands": opened.bands, "area": asdict(target.wanted.area),
+        "mask": content_of(mask), "labels": content_of(labels), "field": field, "classes": content_of(classes), "seed": seed,
         "approach": approach.identity,
     }  # fmt: skip
 
@@ -210,8 +210,9 @@ def classify(
         return job
 
     with carried_out(
-        parts, prepared, layers, folder=folder, identity=identity, others={k: p for k, p in files.items() if k not in layers},
-        resume=resume, overwrite=overwrite, dask=dask, threads=threads, progress=progress, label="Mapping",
+        parts, prepared, layers, folder=folder, identity=identity, threads=threads, label="Mapping",
+        how=RunOptions(resume=resume, overwrite=overwrite, dask=dask, progress=progress),
+        others={kind: path for kind, path in files.items() if kind not in layers},
     ) as rasters:  # fmt: skip
         pixels = summed(rasters.facts, "pixels")
         assert pixels is not None

@@ -11,7 +11,8 @@ from affine import Affine
 from rasterio.crs import CRS
 from rich.console import Console
 
-from geovit.apps.streaming import carried_out, compute_threads, forecast, largest_side
+from geovit.apps.forecasting import forecast
+from geovit.apps.streaming import RunOptions, carried_out, compute_threads, largest_side
 from geovit.core.streaming.plan import Area, Part, Plan
 from geovit.core.streaming.run import Finished
 from geovit.datasets import Grid
@@ -58,8 +59,9 @@ def options(tmp_path: Path) -> dict:
     return {"folder": tmp_path / ".ramp.unfinished", "identity": {"scene": "a"}, "others": {"report": tmp_path / "report.json"}}
 
 
-def carry_out(tmp_path: Path, job: Ramp, **more: object) -> None:
-    with carried_out(PLAN, job, layers(tmp_path), **options(tmp_path), **more) as rasters:
+def carry_out(tmp_path: Path, job: Ramp, *, threads: int = 1, label: str = "", **how: object) -> None:
+    told = {**options(tmp_path), "how": RunOptions(**how), "threads": threads, "label": label}
+    with carried_out(PLAN, job, layers(tmp_path), **told) as rasters:
         report = {"pixels": sum(facts["pixels"] for facts in rasters.facts)}
         rasters.other("report").write_text(json.dumps(report), encoding="utf-8")
 

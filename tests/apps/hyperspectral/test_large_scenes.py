@@ -22,7 +22,7 @@ from geovit.apps.hyperspectral.working import part_bytes
 from geovit.datasets import open_scene
 from geovit.datasets.growing import UnfinishedRunError
 
-UNFINISHED = ".scene_classes.unfinished"
+UNFINISHED = ".scene_classes.tif.unfinished"
 
 
 def read(path, window=None):
