@@ -170,18 +170,7 @@ def cases() -> Iterator[Case]:
         "encoder, less, rotary": partial(_built, partial(config, tokenizer="perceptron", mixer="less", rotary=True)),
         **{
             f"encoder, mixer {mixer}": partial(_built, partial(config, mixer=mixer))
-            for mixer in (
-                "window",
-                "shifted_window",
-                "grid",
-                "neighborhood",
-                "stripe",
-                "channel",
-                "global",
-                "vssd",
-                "essa",
-                "scan",
-            )
+            for mixer in ("window", "shifted_window", "grid", "neighborhood", "stripe", "channel", "global", "vssd", "essa", "scan")
         },
         "DOFA": partial(dofa_encoder, 48, size=4, **vit),
         "SatMAE": partial(group_encoder, _GROUPS, 48, group_dim=16, **vit),
