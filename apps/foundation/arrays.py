@@ -217,7 +217,7 @@ def _centres(values: NDArray[np.float64], patch: int, count: int) -> NDArray[np.
     """Coordinates of tokens; the last one may reach beyond the array."""
     places = patch * np.arange(count) + (patch - 1) / 2
     last = len(values) - 1
-    return np.interp(places, np.arange(last + 1), values) + np.maximum(places - last, 0) * (values[-1] - values[-2])
+    return np.asarray(np.interp(places, np.arange(last + 1), values) + np.maximum(places - last, 0) * (values[-1] - values[-2]))
 
 
 def _coarse_transform(cube: "xarray.DataArray", axes: tuple[str, str, str], grid: Grid, patch: int) -> tuple[float, ...]:

@@ -1,7 +1,6 @@
 """From a scene to one feature vector for each token."""
 
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -107,7 +106,7 @@ def embed(
         FileNotFoundError: no such file.
         ValueError: anything wrong with the scene or the model, in one line.
     """
-    if not isinstance(scene, str | PathLike):
+    if not isinstance(scene, str | Path):
         return embed_array(
             scene, model, sensor=sensor, gsd=gsd, layer=layer, tiling=tiling or Tiling(), device=device, precision=precision
         )
