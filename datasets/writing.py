@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -79,6 +79,24 @@ def make_folder(folder: Path) -> None:
         pass
     except OSError as error:
         raise OSError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def output_folder(folder: Path | None) -> Iterator[None]:
+    """Make a folder for results, if one is named; if it is new and nothing comes to lie in it, it goes again.
+
+    Raises:
+        OSError: as of ``make_folder``.
+    """
+    new = folder is not None and not folder.exists()
+    if folder is not None:
+        make_folder(folder)
+    try:
+        yield
+    finally:
+        if new and folder is not None:
+            with suppress(OSError):  # it holds results, or what an unfinished run has
+                folder.rmdir()
 
 
 @contextmanager
