@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -224,7 +225,7 @@ def test_a_dicom_series_gives_a_dicom_seg_if_asked(run, model, data_dir, tmp_pat
 
 def test_values_and_volumes_are_told(run, thresholds, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "open_segmenter", lambda *_: thresholds)
-    monkeypatch.setattr(files, "model_file", lambda path: path)
+    monkeypatch.setattr(files, "model_file", lambda _: Path(__file__))  # a file, for the run card
     voxels = body()
     write(tmp_path / "a.nii.gz", voxels)
     code, printed, _ = run(tmp_path / "a.nii.gz", "--model=m", "--report", tmp_path / "r.json", "--quicklook=false")
@@ -246,7 +247,7 @@ def test_the_volume_of_a_region_is_that_of_all_in_it(run, thresholds, tmp_path, 
     targets = Target(name="whole", values=(1, 2), output=1), Target(name="core", values=(2,), output=2)
     segmenter = replace(thresholds, network=Nested().eval(), plan=replace(PLAN, targets=targets, regions=True))
     monkeypatch.setattr(files, "open_segmenter", lambda *_: segmenter)
-    monkeypatch.setattr(files, "model_file", lambda path: path)
+    monkeypatch.setattr(files, "model_file", lambda _: Path(__file__))  # a file, for the run card
     write(tmp_path / "a.nii.gz", body())
     assert run(tmp_path / "a.nii.gz", "--model=m", "--report", tmp_path / "r.json", "--quicklook=false")[0] == 0
     labels = np.asarray(nib.load(tmp_path / "a_seg.nii.gz").dataobj)
@@ -268,7 +269,7 @@ def test_many_classes_are_lines(run, thresholds, tmp_path, monkeypatch):
 
     wide = Segmenter(network=More().eval(), config=UNET, plan=replace(PLAN, targets=targets))
     monkeypatch.setattr(files, "open_segmenter", lambda *_: wide)
-    monkeypatch.setattr(files, "model_file", lambda path: path)
+    monkeypatch.setattr(files, "model_file", lambda _: Path(__file__))  # a file, for the run card
     write(tmp_path / "a.nii.gz", body())
     _, printed, _ = run(tmp_path / "a.nii.gz", "--model=m", "--quicklook=false")
     assert "bone" in printed
