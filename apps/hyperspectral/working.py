@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
@@ -155,9 +156,14 @@ class SceneWorker:
         self._pieces = PieceReader(scene, 2 * teller.halo)
         place = wanted.area
         grid = scene.grid.part(place.column, place.row, place.width, place.height)
+        self._stopped = Event()
         hectares = row_hectares(grid)
         self._hectares = hectares if hectares is not None and np.ptp(hectares) else None
         self.values = np.array([0, *values], dtype=np.uint8 if max(values) <= np.iinfo(np.uint8).max else np.uint16)
+
+    def stop(self) -> None:
+        """Have ``compute`` end with the cell that it is at: a part may take minutes."""
+        self._stopped.set()
 
     def read(self, part: Part) -> Seen:
         """Read all cells that hold pixels that are asked for, with their surroundings."""
@@ -197,6 +203,8 @@ class SceneWorker:
             halo, cell = self.teller.halo, self.cell
             for row in range(0, bottom - top, cell):
                 for column in range(0, right - left, cell):
+                    if self._stopped.is_set():
+                        raise InterruptedError
                     rows, columns = slice(row, min(row + cell, bottom - top)), slice(column, min(column + cell, right - left))
                     height, width = rows.stop - row + 2 * halo, columns.stop - column + 2 * halo
                     looked = data.piece.read(top + row - halo, left + column - halo, height, width)

@@ -226,6 +226,7 @@ class _Work:
             model=self._model,
             results=files,
             grid=None,
+            folder=output.parent,
             seconds=seconds,
         )
         with atomic(_card(output), overwrite=True) as file:

@@ -457,6 +457,22 @@ class TestBadInput:
         monkeypatch.setattr(cli, "_run", interrupted)
         assert run("classify", "s.tif") == (130, "", "geovit: interrupted\n")
 
+    @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+    def test_sigterm_is_heeded_as_ctrl_c_is(self, run, monkeypatch):
+        cleaned = []
+
+        def terminated(*_, **__):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                cleaned.append(True)
+                raise
+
+        monkeypatch.setattr(cli, "_run", terminated)
+        assert run("classify", "s.tif") == (143, "", "geovit: terminated\n")
+        assert cleaned
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
 
 def catches(process, number):
     """Whether a process does something of its own at a signal, as far as the system tells."""
