@@ -47,7 +47,7 @@ class Command:
 COMMANDS = {
     "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene", cards=True),
     "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images", cards=True),
-    "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes"),
+    "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes", cards=True),
     "pretrain": Command(".foundation.pretraining.training:pretrain", "train an encoder on images of many sensors", "foundation"),
     "embed": Command(".foundation.embedding_files:embed_files", "turn scenes of any sensor into rasters of features", cards=True),
     "probe": Command(".foundation.probing.probe:probe", "measure what features of an encoder tell of land cover"),
