@@ -168,7 +168,13 @@ class Slider:
         )
 
     def _rois(self) -> Iterator[tuple[int, ...]]:
-        """Yield the plan's ROI, then smaller ones of about its shape, in steps that networks' strides, powers of two, divide."""
+        """Yield the plan's ROI, then smaller ones of about its shape, in steps that networks' strides, powers of two, divide.
+
+        A network of one size takes as much memory for any.
+        """
+        if self._fixed:
+            yield self.plan.roi
+            return
         steps = [math.gcd(side, _COARSEST) for side in self.plan.roi]
         yielded = None
         for share in range(8, 0, -1):
@@ -178,12 +184,17 @@ class Slider:
                 yield roi
             yielded = roi
 
+    @property
+    def _fixed(self) -> bool:
+        return getattr(self.network, "fixed_size", None) is not None
+
     def _window_bytes(self, roi: tuple[int, ...]) -> int:
         """Bytes that one window takes at the peak: measured on a smaller one on a CPU, where a whole one takes long."""
         if roi not in self._measured:
             steps = [math.gcd(side, _COARSEST) for side in roi]
             sides = zip(roi, steps, strict=True)
-            probe = roi if self.device.type != "cpu" else tuple(min(-(-n // 2 // step) * step, n) for n, step in sides)
+            whole = self._fixed or self.device.type != "cpu"
+            probe = roi if whole else tuple(min(-(-n // 2 // step) * step, n) for n, step in sides)
             shape = (1, len(self.plan.channels))
             training = self.network.training
             self.network.eval()

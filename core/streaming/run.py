@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ..memory import give_freed_memory_back
 from .blend import Blend
 from .plan import Area, Part, Plan
-from .writing import Finished, Sink, writing_to
+from .writing import Finished, InMemory, Sink, writing_to
 
-__all__ = ["Finished", "Job", "Ready", "Sink", "Tick", "Worker", "one_thread_each", "run"]
+__all__ = ["Finished", "InMemory", "Job", "Ready", "Sink", "Tick", "Worker", "one_thread_each", "run"]
 
 Data = TypeVar("Data")
 Tick = Callable[[int, int], None]  # parts done, parts in all
