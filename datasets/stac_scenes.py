@@ -69,9 +69,10 @@ def open_item(source: str) -> Scene:
         if found:
             files = list(reversed(found))
             scene = open_stack(source, files, {place: band.nodata for place, band in found.items()})
-            scalings = tuple(dict.fromkeys(band.scaling for band in found.values() if band.scaling))
-            tags, scalings = scene.numbers.tags | properties, scalings or scene.numbers.scalings
-            return replace(scene, numbers=replace(scene.numbers, scalings=scalings, tags=tags))
+            own = scene.numbers
+            told_by_item = tuple(dict.fromkeys(band.scaling for band in found.values() if band.scaling))
+            numbers_of_all = replace(own, scalings=told_by_item or own.scalings, tags={**own.tags, **properties})
+            return replace(scene, numbers=numbers_of_all)
     handles, pieces, grids, numbers = Handles(_OPEN), [], {}, []
     for band in told:
         path = _place(source, band)
