@@ -14,13 +14,14 @@ from rich.console import Group
 from .. import __version__
 from ..core.engines import open_exported
 from ..core.engines.engine import FORMAT
-from ..core.export import FILES, Checked, Exportable, bytes_per_position, check, trace, write_program
+from ..core.export import FILES, Checked, Exportable, bytes_per_position, check, check_installed, trace, write_program
 from ..core.weights.store import load_state
 from ..datasets import check_writable
 from ..datasets.identity import sha256
 
 logger = logging.getLogger(__name__)
 
+TOLERANCE = 1e-4  # of the largest value: float32 keeps 6e-8 of each number, and deep networks lose some digits of it
 _FOLDERS = {"last.safetensors": "foundation", "best.safetensors": "medical"}  # of trainings: the file that counts, and the app
 _FORMATS = {  # what our own files call themselves, from the start
     "geovit hyperspectral": "hyperspectral",
@@ -69,7 +70,7 @@ def export(
     merging_order: Literal["legacy", "fixed"] | None = None,
     sensor: str | None = None,
     gsd: float | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
     overwrite: bool = False,
 ) -> ExportReport:
     """Write a model as a file that other programs run, for images of any size.
@@ -97,8 +98,10 @@ def export(
     Raises:
         ValueError: the model cannot be exported, or is not right when it is; one line that says why.
         OSError: a file is missing, or cannot be written.
+        ImportError: what writes or runs the format is not installed.
     """
     started = time.perf_counter()
+    check_installed(format)
     path = _file_of(model)
     target = Path(f"{(path or Path(model)).stem}{FILES[format][0]}") if out is None else out
     if target.suffix.lower() != FILES[format][0]:

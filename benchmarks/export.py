@@ -1,152 +1,162 @@
-"""Time exported models in ONNX Runtime and OpenVINO against the kernels of the package, on this machine.
+"""Every kind of model in every format of `geovit export`: how far from PyTorch, how long it takes, how fast it runs.
 
-python benchmarks/export.py --threads 1
+python benchmarks/export.py --threads 2
 
-A small model of each application, with random weights, is exported by `geovit export`, which refuses a program that is not right.
-Then the network and both runtimes compute the same input in turn in one process, with the same number of threads in float32;
-medians are told, with the largest difference from the network as a share of its largest value. --quick makes models and inputs so
-small that the figures mean nothing.
+Small models with random weights go the way of `geovit export`: traced, written, and compared on other sizes than the traced one (a
+model of one size: on other numbers of images). Then the network with the package's kernels and the programs compute the same input in
+turn in one process, with the same number of threads in float32. A row that fails says why. --quick times one run on the smallest
+input, which says nothing about speed, and writes no page; --only takes names and patterns such as "monai*".
 """
 
 import argparse
 import functools
+import logging
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import get_args
 
 import torch
+from export_cases import Case, cases
 from page import HERE, medians, versions
 from torch import Tensor
+from torch.export import ExportedProgram
 
+from geovit import __version__
 from geovit.apps.bench import machine
-from geovit.apps.export import export
-from geovit.apps.hyperspectral.model import Classifier, ModelInfo, load_classifier
-from geovit.apps.hyperspectral.recipe import Recipe, TrainingConfig
-from geovit.apps.medical.model import new_segmenter, save_segmenter
-from geovit.apps.medical.models import open_segmenter
-from geovit.apps.medical.networks import NetworkConfig
-from geovit.apps.medical.plan import Channel, Plan, Target
-from geovit.apps.restoration.compact import Compact
-from geovit.apps.restoration.models import open_restorer
-from geovit.apps.restoration.swinir import SwinIR
-from geovit.apps.restoration.weights import architecture_of, save_restorer
+from geovit.apps.export import TOLERANCE
 from geovit.core.engines import open_exported
-from geovit.datasets import ClassInfo
+from geovit.core.engines.engine import FORMAT
+from geovit.core.export import FILES, Exportable, Format, check, trace, write_program
 
 HEAD = (
-    "| model | input | geovit ms | ONNX Runtime ms | of geovit's | OpenVINO ms | of geovit's | error | error | export s |",
-    "|---|---|---|---|---|---|---|---|---|---|",
+    "| model | format | error | export s | input | geovit ms | ms | of geovit's |",
+    "|---|---|---|---|---|---|---|---|",
 )
-BANDS = 100
-Network = Callable[[Tensor], Tensor]
+Run = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A model: its name, what saves and loads it, and the shape of the input, plain and quick."""
-
-    name: str
-    save: Callable[[Path, bool], None]
-    load: Callable[[Path], Network]
-    shape: tuple[int, ...]
-    quick: tuple[int, ...]
-
-
-def _save_classifier(path: Path, quick: bool) -> None:
-    bands = 8 if quick else BANDS
-    classes = tuple(ClassInfo(value, f"class {value}", (value, 0, 0)) for value in range(1, 10))
-    model = Classifier(ModelInfo("0", bands, None, classes, Recipe(training=TrainingConfig(members=1)), {}))
-    model.members[0].transform.fit(torch.randn(500, bands))
-    model.save(path)
-
-
-def _save_compact(path: Path, quick: bool) -> None:
-    network = Compact(2, width=8, depth=2) if quick else Compact(2)
-    save_restorer(path, network.eval(), architecture_of(network), {})
-
-
-def _save_swinir(path: Path, quick: bool) -> None:
-    dim, depths = (8, (1, 1)) if quick else (60, (6, 6, 6, 6))
-    heads = [2 if quick else 6] * len(depths)
-    network = SwinIR(2, dim, depths=depths, heads=heads, upsampler="pixelshuffledirect")
-    save_restorer(path, network.eval(), architecture_of(network), {})
-
-
-def _save_unet(path: Path, quick: bool) -> None:
-    channels, roi = ([4, 8], 16) if quick else ([16, 32, 64, 128], 64)
-    plan = Plan(
-        channels=(Channel(name="CT", scheme="range", low=-1000.0, high=1000.0),),
-        targets=(Target(name="organ", values=(1,), output=1),),
-        spacing=None,
-        roi=(roi,) * 3,
-    )
-    config = NetworkConfig(name="monai_unet", arguments={"channels": channels, "strides": [2] * (len(channels) - 1)})
-    save_segmenter(path, new_segmenter(config, plan))
-
-
-CASES = (
-    Case("spectral_swin", _save_classifier, lambda p: load_classifier(p).merge().eval(), (1, BANDS, 64, 64), (1, 8, 16, 16)),
-    Case("compact x2", _save_compact, lambda p: open_restorer(p).network.folded().eval(), (1, 3, 256, 256), (1, 3, 16, 16)),
-    Case("SwinIR x2, light", _save_swinir, lambda p: open_restorer(p).network.folded().eval(), (1, 3, 64, 64), (1, 3, 16, 16)),
-    Case("monai_unet, 3-D", _save_unet, lambda p: open_segmenter(p).network.eval(), (1, 1, 64, 64, 64), (1, 1, 16, 16, 16)),
-)
-
-
-def rows(cases: Sequence[Case], *, runs: int, quick: bool = False) -> Iterator[str]:
-    """Export and time each model; give its row of the table."""
-    for case in cases:
-        torch.manual_seed(0)
-        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-            path = Path(folder) / "model.safetensors"
-            case.save(path, quick)
+def rows(case: Case, *, runs: int, limit: float, quick: bool) -> Iterator[str]:
+    """Export a model to all formats and time them; give a row of the table for each, or one that says why there is none."""
+    torch.manual_seed(0)
+    try:
+        with at_most(limit):
+            exportable = case.make()
             start = time.perf_counter()
-            exported = export(str(path), out=Path(folder) / "model.onnx").files[0]
-            taken = time.perf_counter() - start
-            network, x = case.load(path), torch.rand(case.quick if quick else case.shape)
-            calls: dict[str, Callable[[], Tensor]] = {"own": functools.partial(network, x)}
-            for name in ("onnx", "openvino"):
-                run = open_exported(exported, engine=name).engine.run
-                calls[name] = lambda run=run, x=x: torch.from_numpy(run(x.numpy()))
-            yield row(case.name, tuple(x.shape), calls, runs, taken)
+            program = trace(exportable)
+            traced = time.perf_counter() - start
+    except Exception as error:
+        yield failed(case.name, "all", error)
+        return
+    made: dict[str, tuple[float, float, Run]] = {}
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        for format_ in get_args(Format):
+            try:
+                with at_most(limit):
+                    start = time.perf_counter()
+                    run = written(exportable, program, format_, Path(folder))
+                    share = check(exportable, lambda x, run=run: run(torch.from_numpy(x)).numpy(), tolerance=TOLERANCE).share
+                    made[format_] = share, traced + time.perf_counter() - start, run
+            except Exception as error:
+                yield failed(case.name, format_, error)
+        x = timed_input(exportable, 0 if quick else case.side)
+        calls: dict[str, Callable[[], object]] = {"geovit": functools.partial(exportable.module, x)}
+        calls |= {format_: functools.partial(run, x) for format_, (_, _, run) in made.items()}
+        try:
+            with at_most(limit):
+                times = medians(calls, runs)
+        except Exception as error:
+            yield failed(case.name, "timing", error)
+            return
+    own = times["geovit"]
+    size = " x ".join(map(str, x.shape))
+    for format_, (share, seconds, _) in made.items():
+        spent = times[format_]
+        cells = [f"{share:.0e}", f"{seconds:.1f}", size, f"{1e3 * own:.1f}", f"{1e3 * spent:.1f}", f"{spent / own:.2f}"]
+        yield f"| {case.name} | {format_} | {' | '.join(cells)} |"
 
 
-def row(name: str, shape: tuple[int, ...], calls: dict[str, Callable[[], Tensor]], runs: int, exporting: float) -> str:
-    """Run the network and both runtimes in turn; return the row of the table."""
-    want, *others = (call() for call in calls.values())
-    errors = [f"{float((made - want).abs().max() / want.abs().max()):.0e}" for made in others]
-    times = medians(calls, runs)
-    own = times.pop("own")
-    compared = [cell for taken in times.values() for cell in (f"{1e3 * taken:.1f}", f"{taken / own:.2f}")]
-    size = " x ".join(map(str, shape))
-    return f"| {' | '.join([name, size, f'{1e3 * own:.1f}', *compared, *errors, f'{exporting:.0f}'])} |"
+def written(exportable: Exportable, program: ExportedProgram, format_: Format, folder: Path) -> Run:
+    """Write a program and load it; return what runs it."""
+    path = folder / f"model{FILES[format_][0]}"
+    write_program(path, program, format_, {"format": FORMAT, "geovit": __version__, **exportable.described()})
+    if format_ == "pt2":
+        return program.module(check_guards=False)
+    run = open_exported(path).engine.run
+    return lambda x: torch.from_numpy(run(x.numpy()))
+
+
+def timed_input(exportable: Exportable, side: int) -> Tensor:
+    """Make an image whose sides are ``side`` at the least, of sizes that the model takes."""
+    sides = zip(exportable.multiple, exportable.smallest, strict=True)
+    size = [max(least, -(-side // m) * m if m else 0) for m, least in sides]
+    return exportable.sample((1, exportable.channels, *size), torch.Generator().manual_seed(3))
+
+
+def failed(name: str, what: str, error: Exception) -> str:
+    """Return the row of what did not work."""
+    told = " ".join(str(error).split()).replace("|", "/") or type(error).__name__
+    return f"| {name} | {what} | {told[:300]} |{' |' * 5}"
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError in what takes longer."""
+
+    def late(number: int, frame: object) -> None:
+        raise TimeoutError(f"took more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table, and write the page if all of it was made."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [case.name for case in CASES]
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="models, by names or patterns; --list tells them")
+    parser.add_argument("--list", action="store_true", help="tell the names of all models")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--quick", action="store_true", help="tiny models, no page")
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--limit", type=float, default=90, help="seconds for a step of a model; default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="one run on the smallest input, no page")
     parser.add_argument("--out", type=Path, help="default: results/export.md, beside this file")
     args = parser.parse_args(arguments)
+    known = list(cases())
+    chosen = [case for case in known if args.only is None or any(fnmatch(case.name, pattern) for pattern in args.only)]
+    if args.list or not chosen:
+        print("\n".join(case.name for case in known))
+        return 0 if args.list else 2
+    logging.disable(logging.WARNING)
     torch.set_num_threads(args.threads)
-    told = versions(["torch", "onnxruntime", "openvino"])
+    told = versions(["torch", "onnx", "onnxscript", "onnxruntime", "openvino", "monai"])
     page = [
         "# Exported models", "",
-        f"Made by `python benchmarks/export.py --threads {args.threads}`: {machine(torch.device('cpu'))}, {told}.",
-        "Medians of runs in turn in one process. \"of geovit's\" is the time as a multiple of that of the package's own kernels:",
-        "above 1 is slower. Errors are of ONNX Runtime and of OpenVINO, as shares of the largest value.", "", *HEAD,
+        f"Made by `python benchmarks/export.py --threads {args.threads}`: {machine(torch.device('cpu'))}, {told}.", "",
+        "Small models with random weights. error: the largest difference from PyTorch with the package's kernels, as a share of the"
+        f" largest value, on sizes or numbers of images that were not traced; above {TOLERANCE:.0e} nothing is kept. export s: tracing,"
+        " writing, loading and comparing. geovit ms: the network in PyTorch with the package's kernels; ms: the program; medians"
+        " of runs in turn in one process; \"of geovit's\" above 1 is slower. pt2 runs in PyTorch without the package's kernels.",
+        "", *HEAD,
     ]  # fmt: skip
     print("\n".join(page), flush=True)
-    for line in rows([case for case in CASES if case.name in args.only], runs=args.runs, quick=args.quick):
-        print(line, flush=True)
-        page.append(line)
-    if not args.quick and args.only == names:
+    start = time.perf_counter()
+    for case in chosen:
+        for line in rows(case, runs=1 if args.quick else args.runs, limit=args.limit, quick=args.quick):
+            print(line, flush=True)
+            page.append(line)
+    page += ["", f"All of it took {(time.perf_counter() - start) / 60:.0f} minutes."]
+    print("\n".join(page[-2:]), flush=True)
+    if not args.quick and args.only is None:
         out = args.out or HERE / "results" / "export.md"
         out.write_text("\n".join(page) + "\n", encoding="utf-8")
     return 0

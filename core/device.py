@@ -73,6 +73,9 @@ def launching_on(device: torch.device) -> contextlib.AbstractContextManager[obje
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Turn autocast off on this kind of device, so that the dtypes of the tensors decide; meta tensors know no autocast."""
+    # Programs are exported without autocast. The tracer makes a graph of each such region and joins them in quadratic time.
+    if torch.compiler.is_exporting():
+        return contextlib.nullcontext()
     # The compiler of torch 2.10 cannot follow torch.amp.is_autocast_available; only meta tensors lack it among ours.
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 

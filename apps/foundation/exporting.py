@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...core.export import Exportable
 from ...core.sensors.model import FoundationModel
+from ...datasets.sensors import Sensor
 from ...datasets.sensors import sensor as sensor_named
 from .images import codes
 from .models import open_model
@@ -31,7 +32,11 @@ def exportable(path: Path, *, sensor: str | None = None, gsd: float | None = Non
     if sensor is None and len(trained) != 1:
         known = f" of {', '.join(map(str, trained))}" if trained else ""
         raise ValueError(f"{path}: an encoder is exported for the bands of one sensor: name one{known} with --sensor")
-    chosen = sensor_named(str(trained[0]) if sensor is None else sensor)
+    return exportable_encoder(model, sensor_named(str(trained[0]) if sensor is None else sensor), gsd)
+
+
+def exportable_encoder(model: FoundationModel, chosen: Sensor, gsd: float | None = None) -> Exportable:
+    """Return an encoder in memory as it is exported for a sensor; arguments and errors as ``exportable``."""
     if not chosen.bands:
         raise ValueError(f"files of {chosen.name} tell their own bands: an encoder is exported for a sensor with fixed ones")
     wavelengths = codes(chosen.bands)

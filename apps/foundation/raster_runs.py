@@ -1,7 +1,7 @@
 """Scenes of any size to rasters of features, part by part: what is finished outlives a crash, and memory does not grow."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import __version__
-from ...core.memory import memory_limit, used_bytes
+from ...core.memory import bytes_allowed, used_bytes
 from ...core.precision import Precision
 from ...core.streaming.plan import Area
-from ...datasets import stream_bands
 from ...datasets.areas import AreaMask, window_of
-from ...datasets.growing import GrowingRasters, Layer
-from ...datasets.identity import files_of, identify, sha256
+from ...datasets.growing import GrowingRasters, Layer, growing_cog
+from ...datasets.identity import content_of, sha256
 from ..cards import RunFacts, write_run_card, write_stac_item
-from ..streaming import Forecast, carried_out, compute_threads, forecast, unfinished_folder
+from ..forecasting import Forecast, forecast
+from ..streaming import RunOptions, carried_out, compute_threads, unfinished_folder
 from .components import Components, write_picture
 from .embedder import Embedder, Tiling, evaluating, prepare
 from .embedding import token_grid
@@ -32,18 +32,12 @@ _QUANTIZED, _COLOURS, _PICTURE, _RUN, _ITEM = "quantized", "pca", "picture", "ru
 
 
 @dataclass(frozen=True, kw_only=True)
-class Streaming:
+class EmbedOptions(RunOptions):
     """How scenes are gone through, and what is written; options as of ``embed_files``."""
 
     dtype: DType = "float16"
     pca: bool = False
-    bounds: str | None = None
     mask: str | None = None
-    max_memory: float | None = None
-    resume: bool = False
-    overwrite: bool = False
-    dask: str | None = None
-    progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ class SceneRun:
     """
 
     def __init__(
-        self, embedder: Embedder, use: ModelUse, opened: SensorScene, given: str, targets: Sequence[Path], how: Streaming
+        self, embedder: Embedder, use: ModelUse, opened: SensorScene, given: str, targets: Sequence[Path], how: EmbedOptions
     ) -> None:
         embedder.check(opened)
         self.embedder, self.use, self.opened, self.given, self.how = embedder, use, opened, given, how
@@ -126,11 +120,11 @@ class SceneRun:
         Raises:
             ValueError: memory does not suffice for one.
         """
-        given = self.how.max_memory
-        if given is not None:
-            device = self.embedder.device
+        given, device = self.how.max_memory, self.embedder.device
+        allowed = bytes_allowed(given)
+        if allowed is not None and device.type == "cpu":
             needed = used_bytes(device) + self.embedder.bytes_of(self.opened)
-            if device.type == "cpu" and needed > memory_limit(device, given * 1e9):
+            if needed > allowed:
                 raise ValueError(
                     f"{self.opened.where}: tiles of {self.embedder.tile} pixels need {needed / 1e9:.2f} GB; allowed are "
                     f"{given:.2f} GB: pass a smaller --tiling.tile"
@@ -194,8 +188,8 @@ class SceneRun:
         area = self.area
         return {
             "command": "embed",
-            "inputs": [{"bytes": file.bytes, file.method: file.digest} for file in map(identify, files_of(self.given))],
-            "mask": None if self.how.mask is None else [identify(file).digest for file in files_of(self.how.mask)],
+            "scene": content_of(self.given),
+            "mask": content_of(self.how.mask),
             "precision": str(self.embedder.dtype),
             "valid": self.embedder.valid,
             "area": [area.row, area.column, area.height, area.width],
@@ -226,12 +220,9 @@ class SceneRun:
                 self.layers,
                 folder=self.folder,
                 identity=self.identity,
+                how=how,
                 others=self.others,
-                resume=how.resume,
-                overwrite=how.overwrite,
-                dask=how.dask,
                 threads=self.threads,
-                progress=how.progress,
                 label=Path(self.given).name,
             ) as rasters,
         ):
@@ -256,33 +247,26 @@ class SceneRun:
         for _, values in self._strips(rasters):
             largest = np.maximum(largest, np.nan_to_num(np.abs(values), nan=0.0).max(axis=(0, 1)))
         scales = np.maximum(largest, 1e-12) / 127
-        with stream_bands(
-            rasters.other(_QUANTIZED),
-            self.grid,
-            descriptions=self.descriptions,
-            dtype="int8",
-            nodata=_NO_DATA,
-            scales=scales.tolist(),
-            tags=self.tags,
-            overwrite=True,
-        ) as writer:
+        layer = replace(self.layers[EMBEDDING], path=self.target, dtype="int8", nodata=_NO_DATA, scales=scales.tolist())
+        with growing_cog(rasters.other(_QUANTIZED), layer, overwrite=True) as raster:
             for row, values in self._strips(rasters):
                 whole = np.nan_to_num(np.rint(values / scales), nan=_NO_DATA).astype(np.int8)
-                writer.write(np.moveaxis(whole, -1, 0), row, 0)
+                raster.write(np.moveaxis(whole, -1, 0), row, 0)
 
     def _colour(self, rasters: GrowingRasters) -> None:
         components = Components.of((values for _, values in self._strips(rasters)), self.embedder.features)
-        with stream_bands(
-            rasters.other(_COLOURS),
-            self.grid,
-            descriptions=["component 1", "component 2", "component 3"],
+        layer = Layer(
+            path=self.colours[0],
+            grid=self.grid,
+            bands=3,
             dtype="uint8",
             nodata=0,
+            descriptions=["component 1", "component 2", "component 3"],
             tags=self.tags,
-            overwrite=True,
-        ) as writer:
+        )
+        with growing_cog(rasters.other(_COLOURS), layer, overwrite=True) as raster:
             for row, values in self._strips(rasters):
-                writer.write(np.moveaxis(components.colours(values), -1, 0), row, 0)
+                raster.write(np.moveaxis(components.colours(values), -1, 0), row, 0)
         write_picture(rasters.other(_PICTURE), rasters.other(_COLOURS))
 
     def _tell(self, rasters: GrowingRasters, parameters: Mapping[str, Any]) -> None:

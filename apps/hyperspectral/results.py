@@ -1,5 +1,6 @@
 """What is written of a map, beside the map itself."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +15,20 @@ from rich.table import Table
 from ... import __version__
 from ...core.streaming.plan import Area
 from ...datasets import ClassInfo, Grid, Scene, check_writable, open_scene
+from ...datasets.classes import map_colors, map_names, map_type
 from ...datasets.growing import Layer
 from ...datasets.hectares import row_hectares
-from ...datasets.identity import files_of
 from ...datasets.several import stem_of
 from ...datasets.vectorizing import check_vectors
-from ..streaming import Forecast
+from ...datasets.writing import make_folder
+from ..forecasting import Forecast
 from .quicklook import natural_colours, preview_shape, write_quicklook
 from .working import MAP, PROBABILITIES
 
 POLYGONS = "polygons"
 PROBABILITY_BANDS = ("largest class probability, calibrated", "entropy, 0 sure to 1 undecided")
+
+logger = logging.getLogger(__name__)
 
 _ENDINGS = {
     "map": "_classes.tif",
@@ -97,8 +101,13 @@ class Mapped:
         return grid_of_area(self.scene, self.area)
 
     def areas(self) -> list[dict[str, Any]]:
-        """Return for each class its value, name, pixels, share, hectares (None without a CRS) and mean confidence."""
+        """Return for each class its value, name, pixels, share, hectares and mean confidence.
+
+        Hectares are None where ``row_hectares`` cannot tell them.
+        """
         of_rows, hectares = row_hectares(self.grid), self.hectares
+        if of_rows is None and self.grid.crs is not None:
+            logger.warning("areas are left out: they cannot be told from pixels in %s", self.grid.crs.to_string())
         if of_rows is not None and hectares is None:  # all pixels are alike
             hectares = self.pixels * of_rows[0]
         rows = []
@@ -146,16 +155,15 @@ def grid_of_area(scene: Scene, area: Area) -> Grid:
 
 def layers_of(files: Mapping[str, Path], grid: Grid, classes: Sequence[ClassInfo]) -> dict[str, Layer]:
     """Return the rasters of a map: classes with colours and names, and probabilities if a file for them is named."""
-    top = max(info.value for info in classes)
     layers = {
         MAP: Layer(
             path=files[MAP],
             grid=grid,
             bands=1,
-            dtype="uint8" if top <= np.iinfo(np.uint8).max else "uint16",
+            dtype=map_type(info.value for info in classes),
             nodata=0,
-            names={0: "no data"} | {info.value: info.name for info in classes},
-            colors={0: (0, 0, 0, 0)} | {info.value: (*info.color, 255) for info in classes},
+            names=map_names(classes),
+            colors=map_colors(classes),
         )
     }
     if PROBABILITIES in files:
@@ -191,12 +199,7 @@ def ready_folder(folder: Path, files: Iterable[Path], overwrite: bool) -> None:
     Raises:
         OSError: they cannot, or may not be replaced.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        pass  # a file: told of below
-    except OSError as error:
-        raise OSError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     check_writable(files, overwrite)
 
 
@@ -212,11 +215,3 @@ def describe(scene: Scene, seed: int) -> dict[str, Any]:
         "wavelengths_nm": None if scene.wavelengths is None else [scene.wavelengths[0], scene.wavelengths[-1]],
         "seed": seed,
     }
-
-
-def stamp(source: str | Path | None) -> dict[str, Any] | None:
-    """Return what tells whether an input is still the same: its name, and size and time of its files."""
-    if source is None:
-        return None
-    status = {name: Path(name).stat() for name in files_of(str(source))}
-    return {"name": str(source), "files": {name: [found.st_size, found.st_mtime_ns] for name, found in status.items()}}

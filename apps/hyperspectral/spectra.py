@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...core.device import without_autocast
+
 _TINY = 1e-6
 
 
@@ -66,7 +68,7 @@ class SpectralTransform(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # differences of large raw values
+        with without_autocast(x.device):  # differences of large raw values
             valid = x.isfinite().all(1, keepdim=True)
             x = self._describe(torch.where(valid, x, self.band_mean[:, None, None]))
             x = torch.einsum("kd,bdhw->bkhw", self.matrix, x - self.mean[:, None, None])

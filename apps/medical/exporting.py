@@ -1,6 +1,7 @@
 """Segmentation networks as exported programs, and exported programs in the place of networks."""
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from ...core.engines import EngineModule, EngineName, open_exported
 from ...core.export import Exportable
 from .model import Segmenter
 from .models import open_segmenter
-from .networks import AnySize, NetworkConfig, needs_of
+from .networks import NETWORKS, AnySize, NetworkConfig, needs_of
 from .plan import plan_from_dict
 from .weights import MergingOrder
+
+logger = logging.getLogger(__name__)
 
 APP = "medical"
 _TRACED = 6  # times the multiple more than the smallest size: there even the coarsest grid has several windows
@@ -30,12 +33,17 @@ def exportable(path: Path, plan: str | None = None, merging_order: MergingOrder 
     needs = needs_of(segmenter.config, axes=axes, roi=segmenter.plan.roi)
     network = segmenter.network
     inner: nn.Module = network.network if isinstance(network, AnySize) else network
-    smallest = needs.fixed or (needs.multiple * (2 if needs.coarsest > 1 else 1),) * axes
     plain = segmenter.plan
+    fixed = needs.padded(plain.roi) if NETWORKS[segmenter.config.name].exported_for_roi else needs.fixed
+    if fixed is not None:
+        told = " x ".join(map(str, fixed))
+        logger.info("%s is exported for windows of %s, which `geovit segment` moves over images of any size",
+                    segmenter.config.name, told)  # fmt: skip
+    smallest = fixed or (needs.multiple * (2 if needs.coarsest > 1 else 1),) * axes
     return Exportable(
         module=inner.eval().requires_grad_(False),
         channels=len(plain.channels),
-        multiple=(0,) * axes if needs.fixed is not None else (needs.multiple,) * axes,
+        multiple=(0,) * axes if fixed is not None else (needs.multiple,) * axes,
         smallest=tuple(max(n, 2) for n in smallest),
         scale=1,
         app=APP,

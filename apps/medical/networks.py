@@ -80,6 +80,11 @@ class AnySize(nn.Module):
         super().__init__()
         self.network, self.needs = network, needs
 
+    @property
+    def fixed_size(self) -> tuple[int, ...] | None:
+        """The one size that the network computes; None if it computes others."""
+        return self.needs.fixed
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, *size) to logits (batch, outputs, *size).
 
@@ -108,6 +113,8 @@ class Kind:
         follows: arguments whose default is the number of axes.
         sized: the argument whose default is the size of the images, if there is one.
         any_size: whether the network itself takes any size and has one output.
+        exported_for_roi: whether it is exported for windows of the ROI alone: how its attention is cut into windows depends on the
+            size in ways that cannot be written down in reasonable time.
     """
 
     target: str
@@ -118,6 +125,7 @@ class Kind:
     follows: Sequence[str] = ()
     sized: str | None = None
     any_size: bool = False
+    exported_for_roi: bool = False
 
     def constructor(self) -> Callable[..., nn.Module]:
         """Import the class."""
@@ -236,9 +244,9 @@ _NETS = "monai.networks.nets:"
 NETWORKS: Registry[Kind] = Registry(
     "network",
     {
-        "swin_unetr": Kind(target=".swin_unetr:SwinUNETR", needs=_ours, any_size=True),
+        "swin_unetr": Kind(target=".swin_unetr:SwinUNETR", needs=_ours, any_size=True, exported_for_roi=True),
         "vssm_unet": Kind(target=".vssm_unet:VSSMUNet", needs=_levels, axes_name="axes", any_size=True),
-        "monai_swin_unetr": Kind(target=_NETS + "SwinUNETR", needs=_swin),
+        "monai_swin_unetr": Kind(target=_NETS + "SwinUNETR", needs=_swin, exported_for_roi=True),
         "monai_unet": Kind(target=_NETS + "UNet", needs=_strides, defaults={**_FIVE, "num_res_units": 2}),
         "monai_dynunet": Kind(
             target=_NETS + "DynUNet",

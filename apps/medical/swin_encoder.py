@@ -100,8 +100,8 @@ class Attention(nn.Module):
         table = self.relative_position_bias_table
         axes = list(zip(size, self.window, self.shift, strict=True))
         # The first axis alone may be cut and the count of places stays that of whole windows.
-        # An exported program does not know the grid's size, and this rule serves every size.
-        if self.clamped_bias and (torch.compiler.is_exporting() or any(n < w for n, w, _ in axes[1:])):
+        # A program that is exported with variable sizes does not know the grid's, and this rule serves every size.
+        if self.clamped_bias and (_variable(size) or any(n < w for n, w, _ in axes[1:])):
             return (FlatWindows(size, self.window, self.shift),), table
         pattern = tuple(Window(min(n, w), s if n > w else 0) for n, w, s in axes)
         if all(n >= w for n, w, _ in axes):
@@ -116,7 +116,7 @@ class Attention(nn.Module):
         if not self.zero_padding:
             return None
         sides = zip(x.shape[1:-1], self.window, strict=True)
-        if not torch.compiler.is_exporting() and all(n % min(n, w) == 0 for n, w in sides):
+        if not _variable(x.shape[1:-1]) and all(n % min(n, w) == 0 for n, w in sides):
             return None
         _, k, v = torch.unflatten(self.qkv(x.new_zeros(1, self.dim)), -1, (3, self.heads, -1))[0].unbind(0)
         return k, v
@@ -134,6 +134,11 @@ class Attention(nn.Module):
         ):
             errors.append(f"{name} is not that of windows of {self.window} tokens")
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _variable(size: Sequence[int]) -> bool:
+    """Whether a size is not known, as in a program that is exported for any."""
+    return any(not isinstance(n, int) for n in size)
 
 
 def relative_position_index(window: tuple[int, ...]) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.memory import forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
+from ...core.memory import FREED, LATER, UNSEEN, forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
 from ...core.precision import autocast
 from ...core.streaming.plan import Area, Part, Plan
-from ...core.streaming.run import Finished, Ready, Sink, Tick, Worker, run
+from ...core.streaming.run import Finished, InMemory, Ready, Sink, Tick, Worker, run
 from ...core.tiles import smallest_step
 from .network import Network
 
@@ -20,10 +20,6 @@ logger = logging.getLogger(__name__)
 
 LARGEST = 1024  # pixels on a side of a tile: more gains nothing, the share of the overlap is small
 _PROBES = (48, 96)  # pixels on a side of the inputs that memory is measured on
-# Live tensors are not all: the C library keeps up to as much again of what was freed, in blocks below 32 MB.
-_KEPT = 2.0
-_LATER = 128e6  # bytes of libraries that are loaded on the way, and of their buffers
-_UNSEEN = 1.1  # what kernels take for themselves
 _AHEAD = 2  # parts that were read, or computed, before they are needed
 _MADE = 4  # results at a time: one weighted, one being written and one waiting, and what rounding takes
 _ALONE = 2  # results where there is one part only
@@ -154,10 +150,11 @@ class Tiler:
 
     def restored(self, x_CHW: Tensor, *, tick: Tick | None = None) -> Tensor:
         """Restore float32 (C, H, W) in 0..1, on any device; the result is on the CPU. Errors as of ``run``."""
-        size = x_CHW.shape[1], x_CHW.shape[2]
-        result = _Whole(self, x_CHW)
-        self.run(result, size, result, load=Load(self.network.in_channels, self.network.out_channels), tick=tick)
-        return result.y_CHW
+        size, s = (x_CHW.shape[1], x_CHW.shape[2]), self.network.scale
+        y_CHW = torch.empty(self.network.out_channels, size[0] * s, size[1] * s)
+        load = Load(self.network.in_channels, self.network.out_channels)
+        self.run(_Network(self, x_CHW), size, InMemory({"image": y_CHW.numpy()}), load=load, tick=tick)
+        return y_CHW
 
     def side(self, size: tuple[int, int], load: Load, *, threads: int = 1, most: int = LARGEST) -> int:
         """Choose the side of tiles, up to ``most``, for an image of that size; so many are computed at once; else as ``run``."""
@@ -182,17 +179,17 @@ class Tiler:
         """Predict the bytes that restoring takes at its peak beside what there is before."""
         height, width = (min(side, self._up(axis)) for axis in size)
         base, slope = self._measured()
-        factor = _UNSEEN if self.frugal or self.device.type != "cpu" else _KEPT
+        factor = UNSEEN if self.frugal or self.device.type != "cpu" else FREED
         network = factor * (base + slope * height * width) * threads
         if self.device.type != "cpu":
             return int(network)
         alone = side >= max(size)
         read, made = 4 * load.read * height * width, 4 * load.made * self.network.scale**2 * height * width
         if alone:
-            return int(network + read + _ALONE * made + _LATER)
+            return int(network + read + _ALONE * made + LATER)
         # What fades into the next row is as long as the image is wide.
         fading = 4 * load.made * self.network.scale**2 * self.fade * (size[1] + height)
-        return int(network + (threads + _AHEAD) * max(read, made) + _MADE * made + 2 * fading + _LATER)
+        return int(network + (threads + _AHEAD) * max(read, made) + _MADE * made + 2 * fading + LATER)
 
     def _measured(self) -> tuple[float, float]:
         if self._fit is None:
@@ -227,15 +224,11 @@ class Tiler:
         return done
 
 
-class _Whole:
-    """A tensor, and the restored one."""
-
-    done = 0
+class _Network:
+    """The network as the worker on a tensor in memory."""
 
     def __init__(self, tiler: Tiler, x_CHW: Tensor) -> None:
         self._tiler, self._x_CHW = tiler, x_CHW
-        s = tiler.network.scale
-        self.y_CHW = torch.empty(tiler.network.out_channels, x_CHW.shape[1] * s, x_CHW.shape[2] * s)
 
     def read(self, part: Part) -> Tensor:
         return self._x_CHW[:, part.rows.start : part.rows.stop, part.columns.start : part.columns.stop]
@@ -246,8 +239,3 @@ class _Whole:
     def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
         del area
         return Finished({"image": values})
-
-    def write(self, part: int, area: Area, finished: Finished) -> None:
-        del part
-        rows, columns = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
-        self.y_CHW[:, rows, columns] = torch.from_numpy(finished.arrays["image"])

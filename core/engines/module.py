@@ -11,7 +11,7 @@ from .engine import Exported
 
 
 class EngineModule(nn.Module):
-    """(batch, channels, *size) to what the program makes of it, for any size: filled up with zeros to what the program takes.
+    """(batch, channels, *size) to what the program makes of it: filled up with zeros to a size that the program takes.
 
     The output is on the device of the input, though the program runs on the CPU; a cut to the size given, times the scale of the
     program, is made of it.
@@ -28,12 +28,17 @@ class EngineModule(nn.Module):
         self.scale = int(exported.metadata["output"]["scale"])
         self._bytes = exported.metadata["bytes_per_position"]
 
+    @property
+    def fixed_size(self) -> tuple[int, ...] | None:
+        """The one size that the program computes; None if it computes others."""
+        return None if any(self.multiple) else self.smallest
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Run the program.
 
         Raises:
-            ValueError: for another number of axes or channels.
+            ValueError: for another number of axes or channels, or a larger image than a program of one size takes.
         """
         if x.ndim != len(self.multiple) + 2 or x.shape[1] != self.channels:
             raise ValueError(
@@ -41,7 +46,9 @@ class EngineModule(nn.Module):
                 f" {len(self.multiple)} axes)"
             )
         size = x.shape[2:]
-        filled = [max(-(-n // m) * m, s) for n, m, s in zip(size, self.multiple, self.smallest, strict=True)]
+        if self.fixed_size is not None and any(n > s for n, s in zip(size, self.fixed_size, strict=True)):
+            raise ValueError(f"{self.exported.path} was exported for images of {list(self.fixed_size)}, got {list(size)}")
+        filled = [max(-(-n // m) * m if m else 0, s) for n, m, s in zip(size, self.multiple, self.smallest, strict=True)]
         missing = [f - n for n, f in zip(size, filled, strict=True)]
         if any(missing):
             x = F.pad(x, [p for m in reversed(missing) for p in (0, m)])

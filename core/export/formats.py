@@ -22,8 +22,21 @@ FILES: dict[str, tuple[str, ...]] = {
     "onnx": (".onnx",),
     "openvino": (".xml", ".bin"),
 }  # endings, the model first
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "pt2": (),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+}  # packages that write a format, and that run what was written
 _OPSET = 18  # of ONNX: the first with all operations that are needed
 _LARGEST = 2 * 10**9  # bytes of an ONNX file, which is one message of a format that ends there
+
+
+def check_installed(format_: Format) -> None:
+    """Raise an ImportError, with what to install, unless all is there that writes and checks a format: tracing takes long."""
+    missing = next((name for name in _NEEDED[format_] if not _is_there(name)), None)
+    if missing is not None:
+        extras = "onnx" if format_ == "onnx" else "onnx,openvino"
+        raise ImportError(f"format {format_} needs {missing}: pip install 'geovit[{extras}]'")
 
 
 def write_program(path: Path, program: ExportedProgram, format_: Format, metadata: Mapping[str, Any]) -> None:
@@ -36,7 +49,6 @@ def write_program(path: Path, program: ExportedProgram, format_: Format, metadat
         metadata: JSON.
 
     Raises:
-        ImportError: if what writes the format is not installed.
         ValueError: if the format cannot hold the program.
     """
     text = json.dumps(dict(metadata))
@@ -48,7 +60,6 @@ def write_program(path: Path, program: ExportedProgram, format_: Format, metadat
             program.state_dict[name] = torch.nn.Parameter(alone, requires_grad=False) if whole else alone
         torch.export.save(program, path, extra_files={KEY: text})
         return
-    _check_installed(format_)
     onnx_path = path if format_ == "onnx" else path.with_suffix(".onnx")
     _write_onnx(onnx_path, program, text)
     if format_ == "openvino":
@@ -62,14 +73,6 @@ def write_program(path: Path, program: ExportedProgram, format_: Format, metadat
             raise ValueError(f"OpenVINO cannot hold this model: {' '.join(str(error).split())[:240]}") from error
         finally:
             onnx_path.unlink(missing_ok=True)
-
-
-def _check_installed(format_: Format) -> None:
-    needed = {"onnx": ("onnx", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino")}[format_]
-    missing = next((name for name in needed if not _is_there(name)), None)
-    if missing is not None:
-        extras = "onnx" if format_ == "onnx" else "onnx,openvino"
-        raise ImportError(f"format {format_} needs {missing}: pip install 'geovit[{extras}]'")
 
 
 def _is_there(name: str) -> bool:

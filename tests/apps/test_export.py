@@ -15,6 +15,7 @@ from geovit.apps.medical.model import new_segmenter, save_segmenter
 from geovit.apps.medical.models import open_segmenter, read_plan
 from geovit.apps.medical.networks import NetworkConfig
 from geovit.apps.medical.plan import plan_from_dict
+from geovit.apps.medical.sliding import Slider
 from geovit.apps.restoration.compact import Compact
 from geovit.apps.restoration.models import open_restorer
 from geovit.apps.restoration.weights import architecture_of, save_restorer
@@ -168,6 +169,24 @@ def test_segmenter_keeps_its_plan(segmenter, tmp_path):
         assert torch.allclose(exported.network(x), own.network(x), atol=1e-4)
 
 
+def test_program_of_one_window_segments_volumes_of_any_size(tmp_path, caplog):
+    torch.manual_seed(0)
+    plan = plan_from_dict({**read_plan("btcv").plan.to_dict(), "roi": [32, 32], "spacing": None})
+    arguments = {"feature_size": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]}
+    path = tmp_path / "swin.safetensors"
+    save_segmenter(path, new_segmenter(NetworkConfig(name="swin_unetr", arguments=arguments), plan))
+    with caplog.at_level("INFO", logger="geovit"):
+        report = export(str(path), out=tmp_path / "swin.onnx")
+    assert "exported for windows of 32 x 32, which `geovit segment` moves over images of any size" in caplog.text
+    assert report.checked.sizes == ((1, 32, 32), (3, 32, 32))
+    own, exported = open_segmenter(path), open_segmenter(tmp_path / "swin.onnx")
+    x = torch.rand(1, 45, 20, 3)
+    expected, made = (Slider(network=s.network, plan=plan, device=torch.device("cpu")).logits(x) for s in (own, exported))
+    assert torch.allclose(made, expected, atol=1e-4 * float(expected.abs().max()))
+    with pytest.raises(ValueError, match=r"was exported for images of \[32, 32\], got \[33, 32\]"):
+        exported.network(torch.rand(1, 1, 33, 32))
+
+
 def test_encoder_is_exported_for_a_sensor(encoder, tmp_path):
     export(str(encoder), out=tmp_path / "encoder.onnx")
     loaded = open_exported(tmp_path / "encoder.onnx")
@@ -214,6 +233,7 @@ def test_foreign_onnx_file_is_refused(compact_onnx, tmp_path):
 @pytest.mark.parametrize("format_", ["onnx", "openvino"])
 def test_missing_extra_is_told_in_a_line(format_, compact, compact_onnx, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    monkeypatch.setattr("geovit.apps.export.trace", None)  # it takes minutes, and is not begun
     assert main(["export", str(compact), "--format", format_, "--out", str(tmp_path / f"a{formats.FILES[format_][0]}")]) == 2
     assert "pip install 'geovit[onnx" in capsys.readouterr().err
     monkeypatch.setitem(__import__("sys").modules, {"onnx": "onnxruntime", "openvino": "openvino"}[format_], None)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...device import without_autocast
 from ..linear import Linear
 from ..sincos import sincos
 from .bands import check_bands
@@ -81,7 +82,7 @@ class HypernetworkEmbed(nn.Module):
 
     def weights(self, wavelengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weight (bands, dim, patch, patch) of each band and the bias (dim,) of their sum."""
-        with torch.autocast(self.fc1.weight.device.type, enabled=False):
+        with without_autocast(self.fc1.weight.device):
             codes = self.codes(wavelengths)
             x = torch.cat([self.learned, codes, self.bias_token])[None]
             for block in self.blocks:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...device import without_autocast
 from ..linear import Linear
 from .bands import RADAR, check_bands, holds
 from .patches import check_size, mean_bands, pitch_of
@@ -160,7 +161,7 @@ class SpectralRangeEmbed(nn.Module):
         parts = [dict(embed.named_parameters()) for embed in self.embeds]
         weight, bias = (torch.stack([part[name] for part in parts]) for name in ("weight", "bias"))
         routes = self.scale * self.routes(wavelengths).to(weight)
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight.device):
             return (routes @ weight.flatten(1)).reshape(-1, self.dim, self.patch, self.patch), routes @ bias
 
     def train(self, mode: bool = True) -> "SpectralRangeEmbed":

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...device import without_autocast
 from ..linear import Linear
 from .bands import RADAR, check_bands
 from .patches import check_size, mean_bands, pitch_of
@@ -62,7 +63,7 @@ class WavelengthEmbed(nn.Module):
 
     def _make(self, wavelengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights, biases, and the products of each band's weights with each other's, (bands, bands)."""
-        with torch.autocast(self.fc1.weight.device.type, enabled=False):
+        with without_autocast(self.fc1.weight.device):
             weight, bias = self.weights(wavelengths)
             flat = weight.flatten(1)
             return weight, bias, flat @ flat.T / self.dim
