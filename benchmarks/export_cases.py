@@ -42,6 +42,7 @@ from geovit.apps.restoration.swinir import SwinIR
 from geovit.apps.restoration.weights import architecture_of, save_restorer
 from geovit.core.backbones.token_encoder import Encoder
 from geovit.core.export import Exportable
+from geovit.core.layers.mixers import MIXERS
 from geovit.core.sensors.encoder import EncoderConfig, build_encoder
 from geovit.core.sensors.model import FoundationModel
 from geovit.core.sensors.normalization import Normalization
@@ -110,6 +111,13 @@ def _encoder(build: Callable[[], Encoder], system: str) -> Exportable:
 
 def cases() -> Iterator[Case]:
     """Yield one of every kind."""
+    yield from _restorers()
+    yield from _classifiers()
+    yield from _segmenters()
+    yield from _encoders()
+
+
+def _restorers() -> Iterator[Case]:
     nets: dict[str, tuple[Callable[[], Network], int]] = {
         "Compact": (lambda: Compact(2, width=32, depth=8), 128),
         "CFSR": (lambda: CFSR(48, (3, 3)), 96),
@@ -127,6 +135,8 @@ def cases() -> Iterator[Case]:
     for name, (build, side) in nets.items():
         yield Case(name, partial(_restorer, build), side)
 
+
+def _classifiers() -> Iterator[Case]:
     one = TrainingConfig(members=1)
     lola = LolaSpecViTConfig(dim=24, depths=(1, 1, 1), heads=(2, 4, 8), rank=4)
     token = EncoderNetworkConfig(adaptation="scratch", architecture=EncoderConfig(dim=48, depth=2, heads=4, patch=4))
@@ -134,6 +144,8 @@ def cases() -> Iterator[Case]:
     yield Case("lola_specvit", partial(_classifier, Recipe(network="lola_specvit", lola_specvit=lola, training=one)), 15)
     yield Case("encoder classifier", partial(_classifier, Recipe(network="encoder", encoder=token, training=one)), 32)
 
+
+def _segmenters() -> Iterator[Case]:
     small = {"channels": (8, 16, 32), "strides": (2, 2)}
     swin: dict[str, Any] = {"feature_size": 12, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
     volumes: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -155,9 +167,11 @@ def cases() -> Iterator[Case]:
         "monai_highresnet": ("monai_highresnet", {}, 24),
     }
     for name, (kind, arguments, side) in volumes.items():
-        for axes in (2, 3):
+        for axes in (2, 3) if not kind.startswith("monai") else (3,):
             yield Case(f"{name}, {axes}-D", partial(_segmenter, kind, arguments, (side,) * axes), side)
 
+
+def _encoders() -> Iterator[Case]:
     bands = tuple(band.wavelength or 0.0 for band in sensor(SENSOR).bands)
     vit: dict[str, Any] = {"patch": 8, "depth": 2, "heads": 4}
     config = partial(EncoderConfig, dim=48, depth=2, heads=4)
@@ -168,10 +182,7 @@ def cases() -> Iterator[Case]:
         },
         "encoder, less": partial(_built, partial(config, tokenizer="perceptron", mixer="less")),
         "encoder, less, rotary": partial(_built, partial(config, tokenizer="perceptron", mixer="less", rotary=True)),
-        **{
-            f"encoder, mixer {mixer}": partial(_built, partial(config, mixer=mixer))
-            for mixer in ("window", "shifted_window", "grid", "neighborhood", "stripe", "channel", "global", "vssd", "essa", "scan")
-        },
+        **{f"encoder, mixer {mixer}": partial(_built, partial(config, mixer=mixer)) for mixer in MIXERS},
         "DOFA": partial(dofa_encoder, 48, size=4, **vit),
         "SatMAE": partial(group_encoder, _GROUPS, 48, group_dim=16, **vit),
         "SMARTIES": partial(range_encoder, 48, size=4, **vit),

@@ -24,6 +24,7 @@ class Exportable:
         channels: of its input.
         multiple: of which each size is; its length is the number of axes. 0: that size is ``smallest`` and no other.
         smallest: each size at the least.
+        single: whether it takes one image at a time instead of any number.
         scale: output positions for each input position on an axis.
         app: its application, such as "restoration".
         model: its architecture, in a word.
@@ -43,12 +44,18 @@ class Exportable:
     about: Mapping[str, Any]
     meaning: tuple[str, str]
     traced: int = 2
+    single: bool = False
     sample: Callable[[Sequence[int], torch.Generator], Tensor] = field(default=noise)
 
     def described(self) -> dict[str, Any]:
         """Return what the file tells, but for what is measured."""
         name, made = self.meaning
-        shape = {"channels": self.channels, "multiple": list(self.multiple), "smallest": list(self.smallest)}
+        shape = {
+            "channels": self.channels,
+            "multiple": list(self.multiple),
+            "smallest": list(self.smallest),
+            "single": self.single,
+        }
         return {
             "app": self.app,
             "model": self.model,
