@@ -39,8 +39,8 @@ class Checked:
 def check(exportable: Exportable, run: Callable[[NDArray[np.float32]], NDArray[np.float32]], *, tolerance: float) -> Checked:
     """Compare a program with the module as it runs here, compiled kernels and all, on three sizes that it was not traced with.
 
-    A program of one size is compared on one and three images at once, of which two were traced, or on two images in turn if it takes
-    one at a time.
+    A program of one size is compared on one and three images at once, of which two were traced, or, if it takes one at a time, on
+    two images.
 
     Args:
         exportable: the model.

@@ -50,16 +50,11 @@ class Exportable:
     def described(self) -> dict[str, Any]:
         """Return what the file tells, but for what is measured."""
         name, made = self.meaning
-        shape = {
-            "channels": self.channels,
-            "multiple": list(self.multiple),
-            "smallest": list(self.smallest),
-            "single": self.single,
-        }
+        shape = {"channels": self.channels, "multiple": list(self.multiple), "smallest": list(self.smallest)}
         return {
             "app": self.app,
             "model": self.model,
-            "input": {"means": name, "dtype": "float32", **shape},
+            "input": {"means": name, "dtype": "float32", **shape, "single": self.single},
             "output": {"means": made, "dtype": "float32", "scale": self.scale},
             "about": dict(self.about),
         }

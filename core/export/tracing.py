@@ -14,7 +14,7 @@ _AXES = ("depth", "height", "width")
 
 
 def trace(exportable: Exportable) -> ExportedProgram:
-    """Write down what a module does; ops run in their plain form, and neither batch nor sizes become constants that are not said to be.
+    """Write down what a module does; ops run in their plain form, and only what is said to be fixed becomes constant.
 
     Raises:
         ValueError: if the module cannot be written down so, with the reason.
