@@ -38,6 +38,7 @@ def write_run_card(path: Path, facts: RunFacts) -> None:
     card = {
         "format": CARD,
         "command": facts.command,
+        "folder": _seen_from(path.parent if facts.folder is None else facts.folder),
         "parameters": plain(facts.parameters),
         "inputs": {given: [identify(file).as_dict() for file in files_of(given)] for given in map(str, facts.inputs)},
         "model": identify(facts.model).as_dict() if used and facts.model is not None else None,
@@ -54,6 +55,14 @@ def write_run_card(path: Path, facts: RunFacts) -> None:
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
     path.write_text(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _seen_from(place: Path) -> str:
+    """The working folder, which relative paths of parameters begin at, as it is named from where the card is to lie."""
+    try:
+        return os.path.relpath(Path.cwd(), place.resolve())
+    except ValueError:  # another drive
+        return str(Path.cwd())
 
 
 def plain(value: Any) -> Any:

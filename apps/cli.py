@@ -11,9 +11,12 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -82,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name is None:
         return _usage(arguments)
     try:
-        with warnings.catch_warnings():
+        with _heeding_sigterm(), warnings.catch_warnings():
             if not (debug or sys.warnoptions):
                 warnings.simplefilter("ignore")  # what libraries tell developers; we tell users by messages
             return _run(name, arguments[len(name.split()) :], debug)
@@ -92,12 +95,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = " (geovit doctor shows which extra holds it)" if isinstance(error, ModuleNotFoundError) else ""
         message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else _refused(str(error))
         return _fail((message or type(error).__name__) + hint)
+    except _Terminated:
+        return _fail("terminated", code=143)
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
     except SystemExit as stop:
         if stop.code is None:  # what Lightning makes of SIGTERM: Python would call it success
             return _fail("terminated", code=143)
         raise
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which whatever heeds Ctrl-C heeds as well."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """Have SIGTERM end a run as Ctrl-C does: in order, with a line on how to go on. Whoever heeds it already goes on doing so."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def console() -> "Console":
@@ -144,6 +170,8 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
         options["progress"] = sys.stderr.isatty()
     if card is not None:
         card.check(options)
+    if "hardware" in parameters and signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning heeds it in these trainings, and knows what SLURM means by it
     result = function(**options)
     if isinstance(result, int):
         return result

@@ -7,11 +7,13 @@ where to write, what to replace or which machine to connect to; it names no clas
 import json
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..datasets.identity import differs, files_of
+from ..datasets.several import MOSAIC, STACK
 from .cards import CARD, plain, versions
 
 logger = logging.getLogger(__name__)
@@ -92,6 +94,9 @@ def read_card(file: Path, command: str, allowed: Collection[str]) -> Repeated:
         card = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not a run card ({' '.join(str(error).split())[:200]})") from error
+    if isinstance(card, dict) and card.get("type") == "Feature" and "stac_version" in card:
+        beside = file.name.removesuffix("_item.json") + "_run.json"
+        raise ValueError(f"{file}: a STAC item, which repeats nothing; the run card beside it does: {file.with_name(beside)}")
     if not isinstance(card, dict) or card.get("format") != CARD:
         raise ValueError(f"{file}: not a run card of geovit, which begins with {CARD!r}")
     if card.get("command") != command:
@@ -111,7 +116,41 @@ def read_card(file: Path, command: str, allowed: Collection[str]) -> Repeated:
     if named:
         raise ValueError(f"{file}: names a class to load, which no run card does")
     kept = {key: value for key, value in parameters.items() if key not in _NEVER and key in allowed}
-    return Repeated(file, kept, card["inputs"], card.get("model"), card["versions"])
+    return _from_here(Repeated(file, kept, card["inputs"], card.get("model"), card["versions"]), card.get("folder"))
+
+
+def _from_here(card: Repeated, folder: Any) -> Repeated:
+    """Name files as they are named from the working folder: relative paths begin at the folder that the run was started in.
+
+    Where a file is not there, or the card does not say where that was, its name stays, and may be that of a file here.
+    """
+    if not isinstance(folder, str):
+        return card
+    there = (card.file.parent / folder).resolve()
+    local = [given for given, known in card.inputs.items() if known]
+    if card.model is not None:
+        local.append(str(card.model.get("path")))
+    moved = {given: _moved(given, there) for given in local} if there != Path.cwd() else {}
+
+    def named(value: Any) -> Any:
+        if isinstance(value, list):
+            return [named(item) for item in value]
+        return moved.get(value, value) if isinstance(value, str) else value
+
+    model = None if card.model is None else {**card.model, "path": named(card.model.get("path"))}
+    inputs = {named(given): known for given, known in card.inputs.items()}
+    return replace(card, parameters={key: named(value) for key, value in card.parameters.items()}, inputs=inputs, model=model)
+
+
+def _moved(given: str, folder: Path) -> str:
+    """Return a source, which may be of several files, with what is relative in it beginning at a folder, if that is there."""
+    for joint in ("", STACK, MOSAIC):
+        words = given.split(joint) if joint else [given]
+        moved = joint.join(str(folder / word.strip()) for word in words)
+        with suppress(OSError, ValueError):
+            if files_of(moved):
+                return moved
+    return given
 
 
 def _refuse(constant: str) -> None:

@@ -15,14 +15,17 @@ shifts      pixels whose class differs between cells of 256, 384 and 512, betwee
             begins elsewhere; and how often classes change across the borders of cells, and elsewhere
 kills       SIGKILL at twenty random times, each followed by --resume: whether the bytes are those of a run that was left alone
 dask        three workers, of which one is killed in the middle; two workers against one, of one thread each
+sizing      pixels a second of the command in one thread with the network of the default recipe, hardly trained
 """
 
 import argparse
 import hashlib
 import json
 import logging
+import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -46,14 +49,14 @@ from geovit.apps.bench import machine
 from geovit.apps.hyperspectral.approaches import Target, by_model
 from geovit.apps.hyperspectral.mapping import MapJob
 from geovit.apps.hyperspectral.results import layers_of
-from geovit.apps.hyperspectral.working import MAP, Wanted
+from geovit.apps.hyperspectral.working import MAP, Wanted, plan_of
 from geovit.core.streaming.plan import Plan
 from geovit.core.streaming.run import one_thread_each, run
 from geovit.datasets import open_scene
 from geovit.datasets.growing import GrowingRasters
 
 HERE = Path(__file__).parent
-PARTS = ("memory", "throughput", "shifts", "kills", "dask")
+PARTS = ("memory", "throughput", "shifts", "kills", "dask", "sizing")
 RECIPE = """network: spectral_swin
 spectral_swin: {dim: 16, heads: 2, channels: [4, 8]}
 transform: {components: COMPONENTS}
@@ -129,13 +132,14 @@ print(peak_bytes(torch.device("cpu")))
 sys.exit(code)"""
 
 
-def measured(*arguments: object) -> int:
+def measured(*arguments: object, threads: int | None = None) -> int:
     """Run geovit in a process of its own; return the largest resident set of that in bytes."""
     told = subprocess.run(
         [sys.executable, "-c", _TELLING, *map(str, arguments)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=tempfile.gettempdir(),
+        env=None if threads is None else os.environ | {"OMP_NUM_THREADS": str(threads)},
         check=True,
     )
     return int(told.stdout.split()[-1])
@@ -153,18 +157,18 @@ def whole_scene(made: Made) -> tuple[int, dict[str, object]]:
     return classified(made, made.folder / "whole")
 
 
-def prepared(folder: Path, name: str, side: int, bands: int, packed: bool) -> Made:
-    """Make a scene, and fit a model to a piece of it."""
-    stem = name.replace(", ", "_")
+def prepared(folder: Path, name: str, side: int, bands: int, packed: bool, *recipe: object) -> Made:
+    """Make a scene, and fit a model to a piece of it: of the small recipe, or as the options given say."""
+    stem = name.replace(", ", "_").replace(" ", "_")
     path, piece = folder / f"{stem}.tif", folder / f"{stem}_piece.tif"
     write_scene(path, side, bands, packed=packed)
     profile, covers = write_scene(piece, min(_PIECE, side), bands)
     labels = piece.with_name(f"{piece.stem}_labels.tif")
     with rasterio.open(labels, "w", **profile) as dst:
         dst.write(covers, 1)
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(RECIPE.replace("COMPONENTS", "3" if bands < 12 else "12"))
-    measured("fit", "hyperspectral", piece, labels, "--recipe", recipe, "--out", folder, "--overwrite")
+    small = folder / "recipe.yaml"
+    small.write_text(RECIPE.replace("COMPONENTS", "3" if bands < 12 else "12"))
+    measured("fit", "hyperspectral", piece, labels, *(recipe or ("--recipe", small)), "--out", folder, "--overwrite")
     return Made(name, path, folder / f"{piece.stem}_model.safetensors", folder, side)
 
 
@@ -175,7 +179,7 @@ def job_of(made: Made) -> tuple[MapJob, Plan, dict[str, object]]:
     approach = by_model(target, made.model, base=None, encoder=None)
     job, _ = approach.prepare(lambda name: made.folder / name)
     side = min(1024 // job.cell * job.cell or job.cell, approach.cost.largest)
-    plan = Plan(image=scene.grid.shape, area=target.wanted.area, side=side, multiple=job.cell)
+    plan = plan_of(scene.grid.shape, target.wanted.area, side=side, cell=job.cell, halo=approach.halo)
     layers = layers_of({MAP: made.folder / "alone.tif"}, scene.grid, approach.classes)
     return job, plan, layers
 
@@ -338,8 +342,7 @@ def dask(scenes: Sequence[Made]) -> Iterator[Row]:
     out = made.folder / "dask3"
     options = command("classify", small.path, "--model", small.model, "--out", out, "--dask", "local:3")
     child = subprocess.Popen(options, stdout=subprocess.DEVNULL, cwd=tempfile.gettempdir())
-    journal = out / f".{small.path.stem}_classes.unfinished" / "journal"
-    killed = False
+    journal = out / f".{small.path.stem}_classes.tif.unfinished" / "journal"
     killed = False
     while child.poll() is None and not (journal.is_file() and b'"part":1,' in journal.read_bytes()):
         time.sleep(0.05)
@@ -351,6 +354,20 @@ def dask(scenes: Sequence[Made]) -> Iterator[Row]:
     same = child.wait() == 0 and _digests(out) == expected
     what = "3 workers, one killed in the middle: the same bytes"
     yield Row(what, "yes" if same and killed else "no" if killed else "none was killed", "yes", same and killed)
+
+
+def sizing(scenes: Sequence[Made], runs: int = 3) -> Iterator[Row]:
+    """The default network in one thread, median of runs: what docs/scaling.md divides by."""
+    for bands, side in ((10, 1024), (200, 512)):
+        untrained = "--recipe.training.steps", 20
+        made = prepared(scenes[0].folder, f"sizing {bands}", side, bands, False, *untrained)
+        taken = []
+        for _ in range(runs):
+            measured("classify", made.path, "--model", made.model, "--out", made.folder / "sized", "--overwrite", threads=1)
+            report = json.loads((made.folder / "sized" / f"{made.path.stem}_report.json").read_text())
+            taken.append(float(report["map_seconds"]))
+        told = f"{side**2 / statistics.median(taken):,.0f} ({side**2 / max(taken):,.0f} to {side**2 / min(taken):,.0f})"
+        yield Row(f"default network, {side} x {side} x {bands}: pixels a second and core", told)
 
 
 def page(rows: dict[str, list[Row]], head: str) -> str:
@@ -370,7 +387,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="default: results/scenes.md, beside this file, if all is measured in full size")
     args = parser.parse_args(arguments)
     logging.getLogger("geovit").setLevel(logging.ERROR)  # runs in this process are left unfinished on purpose
-    measure = {"memory": memory, "throughput": throughput, "shifts": shifts, "kills": kills, "dask": dask}
+    measure = {"memory": memory, "throughput": throughput, "shifts": shifts, "kills": kills, "dask": dask, "sizing": sizing}
     rows: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory(prefix="scenes_", dir=args.folder) as folder:
         sizes = [("four", round(20_000 * args.scale), 4, True)]

@@ -1,6 +1,7 @@
 """How much memory a forward pass takes, how much there is, and what running out of it looks like."""
 
 import ctypes
+import math
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -140,6 +141,19 @@ def memory_limit(device: torch.device, given: float | None = None) -> float:
         return used + 0.5 * free
     # A caller may hold more than the default already.
     return max(min(_DEFAULT_LIMIT, used + 0.5 * free), used + 0.25 * free)
+
+
+def bytes_allowed(max_memory: float | None) -> float | None:
+    """Bytes of gigabytes (10^9 bytes) that a user allows; None for None.
+
+    Raises:
+        ValueError: not above 0, or not finite.
+    """
+    if max_memory is None:
+        return None
+    if not 0 < max_memory < math.inf:
+        raise ValueError(f"max_memory is {max_memory}, expected gigabytes, more than 0")
+    return max_memory * 1e9
 
 
 def keep_no_freed_memory() -> bool:

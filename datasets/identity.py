@@ -10,11 +10,13 @@ from typing import Any
 
 from .matlab import split_key
 from .raster import NotARasterError, data_file, open_raster
-from .several import parts_of
+from .several import MOSAIC, STACK, named_files, parts_of
 
 _WHOLE_BYTES = 2**28  # files up to here are hashed whole, in about a second
 _PIECE = 2**20
 _PIECES = 64
+_PLACE = 2**16
+_PLACES = 1024
 _MOST_FILES = 10_000  # of a folder or mosaic; beyond, what is meant is hardly one input
 
 SHA256 = "sha256"
@@ -85,11 +87,55 @@ def sha256(path: Path) -> str:
 
 def _sampled(path: Path, size: int) -> str:
     digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as stream:
-        for piece in range(_PIECES):
-            stream.seek((size - _PIECE) * piece // (_PIECES - 1))
-            digest.update(stream.read(_PIECE))
+    for piece in _pieces(path, size, _PIECES, _PIECE):
+        digest.update(piece)
     return digest.hexdigest()
+
+
+def _pieces(path: Path, size: int, count: int, length: int) -> Iterator[bytes]:
+    """Bytes of a file: all of them, or if there are more than that, pieces spread evenly, the first and the last included."""
+    starts = range(0, size, length) if size <= count * length else ((size - length) * k // (count - 1) for k in range(count))
+    with path.open("rb") as stream:
+        for start in starts:
+            stream.seek(start)
+            yield stream.read(length)
+
+
+def content_of(source: str | Path | None) -> dict[str, Any] | None:
+    """Return what tells whether an input still says the same, so that a run that was cut off may go on; JSON.
+
+    Names of local files and their times do not count: an input that was touched, copied or moved is the same. Up to 256 MiB in
+    all it is read whole; of larger ones 64 KiB are read in 1,024 places, fewer of each file if there are many, but its head and
+    its end always: so going on with a scene of 40 GB does not begin with minutes of reading. What is missed that way is an input
+    of which single pixels were set in place, without a change of size, head or end.
+
+    Args:
+        source: as for ``files_of``. None: no input, which is None.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: as of ``files_of``.
+    """
+    if source is None:
+        return None
+    sizes = {file: Path(file).stat().st_size for file in files_of(str(source))}
+    total = sum(sizes.values())
+    digest = hashlib.sha256()
+    for file, size in sizes.items():
+        digest.update(f"{size} ".encode())
+        count = max(_PLACES // len(sizes), 4) if total > _WHOLE_BYTES else -(-size // _PLACE)
+        for piece in _pieces(Path(file), size, count, _PLACE):
+            digest.update(piece)
+    return {"named": _beside_paths(str(source)), "bytes": total, "digest": digest.hexdigest()}
+
+
+def _beside_paths(source: str) -> str:
+    """What a source says beside paths of local files: how they are joined, keys and layers; all of it if it is none."""
+    for joint in (STACK, MOSAIC):
+        if (parts := named_files(source, joint)) is not None:
+            return joint + "".join(map(_beside_paths, parts))
+    local = _local(source)
+    return source if local is None else source[len(local) :]
 
 
 def files_of(source: str) -> list[str]:
@@ -108,10 +154,10 @@ def files_of(source: str) -> list[str]:
         if len(parts) > _MOST_FILES:
             raise ValueError(f"{source}: {len(parts)} files, at most {_MOST_FILES} can be told apart")
         return list(dict.fromkeys(file for part in parts for file in files_of(part)))
-    # Nothing but files and folders: a pipe would be waited for, a device read for ever.
-    local = next((Path(name) for name in _without_key(source) if Path(name).is_file() or Path(name).is_dir()), None)
-    if local is None:
+    name = _local(source)
+    if name is None:
         return []
+    local = Path(name)
     if local.is_dir():
         found = sorted(map(str, islice((path for path in local.rglob("*") if path.is_file()), _MOST_FILES + 1)))
     else:
@@ -119,6 +165,11 @@ def files_of(source: str) -> list[str]:
     if len(found) > _MOST_FILES:
         raise ValueError(f"{source}: {len(found)} files, at most {_MOST_FILES} can be told apart")
     return list(dict.fromkeys(found))
+
+
+def _local(source: str) -> str | None:
+    """The file or folder that a source begins with; nothing else: a pipe would be waited for, a device read for ever."""
+    return next((name for name in _without_key(source) if Path(name).is_file() or Path(name).is_dir()), None)
 
 
 def _without_key(source: str) -> Iterator[str]:

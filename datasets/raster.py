@@ -166,6 +166,22 @@ _WHOLE = 2**24  # float32 has every whole number below
 _EXACT_TYPES = ("uint8", "int8", "uint16", "int16", "float32")
 
 
+_SMALL_TYPES = frozenset(("uint8", "int8", "uint16", "int16"))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the pixels of some bands are best kept in memory.
+
+    Args:
+        dtype: of their numbers.
+        nodata: of each band the number that is no data; None if there is none.
+    """
+
+    dtype: np.dtype[Any]
+    nodata: tuple[int | None, ...]
+
+
 @dataclass(frozen=True)
 class RasterSource:
     """Pixels of a GDAL dataset, which stays open between reads. Safe to send to other processes and to fork."""
@@ -174,7 +190,8 @@ class RasterSource:
     masked: tuple[bool, ...]  # per file band: whether it has a nodata value or a mask
     alpha: tuple[int, ...]
     block: tuple[int, int]
-    nodata: tuple[float | None, ...] = ()  # per file band: what alone hides its pixels, if that can be told from values read
+    dtypes: tuple[str, ...]  # per file band
+    nodata: tuple[float | None, ...]  # per file band: what alone hides its pixels, if that can be told from values read
     handles: Handles = field(default_factory=Handles, repr=False, compare=False)
 
     @classmethod
@@ -186,7 +203,8 @@ class RasterSource:
             value if band == {MaskFlags.nodata} and dtype in _EXACT_TYPES else None
             for value, band, dtype in zip(src.nodatavals, flags, src.dtypes, strict=True)
         )
-        return cls(path, masked, alpha_bands(src), src.block_shapes[0], nodata, Handles() if handles is None else handles)
+        handles = Handles() if handles is None else handles
+        return cls(path, masked, alpha_bands(src), src.block_shapes[0], tuple(src.dtypes), nodata, handles)
 
     def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Bands (1-based, in the given order) as (C, h, w) float32, NaN where invalid. Scale and offset tags are not applied."""
@@ -199,7 +217,9 @@ class RasterSource:
     def _read(self, bands: Sequence[int], window: Window | None, shape: tuple[int, int] | None) -> NDArray[np.float32]:
         with open_raster(self.path, self.handles) as src:
             if shape is None:
-                values = self._by_blocks(src, bands, window or Window(0, 0, src.width, src.height))
+                window = window or Window(0, 0, src.width, src.height)
+                values = np.empty((len(bands), int(window.height), int(window.width)), np.float32)
+                self._by_blocks(src, bands, window, values)
             else:
                 values = src.read(list(bands), window=window, out_shape=(len(bands), *shape), out_dtype="float32")
             for pixels, band in zip(values, bands, strict=True):
@@ -217,20 +237,37 @@ class RasterSource:
                 values[~np.isfinite(values)] = np.nan
         return values
 
-    def _by_blocks(self, src: DatasetReader, bands: Sequence[int], window: Window) -> NDArray[np.float32]:
+    def stored(self, bands: Sequence[int]) -> Stored | None:
+        """Small integers of one type, of which nodata alone hides any."""
+        types = {self.dtypes[band - 1] for band in bands}
+        hidden = any(self.masked[band - 1] and self.nodata[band - 1] is None for band in bands)
+        if len(types) != 1 or hidden or self.alpha or not types <= _SMALL_TYPES:
+            return None
+        dtype = np.dtype(types.pop())
+        info = np.iinfo(dtype)
+
+        def number(value: float | None) -> int | None:  # no pixel is NaN, a fraction or beyond the type
+            return int(value) if value is not None and value.is_integer() and info.min <= value <= info.max else None
+
+        return Stored(dtype, tuple(number(self.nodata[band - 1]) for band in bands))
+
+    def read_numbers(self, bands: Sequence[int], window: Window, out: NDArray[Any]) -> None:
+        """Read bands (1-based, in the given order) into (C, h, w) of the file's type."""
+        with open_raster(self.path, self.handles) as src:
+            self._by_blocks(src, bands, window, out)
+
+    def _by_blocks(self, src: DatasetReader, bands: Sequence[int], window: Window, out: NDArray[Any]) -> None:
         """Read a window from left to right, one column of the file's blocks after the other, all bands of it.
 
         GDAL keeps the blocks that it decoded last. In this order they are those at the window's right end, in which the next
         window of the row begins; left to GDAL, band by band, they would be those of the last bands.
         """
-        values = np.empty((len(bands), int(window.height), int(window.width)), np.float32)
         first, width = int(window.col_off), self.block[1]
-        last = first + values.shape[2]
+        last = first + out.shape[2]
         edges = [first, *range((first // width + 1) * width, last, width), last]
         for left, right in itertools.pairwise(edges):
             part = Window(left, window.row_off, right - left, window.height)
-            values[:, :, left - first : right - first] = src.read(list(bands), window=part, out_dtype="float32")
-        return values
+            src.read(list(bands), window=part, out=out[:, :, left - first : right - first])
 
 
 def _same(pixels: NDArray[np.float32], nodata: float) -> NDArray[np.bool_]:

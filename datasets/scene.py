@@ -3,14 +3,15 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from .grid import Grid
-from .raster import BandTags, Numbers
+from .raster import BandTags, Numbers, Stored
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,19 @@ class BandSource(Protocol):
 
     def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
         """Bands (1-based, in the given order) as (C, h, w) float32, NaN where invalid; scale and offset not applied."""
+        ...
+
+
+@runtime_checkable
+class Storing(Protocol):
+    """A source whose numbers can be had as they are."""
+
+    def stored(self, bands: Sequence[int]) -> Stored | None:
+        """None for bands of which numbers alone do not tell what ``BandSource.read`` does."""
+        ...
+
+    def read_numbers(self, bands: Sequence[int], window: Window, out: NDArray[Any]) -> None:
+        """Read bands (1-based) into (C, h, w) of ``stored``'s type, which may be a view."""
         ...
 
 
@@ -77,6 +91,29 @@ class Scene:
         if window is not None:
             self._check(window)
         return self._source.read(self.bands, window)
+
+    @cached_property
+    def stored(self) -> Stored:
+        """How ``read_numbers`` gives the pixels: float32 with NaN for nodata, or small integers as the file has them."""
+        told = self._source.stored(self.bands) if isinstance(self._source, Storing) else None
+        return told or Stored(np.dtype(np.float32), (None,) * self.num_bands)
+
+    def read_numbers(self, window: Window, out: NDArray[Any]) -> None:
+        """Read pixels into (C, h, w) of the type that ``stored`` tells; for a scene of small integers nothing is converted.
+
+        Raises:
+            ValueError: as in ``read``.
+        """
+        self._check(window)
+        if isinstance(self._source, Storing) and self._source.stored(self.bands):
+            self._source.read_numbers(self.bands, window, out)
+        else:
+            out[:] = self._source.read(self.bands, window)
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Height and width of the blocks that the file is best read by."""
+        return self._source.block
 
     def with_bands(self, positions: Sequence[int]) -> "Scene":
         """The same scene with some of its bands only, in the order of these positions."""

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _VECTOR = re.compile(r"\.(gpkg|geojson|json|shp|fgb|kml|gml|sqlite)(:[^:/\\]+)?$", flags=re.IGNORECASE)
 
+_STRIP_PIXELS = 2**22  # burnt at a time: two arrays of 16 MB
+
 _Array = NDArray[Any]  # of shapely geometries or attribute values
 
 
@@ -34,8 +36,8 @@ def looks_like_vector(source: str) -> bool:
     return _VECTOR.search(source) is not None
 
 
-def rasterize(source: str, grid: Grid, field: str | None) -> tuple[NDArray[np.int32], dict[int, str]]:
-    """Class values (H, W) on ``grid``, 0 = unlabelled, and the names of the values.
+def rasterize(source: str, grid: Grid, field: str | None) -> tuple[NDArray[np.int64], NDArray[np.int32], dict[int, str]]:
+    """Pixels of ``grid`` with a class (row * width + column, ascending), their class values, and the names of the values.
 
     A polygon labels the pixels whose centre it holds, or those it touches where it holds none (with a warning); a point labels
     its pixel. Pixels claimed by different classes stay unlabelled, with a warning. Features without a class are skipped.
@@ -43,55 +45,76 @@ def rasterize(source: str, grid: Grid, field: str | None) -> tuple[NDArray[np.in
     An integer field keeps its values if all lie in 1..65535. Other fields are numbered from 1 in the order of their sorted
     names, over the whole file, so that the numbers do not depend on the scene.
 
+    Memory follows the geometries and the pixels that they label, and not the grid.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: unreadable, no such field or layer, no CRS, lines, or no overlap with the scene.
         ImportError: pyogrio or shapely is not installed.
     """
     parts, values, names = _load(source, grid, field)
-    low, high = _claims(parts, values, grid, source)
-    conflict = (high > 0) & (low != high)
-    if conflict.any():
-        logger.warning("%s: %d pixels claimed by several classes stay unlabelled", source, conflict.sum())
-    labels = np.where(conflict, 0, high)
+    pixels, low, high = _claims(parts, values, grid, source)
+    agreed = low == high
+    if not agreed.all():
+        logger.warning("%s: %d pixels claimed by several classes stay unlabelled", source, (~agreed).sum())
+    pixels, labels = pixels[agreed], high[agreed]
     missed = sorted(set(values.tolist()) - set(np.unique(labels).tolist()))
-    if missed and labels.any():
+    if missed and len(labels):
         logger.warning("%s: no pixel on the scene for %s", source, ", ".join(names.get(v, f"class {v}") for v in missed))
-    return labels, names
+    return pixels, labels, names
 
 
-def _claims(parts: _Array, values: NDArray[np.int32], grid: Grid, source: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The smallest and the largest class value that any geometry gives to each pixel (where none does: largest 0)."""
+def _claims(
+    parts: _Array, values: NDArray[np.int32], grid: Grid, source: str
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """Pixels that any geometry claims, ascending, and the smallest and the largest class value that each is given."""
     import shapely
 
     order = np.argsort(values, kind="stable")
     parts, values = parts[order], values[order]
     points = shapely.get_type_id(parts) == shapely.GeometryType.POINT
-    low, high = np.full(grid.shape, MAX_VALUE + 1, np.int32), np.zeros(grid.shape, np.int32)
-
-    def claim(chosen: NDArray[np.intp], all_touched: bool) -> set[int]:
-        # Burnt in ascending order of value the largest stays, in descending order the smallest. What is burnt is the rank, so
-        # that the same two passes tell which polygons left a pixel.
-        if not len(chosen):
-            return set()
-        up, down = (_burn(parts[ranks], ranks + 1, grid, all_touched) for ranks in (chosen, chosen[::-1]))
-        np.maximum(high, np.where(up > 0, values[up - 1], 0), out=high)
-        np.minimum(low, np.where(down > 0, values[down - 1], MAX_VALUE + 1), out=low)
-        return set(np.unique(np.stack([up, down])).tolist())
-
     polygons = np.flatnonzero(~points)
-    seen = claim(polygons, all_touched=False)
-    small = [i for i in polygons.tolist() if i + 1 not in seen and _holds_no_centre(parts[i], grid)]
+    claims = list(_burnt(parts, polygons, grid, all_touched=False))
+    seen = {rank for _, *ranks in claims for rank in np.unique(np.concatenate(ranks)).tolist()}
+    small = [i for i in polygons.tolist() if i not in seen and _holds_no_centre(parts[i], grid)]
     if small:
         logger.warning("%s: %d polygons hold no pixel centre; they label every pixel they touch", source, len(small))
-        claim(np.asarray(small), all_touched=True)
-
+        claims += _burnt(parts, np.asarray(small), grid, all_touched=True)
     columns, rows = np.floor(grid.to_pixel(*shapely.get_coordinates(parts[points]).T)).astype(np.int64)
     inside = (columns >= 0) & (columns < grid.width) & (rows >= 0) & (rows < grid.height)
-    at = rows[inside], columns[inside]
-    np.maximum.at(high, at, values[points][inside])
-    np.minimum.at(low, at, values[points][inside])
-    return low, high
+    at = np.flatnonzero(points)[inside]
+    claims.append((rows[inside] * grid.width + columns[inside], at, at))
+
+    found, first, last = (np.concatenate(column) for column in zip(*claims, strict=True))
+    order = np.argsort(found, kind="stable")
+    pixels, starts = np.unique(found[order], return_index=True)
+    if not len(pixels):
+        return pixels, values[:0], values[:0]
+    return pixels, np.minimum.reduceat(values[first[order]], starts), np.maximum.reduceat(values[last[order]], starts)
+
+
+def _burnt(
+    parts: _Array, chosen: NDArray[np.intp], grid: Grid, *, all_touched: bool
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.intp], NDArray[np.intp]]]:
+    """Pixels that chosen polygons claim, and for each the first and the last of these polygons; strip by strip."""
+    import shapely
+
+    left, bottom, right, top = shapely.bounds(parts[chosen]).T
+    columns, rows = grid.to_pixel([left, left, right, right], [bottom, top, bottom, top])
+    first_row, last_row, first_column, last_column = rows.min(0), rows.max(0), columns.min(0), columns.max(0)
+    height = max(_STRIP_PIXELS // grid.width, 1)
+    for strip in range(0, grid.height, height):
+        near = (first_row <= strip + height) & (last_row >= strip) & (first_column <= grid.width) & (last_column >= 0)
+        if not near.any():
+            continue
+        begin = max(int(first_column[near].min()) - 1, 0)
+        width = min(int(last_column[near].max()) + 2, grid.width) - begin
+        part, ranks = grid.part(begin, strip, width, min(height, grid.height - strip)), chosen[near]
+        # What is burnt last stays: the last in this order, the first in the other one.
+        up = _burn(parts[ranks], ranks + 1, part, all_touched)
+        down = _burn(parts[ranks[::-1]], ranks[::-1] + 1, part, all_touched)
+        at = np.nonzero(up)
+        yield (at[0] + strip) * grid.width + at[1] + begin, down[at].astype(np.intp) - 1, up[at].astype(np.intp) - 1
 
 
 def _burn(parts: _Array, ids: NDArray[np.intp], grid: Grid, all_touched: bool) -> NDArray[np.int32]:

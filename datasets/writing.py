@@ -72,6 +72,20 @@ def check_writable(paths: Iterable[str | Path], overwrite: bool = False) -> None
             raise _os_error(path, error.strerror or str(error), error.errno) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results if there is none. That a file lies there is told by ``check_writable``.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise OSError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
 @contextmanager
 def atomic(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a path to write to; what was written there appears at ``path`` after success, and only then.

@@ -10,10 +10,12 @@ from rich.console import Group
 from ...core.precision import Precision
 from ...core.sensors.model import model_file
 from ...datasets import check_writable
-from ..streaming import OF_THE_RUN, Planned, unfinished_folder
+from ...datasets.writing import make_folder
+from ..forecasting import Planned
+from ..streaming import OF_THE_RUN
 from .embedder import Tiling
 from .features import LAST
-from .raster_runs import DType, ModelUse, SceneRun, Streaming
+from .raster_runs import DType, EmbedOptions, ModelUse, SceneRun
 from .scenes import open_sensor_scene
 
 
@@ -94,8 +96,6 @@ def embed_files(
     started = time.perf_counter()
     if not scenes:
         raise ValueError("no scene given")
-    if max_memory is not None and not max_memory > 0:
-        raise ValueError(f"max_memory is {max_memory:g}, expected gigabytes above 0")
     sources = {Path(scene): scene for scene in scenes}
     targets = {source: _targets(source, out, pca) for source in sources}
     written = [path for paths in targets.values() for path in paths]
@@ -103,7 +103,7 @@ def embed_files(
         twice = next(path for path in written if written.count(path) > 1)
         raise ValueError(f"two of the scenes would both be written to {twice}: embed them into different folders")
     use = ModelUse(model_file(model), layer, tiling or Tiling(), device, precision)
-    how = Streaming(
+    how = EmbedOptions(
         dtype=dtype,
         pca=pca,
         bounds=bounds,
@@ -119,15 +119,12 @@ def embed_files(
     runs = {
         source: SceneRun(embedder, use, open_sensor_scene(given, sensor, gsd=gsd), given, targets[source], how)
         for source, given in sources.items()
-        if not (resume and not overwrite and targets[source][0].exists() and not unfinished_folder(targets[source][0]).exists())
+        if not how.passes_over(targets[source][0])
     }
     if plan:
         return Planned({source: run.forecast() for source, run in runs.items()})
     if out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
+        make_folder(out)
     if not resume:
         check_writable(written, overwrite)
     for run in runs.values():

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.streaming.plan import Area, Part, Plan
-from ...core.streaming.run import Finished, Ready, run
+from ...core.streaming.plan import Area, Part
+from ...core.streaming.run import Finished, InMemory, Ready, run
 from ...datasets.areas import AreaMask
 from .embedder import Embedder, blocks, evaluating
 from .scenes import Pixels
@@ -56,25 +56,11 @@ class PartEmbedder:
         return np.asarray(share >= self._embedder.valid)
 
 
-class _Assembled:
-    """Features in memory: a sink."""
-
-    done = 0
-
-    def __init__(self, plan: Plan, features: int) -> None:
-        self.values = np.empty((features, *plan.shape), dtype=np.float32)
-
-    def write(self, part: int, area: Area, finished: Finished) -> None:
-        del part
-        rows, columns = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
-        self.values[:, rows, columns] = finished.arrays[EMBEDDING]
-
-
 def embed_whole(embedder: Embedder, opened: Pixels) -> NDArray[np.float32]:
     """Return all features of a scene, (rows, columns, features), NaN where there is no data."""
     embedder.check(opened)
     plan = embedder.plan(opened)
-    made = _Assembled(plan, embedder.features)
+    made = InMemory({EMBEDDING: np.empty((embedder.features, *plan.shape), dtype=np.float32)})
     with evaluating(embedder.model, embedder.device):
         run(plan, Ready(PartEmbedder(embedder, opened)), made, threads=None)
-    return np.moveaxis(made.values, 0, -1)
+    return np.moveaxis(made.arrays[EMBEDDING], 0, -1)

@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import __version__
-from ...core.memory import memory_limit, used_bytes
+from ...core.memory import bytes_allowed, used_bytes
 from ...core.precision import Precision
 from ...core.streaming.plan import Area
 from ...datasets import stream_bands
 from ...datasets.areas import AreaMask, window_of
 from ...datasets.growing import GrowingRasters, Layer
-from ...datasets.identity import files_of, identify, sha256
+from ...datasets.identity import content_of, sha256
 from ..cards import RunFacts, write_run_card, write_stac_item
-from ..streaming import Forecast, carried_out, compute_threads, forecast, unfinished_folder
+from ..forecasting import Forecast, forecast
+from ..streaming import RunOptions, carried_out, compute_threads, unfinished_folder
 from .components import Components, write_picture
 from .embedder import Embedder, Tiling, evaluating, prepare
 from .embedding import token_grid
@@ -32,18 +33,12 @@ _QUANTIZED, _COLOURS, _PICTURE, _RUN, _ITEM = "quantized", "pca", "picture", "ru
 
 
 @dataclass(frozen=True, kw_only=True)
-class Streaming:
+class EmbedOptions(RunOptions):
     """How scenes are gone through, and what is written; options as of ``embed_files``."""
 
     dtype: DType = "float16"
     pca: bool = False
-    bounds: str | None = None
     mask: str | None = None
-    max_memory: float | None = None
-    resume: bool = False
-    overwrite: bool = False
-    dask: str | None = None
-    progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ class SceneRun:
     """
 
     def __init__(
-        self, embedder: Embedder, use: ModelUse, opened: SensorScene, given: str, targets: Sequence[Path], how: Streaming
+        self, embedder: Embedder, use: ModelUse, opened: SensorScene, given: str, targets: Sequence[Path], how: EmbedOptions
     ) -> None:
         embedder.check(opened)
         self.embedder, self.use, self.opened, self.given, self.how = embedder, use, opened, given, how
@@ -126,11 +121,11 @@ class SceneRun:
         Raises:
             ValueError: memory does not suffice for one.
         """
-        given = self.how.max_memory
-        if given is not None:
-            device = self.embedder.device
+        given, device = self.how.max_memory, self.embedder.device
+        allowed = bytes_allowed(given)
+        if allowed is not None and device.type == "cpu":
             needed = used_bytes(device) + self.embedder.bytes_of(self.opened)
-            if device.type == "cpu" and needed > memory_limit(device, given * 1e9):
+            if needed > allowed:
                 raise ValueError(
                     f"{self.opened.where}: tiles of {self.embedder.tile} pixels need {needed / 1e9:.2f} GB; allowed are "
                     f"{given:.2f} GB: pass a smaller --tiling.tile"
@@ -194,8 +189,8 @@ class SceneRun:
         area = self.area
         return {
             "command": "embed",
-            "inputs": [{"bytes": file.bytes, file.method: file.digest} for file in map(identify, files_of(self.given))],
-            "mask": None if self.how.mask is None else [identify(file).digest for file in files_of(self.how.mask)],
+            "scene": content_of(self.given),
+            "mask": content_of(self.how.mask),
             "precision": str(self.embedder.dtype),
             "valid": self.embedder.valid,
             "area": [area.row, area.column, area.height, area.width],
@@ -226,12 +221,9 @@ class SceneRun:
                 self.layers,
                 folder=self.folder,
                 identity=self.identity,
+                how=how,
                 others=self.others,
-                resume=how.resume,
-                overwrite=how.overwrite,
-                dask=how.dask,
                 threads=self.threads,
-                progress=how.progress,
                 label=Path(self.given).name,
             ) as rasters,
         ):

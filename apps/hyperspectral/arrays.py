@@ -20,7 +20,7 @@ from ...datasets.raster import Numbers
 from ...datasets.wavelengths import to_nm
 from .mapping import ModelTeller, cost_of
 from .model import Classifier, load_classifier, match_bands
-from .working import Cost, SceneWorker, Wanted
+from .working import Cost, SceneWorker, Wanted, lead_of, plan_of
 
 if TYPE_CHECKING:
     import xarray
@@ -86,8 +86,9 @@ class _Loaded:
     def around(self, part: Part) -> tuple[slice, slice]:
         """Rows and columns of the array that a part looks at."""
         cell, halo = self.how.cost.cell, self.model.halo
+        lead = lead_of(cell, halo)
         rows, columns = (
-            slice(max(tile.first // cell * cell - halo, 0), min(-(-tile.last // cell) * cell + halo, size))
+            slice(max(tile.first // cell * cell - lead - halo, 0), min(-(-tile.last // cell) * cell - lead + halo, size))
             for tile, size in zip((part.rows, part.columns), self.how.shape, strict=True)
         )
         return rows, columns
@@ -215,22 +216,22 @@ def _bands(cube: "xarray.DataArray", axis: str) -> tuple[list[int], NDArray[np.f
     return kept.tolist(), None
 
 
-def _parts(how: _Mapper, side: int) -> Plan:
+def _parts(how: _Mapper, halo: int, side: int) -> Plan:
     cell = how.cost.cell
     largest, smallest = max(how.cost.largest // cell, 1), max(_SMALLEST // cell, 1)
     whole = min(max(side // cell, smallest), largest) * cell
-    return Plan(image=how.shape, area=Area(0, 0, *how.shape), side=whole, multiple=cell)
+    return plan_of(how.shape, Area(0, 0, *how.shape), side=whole, cell=cell, halo=halo)
 
 
 def _at_once(cube: "xarray.DataArray", how: _Mapper, model: Classifier) -> NDArray[np.float32]:
-    loaded, plan = _Loaded(how, model), _parts(how, _SMALLEST)
+    loaded, plan = _Loaded(how, model), _parts(how, model.halo, _SMALLEST)
     values = cube.values
     told = np.empty((ModelTeller.channels, *how.shape), np.float32)
     for part in plan:
         rows, columns = loaded.around(part)
-        area, _ = plan.place(part)
+        area, (down, across) = plan.place(part)
         place = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
-        told[:, place[0], place[1]] = loaded(values[:, rows, columns], part)
+        told[:, place[0], place[1]] = loaded(values[:, rows, columns], part)[:, down, across]
     return told
 
 
@@ -242,13 +243,14 @@ def _lazily(cube: "xarray.DataArray", how: _Mapper, model: Classifier) -> Any:
     array: Any = dask.array  # whose functions have no types
     loaded = delayed(how.loaded)()
     chunks = cube.data.chunks[1:]
-    around, plan = _Loaded(how, model).around, _parts(how, max(max(sizes) for sizes in chunks))
+    around, plan = _Loaded(how, model).around, _parts(how, model.halo, max(max(sizes) for sizes in chunks))
 
     def block(part: Part) -> Any:
         rows, columns = around(part)
-        shape = ModelTeller.channels, part.rows.last - part.rows.first, part.columns.last - part.columns.first
+        area, (down, across) = plan.place(part)
         looked = cube.data[:, rows, columns]
-        return array.from_delayed(delayed(_told)(loaded, looked, part), shape, dtype=np.float32)
+        shape = ModelTeller.channels, area.height, area.width
+        return array.from_delayed(delayed(_told)(loaded, looked, part, down, across), shape, dtype=np.float32)
 
     def rows() -> Iterator[list[Any]]:
         for row in range(len(plan.rows)):
@@ -257,8 +259,8 @@ def _lazily(cube: "xarray.DataArray", how: _Mapper, model: Classifier) -> Any:
     return array.block(list(rows()))
 
 
-def _told(loaded: _Loaded, values: NDArray[Any], part: Part) -> NDArray[np.float32]:
-    return loaded(values, part)
+def _told(loaded: _Loaded, values: NDArray[Any], part: Part, rows: slice, columns: slice) -> NDArray[np.float32]:
+    return loaded(values, part)[:, rows, columns]
 
 
 def _labelled(cube: "xarray.DataArray", axes: tuple[str, str, str], told: Any, model: Classifier, probabilities: bool) -> Any:

@@ -17,10 +17,11 @@ from ...core.precision import Precision, resolve_precision
 from ...core.streaming.plan import Area, Plan
 from ...core.streaming.run import Job
 from ...datasets import AreaMask, open_scene, window_of, write_text_atomic
-from ...datasets.growing import GrowingRasters
-from ...datasets.several import stem_of
+from ...datasets.growing import CACHE_BYTES, GrowingRasters
+from ...datasets.identity import content_of
 from ...datasets.vectorizing import vectorize as write_polygons
-from ..streaming import carried_out, compute_threads, forecast, largest_side
+from ..forecasting import forecast
+from ..streaming import RunOptions, carried_out, compute_threads, largest_side, unfinished_folder
 from .adaptation import adapting, read_encoder
 from .approaches import Approach, Target, by_clusters, by_labels, by_model
 from .arrays import classify_array
@@ -37,10 +38,9 @@ from .results import (
     layers_of,
     ready_folder,
     result_files,
-    stamp,
     summed,
 )
-from .working import MAP, Wanted, part_bytes
+from .working import MAP, Wanted, lead_of, part_bytes, plan_of
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def classify(
     out = Path(out)
     kinds = [kind for kind, asked in wanted.items() if asked]
     files = result_files(opened, out, kinds, (labels, model, encoder, mask), polygons=vectorize)
-    folder = out / f".{stem_of(opened.path)}_classes.unfinished"
+    folder = unfinished_folder(files[MAP])
     if labels is not None:
         fitting = Fitting.of(opened, labels, recipe, base=base, field=field, classes=classes)
         approach = by_labels(target, fitting, base=base, adapters=adapters, seed=seed, progress=progress)
@@ -196,8 +196,8 @@ def classify(
 
     noted = describe(opened, seed) | {"bounds": bounds, "mask": mask, "method": approach.method, "device": str(approach.device)}
     identity = {
-        "command": "classify", "scene": stamp(opened.path), "bands": opened.bands, "area": asdict(target.wanted.area),
-        "mask": stamp(mask), "labels": stamp(labels), "field": field, "classes": stamp(classes), "seed": seed,
+        "command": "classify", "scene": content_of(opened.path), "bands": opened.bands, "area": asdict(target.wanted.area),
+        "mask": content_of(mask), "labels": content_of(labels), "field": field, "classes": content_of(classes), "seed": seed,
         "approach": approach.identity,
     }  # fmt: skip
 
@@ -210,8 +210,9 @@ def classify(
         return job
 
     with carried_out(
-        parts, prepared, layers, folder=folder, identity=identity, others={k: p for k, p in files.items() if k not in layers},
-        resume=resume, overwrite=overwrite, dask=dask, threads=threads, progress=progress, label="Mapping",
+        parts, prepared, layers, folder=folder, identity=identity, threads=threads, label="Mapping",
+        how=RunOptions(resume=resume, overwrite=overwrite, dask=dask, progress=progress),
+        others={kind: path for kind, path in files.items() if kind not in layers},
     ) as rasters:  # fmt: skip
         pixels = summed(rasters.facts, "pixels")
         assert pixels is not None
@@ -252,17 +253,25 @@ def _write_others(rasters: GrowingRasters, files: Mapping[str, Path], mapped: Ma
 
 def _parts(target: Target, approach: Approach, max_memory: float | None, unfinished: Path | None) -> tuple[Plan, int, float]:
     """Return the parts of a scene, how many of them are computed at a time, and the bytes that this takes."""
-    cell, shape = approach.cost.cell, target.scene.grid.shape
+    cell, scene, area = approach.cost.cell, target.scene, target.wanted.area
+    pixel = approach.bands * scene.stored.dtype.itemsize
+    cached = min(CACHE_BYTES, scene.grid.height * scene.grid.width * pixel)
 
     def needs(side: int, threads: int) -> float:
-        return part_bytes(side, threads, approach.cost, bands=approach.bands, channels=approach.channels, halo=approach.halo)
+        return cached + part_bytes(
+            side, threads, approach.cost, width=area.width, pixel=pixel, channels=approach.channels, halo=approach.halo
+        )
 
-    whole = -(-max(target.wanted.area.height, target.wanted.area.width) // cell) * cell
+    whole = -(-(max(area.height, area.width) + lead_of(cell, approach.halo)) // cell) * cell
     largest = min(approach.cost.largest, whole)
     least = min(256 // cell * cell or cell, largest)  # below, more is read twice than threads gain
     threads = compute_threads(approach.device, lambda count: needs(least, count), max_memory=max_memory)
+    block = max(scene.block)
+    aligned = block if all(block % pixels == 0 for pixels in (*scene.block, cell)) else cell
     side = largest_side(
-        lambda side: needs(side, threads), max_memory=max_memory, multiple=cell, smallest=cell, largest=largest,
+        lambda side: needs(side, threads), max_memory=max_memory, multiple=cell, preferred=aligned, largest=largest,
         unfinished=unfinished,
     )  # fmt: skip
-    return Plan(image=shape, area=target.wanted.area, side=side, multiple=cell), threads, needs(side, threads)
+    multiple = aligned if side % aligned == 0 else cell
+    parts = plan_of(scene.grid.shape, area, side=side, halo=approach.halo, cell=cell, multiple=multiple)
+    return parts, threads, needs(side, threads)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,12 @@ from torch import Tensor
 from ...core.engines import EngineName
 from ...core.memory import forward_bytes
 from ...core.precision import autocast
-from ...core.streaming.plan import Area, Plan
-from ...core.streaming.run import Finished, Ready, run
+from ...core.streaming.run import InMemory, Ready, run
 from ...datasets import Scene
 from .adaptation import read_encoder
 from .model import Classifier, load_classifier
 from .sampling import warn_if_far
-from .working import LARGEST_SIDE, MAP, PROBABILITIES, Cost, SceneWorker, Teller, Wanted
+from .working import LARGEST_SIDE, MAP, PROBABILITIES, Cost, SceneWorker, Teller, Wanted, plan_of
 
 _LARGEST_CELL = 512
 _LARGEST_PATCHES = 128  # of cells and parts of a patch network, which takes minutes for so many: a kill should not lose more
@@ -127,32 +127,23 @@ class MapJob:
         return SceneWorker(scene, teller, self.wanted, cell=self.cell, values=values)
 
 
-class MapInMemory:
-    """A sink that holds class positions (H, W), -1 where nodata, and probabilities (2, H, W), NaN where nodata."""
-
-    done = 0
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.index = np.full(shape, -1, dtype=np.int32)
-        self.probabilities = np.full((2, *shape), np.nan, dtype=np.float32)
-
-    def write(self, part: int, area: Area, finished: Finished) -> None:
-        """Keep what a part finished, whose class values are positions and 1."""
-        place = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
-        self.index[place] = finished.arrays[MAP][0].astype(np.int32) - 1
-        if PROBABILITIES in finished.arrays:
-            self.probabilities[:, place[0], place[1]] = finished.arrays[PROBABILITIES]
-
-
 def map_in_memory(
     scene: Scene, teller: Teller, classes: int, *, cell: int, tick: Callable[[int, int], None] | None = None
-) -> MapInMemory:
-    """Map a whole scene, of the teller's bands, and hold the result."""
+) -> dict[str, NDArray[Any]]:
+    """Map a whole scene, of the teller's bands.
+
+    Returns:
+        ``MAP``, int32 (1, H, W), classes by number from 1, 0 where nodata; and ``PROBABILITIES``, float32 (2, H, W), if the
+        teller tells them, NaN where nodata.
+    """
     wanted = Wanted.all_of(scene, probabilities=teller.channels > 1)
-    plan = Plan(image=scene.grid.shape, area=wanted.area, side=max(256 // cell, 1) * cell, multiple=cell)
-    sink = MapInMemory(scene.grid.shape)
-    run(plan, Ready(SceneWorker(scene, teller, wanted, cell=cell, values=range(1, classes + 1))), sink, tick=tick)
-    return sink
+    plan = plan_of(scene.grid.shape, wanted.area, side=max(256 // cell, 1) * cell, cell=cell, halo=teller.halo)
+    told: dict[str, NDArray[Any]] = {MAP: np.empty((1, *plan.shape), np.int32)}
+    if wanted.probabilities:
+        told[PROBABILITIES] = np.empty((2, *plan.shape), np.float32)
+    worker = SceneWorker(scene, teller, wanted, cell=cell, values=range(1, classes + 1))
+    run(plan, Ready(worker), InMemory(told), tick=tick)
+    return told
 
 
 def predict(
@@ -190,6 +181,6 @@ def predict(
         found = map_in_memory(
             chosen, teller, len(model.info.classes), cell=cell, tick=lambda done, of: bar.update(task, completed=done, total=of)
         )
-    if (found.index < 0).all():
+    if not found[MAP].any():
         raise ValueError(f"{scene.path}: no pixel is valid in all of the model's bands")
-    return Prediction(found.index, *found.probabilities)
+    return Prediction(found[MAP][0] - 1, *found[PROBABILITIES])

@@ -1,5 +1,6 @@
 """What is written of a map, beside the map itself."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +17,17 @@ from ...core.streaming.plan import Area
 from ...datasets import ClassInfo, Grid, Scene, check_writable, open_scene
 from ...datasets.growing import Layer
 from ...datasets.hectares import row_hectares
-from ...datasets.identity import files_of
 from ...datasets.several import stem_of
 from ...datasets.vectorizing import check_vectors
-from ..streaming import Forecast
+from ...datasets.writing import make_folder
+from ..forecasting import Forecast
 from .quicklook import natural_colours, preview_shape, write_quicklook
 from .working import MAP, PROBABILITIES
 
 POLYGONS = "polygons"
 PROBABILITY_BANDS = ("largest class probability, calibrated", "entropy, 0 sure to 1 undecided")
+
+logger = logging.getLogger(__name__)
 
 _ENDINGS = {
     "map": "_classes.tif",
@@ -97,8 +100,13 @@ class Mapped:
         return grid_of_area(self.scene, self.area)
 
     def areas(self) -> list[dict[str, Any]]:
-        """Return for each class its value, name, pixels, share, hectares (None without a CRS) and mean confidence."""
+        """Return for each class its value, name, pixels, share, hectares and mean confidence.
+
+        Hectares are None where ``row_hectares`` cannot tell them.
+        """
         of_rows, hectares = row_hectares(self.grid), self.hectares
+        if of_rows is None and self.grid.crs is not None:
+            logger.warning("areas are left out: they cannot be told from pixels in %s", self.grid.crs.to_string())
         if of_rows is not None and hectares is None:  # all pixels are alike
             hectares = self.pixels * of_rows[0]
         rows = []
@@ -191,12 +199,7 @@ def ready_folder(folder: Path, files: Iterable[Path], overwrite: bool) -> None:
     Raises:
         OSError: they cannot, or may not be replaced.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        pass  # a file: told of below
-    except OSError as error:
-        raise OSError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     check_writable(files, overwrite)
 
 
@@ -212,11 +215,3 @@ def describe(scene: Scene, seed: int) -> dict[str, Any]:
         "wavelengths_nm": None if scene.wavelengths is None else [scene.wavelengths[0], scene.wavelengths[-1]],
         "seed": seed,
     }
-
-
-def stamp(source: str | Path | None) -> dict[str, Any] | None:
-    """Return what tells whether an input is still the same: its name, and size and time of its files."""
-    if source is None:
-        return None
-    status = {name: Path(name).stat() for name in files_of(str(source))}
-    return {"name": str(source), "files": {name: [found.st_size, found.st_mtime_ns] for name, found in status.items()}}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from scipy.sparse import csr_array
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 from torch.nn import functional as F
@@ -67,13 +68,14 @@ class LabelledScene:
     def __init__(self, scene: Scene, labels: Labels, *, margin: int, core: int) -> None:
         self.margin = margin
         self.shape = scene.grid.shape
-        rows, columns = np.nonzero(labels.index >= 0)
-        tile_of = np.stack([rows // core, columns // core], 1)
+        rows, columns = np.divmod(labels.pixels, self.shape[1])
+        corners, tile_of = np.unique(np.stack([rows // core, columns // core], 1), axis=0, return_inverse=True)
+        grouped = np.argsort(tile_of.ravel(), kind="stable")
+        of_tile = np.split(grouped, np.cumsum(np.bincount(tile_of.ravel(), minlength=len(corners)))[:-1])
         self.tiles: list[Tile] = []
         kept: list[NDArray[np.int64]] = []
-        for row, column in np.unique(tile_of, axis=0) * core:
+        for (row, column), inside in zip(corners * core, of_tile, strict=True):
             values = read_padded(scene, row - margin, column - margin, core + 2 * margin, core + 2 * margin)
-            inside = np.flatnonzero((tile_of * core == (row, column)).all(1))
             valid = np.isfinite(values[:, rows[inside] - row + margin, columns[inside] - column + margin]).all(0)
             inside = inside[valid]
             if len(inside):
@@ -86,7 +88,7 @@ class LabelledScene:
         if len(order) < len(rows):
             logger.warning("%d of %d labelled pixels lie where the scene has no data", len(rows) - len(order), len(rows))
         self.rows, self.columns = rows[order], columns[order]
-        found = labels.index[self.rows, self.columns]
+        found = labels.targets[order]
         present = np.unique(found)
         for info in (info for i, info in enumerate(labels.classes) if i not in present):
             logger.warning("class %s has labels only where the scene has no data: it is left out", info.name)
@@ -112,11 +114,11 @@ class LabelledScene:
         """Rows and columns of pixels within a tile's values."""
         return self.rows[pixels] - tile.row, self.columns[pixels] - tile.column
 
-    def target_map(self, chosen: Mask, padding: int) -> NDArray[np.int64]:
-        """Targets of the chosen pixels on the scene's grid, enlarged by ``padding`` on all sides; ``UNLABELLED`` elsewhere."""
-        target = np.full((self.shape[0] + 2 * padding, self.shape[1] + 2 * padding), UNLABELLED, dtype=np.int64)
-        target[self.rows[chosen] + padding, self.columns[chosen] + padding] = self.targets[chosen]
-        return target
+    def target_map(self, chosen: Mask, padding: int) -> csr_array:
+        """One more than the targets of the chosen pixels, on the scene's grid enlarged by ``padding`` on all sides."""
+        places = self.rows[chosen] + padding, self.columns[chosen] + padding
+        height, width = (size + 2 * padding for size in self.shape)
+        return csr_array((self.targets[chosen] + 1, places), shape=(height, width))
 
 
 def require_trainable(classes: Sequence[ClassInfo], targets: NDArray[np.int64]) -> None:
@@ -190,7 +192,8 @@ class Crops(IterableDataset[tuple[Tensor, Tensor]]):
         shift = random.integers(-self.jitter, self.jitter + 1, 2) - side // 2
         row, column = self.labelled.rows[pixel] + shift[0], self.labelled.columns[pixel] + shift[1]
         crop = tile.values[:, row - tile.row :, column - tile.column :][:, :side, :side]
-        target = torch.from_numpy(self.target[row + side :, column + side :][:side, :side].copy())
+        there = self.target[row + side : row + 2 * side, column + side : column + 2 * side]
+        target = torch.from_numpy(there.toarray() - 1)  # what the map does not hold is UNLABELLED
         turns = int(random.integers(4))
         crop, target = torch.rot90(crop, turns, (1, 2)), torch.rot90(target, turns, (0, 1))
         if random.random() < 0.5:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_cdt
+from scipy.spatial import cKDTree
 
 from .samples import LabelledScene, Mask
 
@@ -100,10 +100,9 @@ def block_split(labelled: LabelledScene, *, block: int, buffer: int, share: floa
 
 def distance_to(labelled: LabelledScene, chosen: Mask) -> NDArray[np.int64]:
     """Of each labelled pixel, the larger of row and column distance to the nearest chosen pixel."""
-    elsewhere = np.ones(labelled.shape, dtype=np.bool_)
-    elsewhere[labelled.rows[chosen], labelled.columns[chosen]] = False
-    distance = distance_transform_cdt(elsewhere, metric="chessboard")
-    return np.asarray(distance[labelled.rows, labelled.columns], dtype=np.int64)
+    places = np.stack([labelled.rows, labelled.columns], axis=1)
+    distance, _ = cKDTree(places[chosen]).query(places, p=np.inf)
+    return np.asarray(distance, dtype=np.int64)
 
 
 def leakage(labelled: LabelledScene, split: Split, reach: int) -> float:

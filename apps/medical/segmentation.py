@@ -1,7 +1,6 @@
 """Volumes in, labels out, on the volume's own grid."""
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.device import resolve_device
 from ...core.engines import EngineName
-from ...core.memory import peak_bytes
+from ...core.memory import bytes_allowed, peak_bytes
 from ...core.precision import Precision, resolve_precision
 from ...datasets import check_writable
 from ...datasets.cases import Case, read_case
@@ -185,8 +184,7 @@ class Segmentation:
         max_memory: float | None = None,
         frugal: bool = False,
     ) -> None:
-        if max_memory is not None and not 0 < max_memory < math.inf:
-            raise ValueError(f"max_memory is {max_memory}, expected gigabytes, more than 0")
+        limit = bytes_allowed(max_memory)
         if not 0 <= overlap < 1:
             raise ValueError(f"overlap is {overlap}, expected 0 or more and less than 1")
         target = resolve_device(device)
@@ -198,7 +196,7 @@ class Segmentation:
             dtype=resolve_precision(precision, target),
             overlap=overlap,
             mirror=mirror,
-            limit=None if max_memory is None else max_memory * 1e9,
+            limit=limit,
             frugal=frugal,
         )
 

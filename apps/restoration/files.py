@@ -14,10 +14,12 @@ from ...core.memory import keep_no_freed_memory
 from ...core.precision import Precision
 from ...datasets import check_writable
 from ...datasets.images import check_format, find_images, open_geotiff, open_image, output_paths, write_image
-from ..streaming import OF_THE_RUN, Planned, unfinished_folder
+from ...datasets.writing import make_folder
+from ..forecasting import Planned
+from ..streaming import OF_THE_RUN, RunOptions
 from .models import open_restorer
 from .progress import progress_bar
-from .rasters import RasterRun, Streaming
+from .rasters import RasterRun
 from .restoration import Range, Restoration
 
 logger = logging.getLogger(__name__)
@@ -104,16 +106,10 @@ def restore_files(
     restorer = open_restorer(weights, model, scale, engine)
     factor = restorer.network.scale
     targets = output_paths(images, out, ending="_restored" if factor == 1 else f"_x{factor}")
-    if out is not None and not (plan or out.exists()):
-        try:
-            out.mkdir(parents=True)
-        except OSError as error:
-            raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
-    todo = {
-        source: target
-        for source, target in zip(images, targets, strict=True)
-        if not (resume and not overwrite and target.exists() and not unfinished_folder(target).exists())
-    }
+    if out is not None and not plan:
+        make_folder(out)
+    how = RunOptions(bounds=bounds, max_memory=max_memory, resume=resume, overwrite=overwrite, dask=dask, progress=progress)
+    todo = {source: target for source, target in zip(images, targets, strict=True) if not how.passes_over(target)}
     if not (plan or resume):
         check_writable(targets, overwrite)
     # Memory that was asked to be kept to is; without a limit, speed comes first.
@@ -128,7 +124,6 @@ def restore_files(
         value_range=value_range,
         frugal=frugal,
     )
-    how = Streaming(bounds=bounds, max_memory=max_memory, resume=resume, overwrite=overwrite, dask=dask, progress=progress)
     work = _Work(restoration, how, quality=quality, parameters=parameters)
     if plan:
         return Planned({source: work.run(source, target).forecast() for source, target in todo.items()})
@@ -142,7 +137,7 @@ def restore_files(
 class _Work:
     """What is done with one image after the other."""
 
-    def __init__(self, restoration: Restoration, how: Streaming, *, quality: int, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, restoration: Restoration, how: RunOptions, *, quality: int, parameters: Mapping[str, Any]) -> None:
         self.restoration, self.how, self.quality, self.parameters = restoration, how, quality, parameters
 
     def run(self, source: Path, target: Path) -> RasterRun:

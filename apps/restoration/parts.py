@@ -191,32 +191,3 @@ class PartRestorer:
 
 def _repeated(array: NDArray[np.generic], times: int) -> NDArray[np.generic]:
     return array.repeat(times, -2).repeat(times, -1) if times > 1 else array
-
-
-class Assembled:
-    """The restored image in memory: a sink."""
-
-    done = 0
-
-    def __init__(self, image: Windows, bands: int, scale: int) -> None:
-        shape = image.shape[0] * scale, image.shape[1] * scale
-        # Left untouched until it is filled: memory that is not used yet counts as needed.
-        self.pixels = np.empty((*shape, bands), image.dtype)
-        self.alpha = np.empty(shape, image.dtype) if image.transparent else None
-        self.mask = np.empty(shape, bool) if image.masked else None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all."""
-        return sum(array.nbytes for array in (self.pixels, self.alpha, self.mask) if array is not None)
-
-    def write(self, part: int, area: Area, finished: Finished) -> None:
-        """Take what a part finished."""
-        del part
-        rows, columns = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
-        made = finished.arrays[IMAGE]
-        self.pixels[rows, columns] = np.moveaxis(made[: self.pixels.shape[2]], 0, -1)
-        if self.alpha is not None:
-            self.alpha[rows, columns] = made[-1]
-        if self.mask is not None:
-            self.mask[rows, columns] = finished.arrays[MASK][0] > 0

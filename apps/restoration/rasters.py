@@ -13,11 +13,12 @@ from ...core.precision import Precision
 from ...core.streaming.plan import Area
 from ...datasets.areas import window_of
 from ...datasets.growing import CACHE_BYTES, GrowingRasters, Layer, mask_of
-from ...datasets.identity import files_of, identify
+from ...datasets.identity import content_of, sha256
 from ...datasets.images import GeoTiff, Survey, open_geotiff, survey
 from ...datasets.images.geotiff import cropped_details, picked_details, resized_details
 from ..cards import RunFacts, write_run_card, write_stac_item
-from ..streaming import Forecast, carried_out, compute_threads, forecast, unfinished_folder
+from ..forecasting import Forecast, forecast
+from ..streaming import RunOptions, carried_out, compute_threads, earlier_side, unfinished_folder
 from .models import open_restorer
 from .parts import IMAGE, MASK, PartRestorer
 from .restoration import Restoration
@@ -26,18 +27,6 @@ from .tiling import LARGEST
 _PAYS = 512  # pixels on a side of parts: computing several at once pays as long as memory allows so many
 _SMALL = 256  # smaller parts of a small image would look at little but surroundings
 _WORDS: Mapping[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Streaming:
-    """How GeoTIFFs are gone through; options as of ``restore_files``."""
-
-    bounds: str | None = None
-    max_memory: float | None = None
-    resume: bool = False
-    overwrite: bool = False
-    dask: str | None = None
-    progress: bool = False
 
 
 @dataclass(eq=False)
@@ -88,7 +77,7 @@ class RasterRun:
         ValueError: bounds beside the image, or what ``Restoration`` refuses.
     """
 
-    def __init__(self, restoration: Restoration, image: GeoTiff, target: Path, how: Streaming) -> None:
+    def __init__(self, restoration: Restoration, image: GeoTiff, target: Path, how: RunOptions) -> None:
         self.restoration, self.image, self.target, self.how = restoration, image, target, how
         self.folder = unfinished_folder(target)
         window = (0, 0, *image.shape) if how.bounds is None else window_of(image.grid, how.bounds)
@@ -120,9 +109,9 @@ class RasterRun:
 
     def side(self, threads: int) -> int:
         """Pixels on a side of parts: those of the run that is gone on with, or as many as memory allows."""
-        earlier = GrowingRasters.unfinished(self.folder) if self.how.resume else None
-        if earlier is not None and isinstance(earlier.get("side"), int):
-            return int(earlier["side"])
+        earlier = earlier_side(self.folder) if self.how.resume else None
+        if earlier is not None:
+            return earlier
         return self.restoration.tiler.side(self.image.shape, self.load, threads=threads, most=self.most)
 
     @property
@@ -147,11 +136,10 @@ class RasterRun:
     def identity(self) -> dict[str, Any]:
         """What decides the result."""
         tiler = self.restoration.tiler
-        files = [identify(file) for file in files_of(self.image.name)]
         return {
             "command": "restore",
-            "inputs": [{"bytes": file.bytes, file.method: file.digest} for file in files],
-            "weights": identify(self.job.weights).digest,
+            "scene": content_of(self.image.name),
+            "weights": sha256(self.job.weights),
             "engine": self.job.engine,
             "precision": self.job.precision,
             "value range": list(self.known.value_range),
@@ -194,7 +182,7 @@ class RasterRun:
             side = tiler.halved(side, self.image.shape, cause)
 
     def _restore(self, side: int, threads: int, parameters: Mapping[str, Any]) -> None:
-        how, tiler = self.how, self.restoration.tiler
+        tiler = self.restoration.tiler
         layers = self.layers
         others = {kind: self.target.with_name(f"{self.target.stem}_{kind}.json") for kind in ("run", "item")}
         with carried_out(
@@ -203,12 +191,9 @@ class RasterRun:
             layers,
             folder=self.folder,
             identity=self.identity,
+            how=self.how,
             others=others,
-            resume=how.resume,
-            overwrite=how.overwrite,
-            dask=how.dask,
             threads=threads,
-            progress=how.progress,
             label=Path(self.image.name).name,
         ) as rasters:
             facts = RunFacts(

@@ -1,7 +1,6 @@
 """Images in, images out: of every kind, with every number of bands, and with what belongs to them."""
 
 import logging
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +10,15 @@ import torch
 
 from ...core.device import resolve_device
 from ...core.engines import EngineName
+from ...core.memory import bytes_allowed
 from ...core.precision import Precision, resolve_precision
+from ...core.streaming.run import InMemory
 from ...datasets import check_writable
 from ...datasets.images import Image, Survey, Windows, as_images, check_format, survey, to_kind_of, write_image
 from ...datasets.images.geotiff import picked_details, resized_details
 from .models import open_restorer
 from .network import Network
-from .parts import Assembled, PartRestorer
+from .parts import IMAGE, MASK, PartRestorer
 from .progress import Bar, progress_bar
 from .tiling import Tiler
 from .weights import Restorer
@@ -110,8 +111,7 @@ class Restoration:
         value_range: Range | None = None,
         frugal: bool = False,
     ) -> None:
-        if max_memory is not None and not 0 < max_memory < math.inf:
-            raise ValueError(f"max_memory is {max_memory}, expected gigabytes, more than 0")
+        limit = bytes_allowed(max_memory)
         target = resolve_device(device)
         dtype = safe_precision(restorer, precision, target)
         self.restorer = restorer
@@ -123,7 +123,7 @@ class Restoration:
             dtype,
             tile=tile,
             overlap=overlap,
-            limit=None if max_memory is None else max_memory * 1e9,
+            limit=limit,
             frugal=frugal,
         )
 
@@ -139,19 +139,22 @@ class Restoration:
             ValueError: for a number of bands that the network does not take, NaN pixels that are not nodata, an image that
                 does not fit in the memory allowed, and results that are not finite.
         """
-        parts = self.parts(image, survey(image, self.value_range))
-        made = Assembled(image, len(parts.bands), self.network.scale)
+        parts, s = self.parts(image, survey(image, self.value_range)), self.network.scale
+        bands, shape = len(parts.bands), (image.shape[0] * s, image.shape[1] * s)
+        # Left untouched until they are filled: memory that is not used yet counts as needed.
+        pixels = np.empty((*shape, bands + image.transparent), image.dtype)
+        mask = np.empty(shape, np.bool_) if image.masked else None
+        made = InMemory({IMAGE: np.moveaxis(pixels, -1, 0)} | ({} if mask is None else {MASK: mask[None]}))
         if bar is not None:
             bar.start(image.name)
         self.tiler.run(parts, image.shape, made, load=parts.load(made.nbytes), tick=None if bar is None else bar.tick)
-        geo = None if image.geo is None else resized_details(picked_details(image.geo, parts.bands), *2 * [self.network.scale])
         return replace(
             image,
-            pixels=made.pixels,
-            alpha=made.alpha,
-            mask=made.mask,
-            grid=None if image.grid is None else image.grid.resized(*made.pixels.shape[:2]),
-            geo=geo,
+            pixels=pixels[..., :bands],
+            alpha=pixels[..., bands] if image.transparent else None,
+            mask=mask,
+            grid=None if image.grid is None else image.grid.resized(*shape),
+            geo=None if image.geo is None else resized_details(picked_details(image.geo, parts.bands), s, s),
         )
 
     def parts(self, image: Windows, known: Survey) -> PartRestorer:

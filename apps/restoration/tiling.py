@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.memory import forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
 from ...core.precision import autocast
 from ...core.streaming.plan import Area, Part, Plan
-from ...core.streaming.run import Finished, Ready, Sink, Tick, Worker, run
+from ...core.streaming.run import Finished, InMemory, Ready, Sink, Tick, Worker, run
 from ...core.tiles import smallest_step
 from .network import Network
 
@@ -154,10 +154,11 @@ class Tiler:
 
     def restored(self, x_CHW: Tensor, *, tick: Tick | None = None) -> Tensor:
         """Restore float32 (C, H, W) in 0..1, on any device; the result is on the CPU. Errors as of ``run``."""
-        size = x_CHW.shape[1], x_CHW.shape[2]
-        result = _Whole(self, x_CHW)
-        self.run(result, size, result, load=Load(self.network.in_channels, self.network.out_channels), tick=tick)
-        return result.y_CHW
+        size, s = (x_CHW.shape[1], x_CHW.shape[2]), self.network.scale
+        y_CHW = torch.empty(self.network.out_channels, size[0] * s, size[1] * s)
+        load = Load(self.network.in_channels, self.network.out_channels)
+        self.run(_Network(self, x_CHW), size, InMemory({"image": y_CHW.numpy()}), load=load, tick=tick)
+        return y_CHW
 
     def side(self, size: tuple[int, int], load: Load, *, threads: int = 1, most: int = LARGEST) -> int:
         """Choose the side of tiles, up to ``most``, for an image of that size; so many are computed at once; else as ``run``."""
@@ -227,15 +228,11 @@ class Tiler:
         return done
 
 
-class _Whole:
-    """A tensor, and the restored one."""
-
-    done = 0
+class _Network:
+    """The network as the worker on a tensor in memory."""
 
     def __init__(self, tiler: Tiler, x_CHW: Tensor) -> None:
         self._tiler, self._x_CHW = tiler, x_CHW
-        s = tiler.network.scale
-        self.y_CHW = torch.empty(tiler.network.out_channels, x_CHW.shape[1] * s, x_CHW.shape[2] * s)
 
     def read(self, part: Part) -> Tensor:
         return self._x_CHW[:, part.rows.start : part.rows.stop, part.columns.start : part.columns.stop]
@@ -246,8 +243,3 @@ class _Whole:
     def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
         del area
         return Finished({"image": values})
-
-    def write(self, part: int, area: Area, finished: Finished) -> None:
-        del part
-        rows, columns = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
-        self.y_CHW[:, rows, columns] = torch.from_numpy(finished.arrays["image"])

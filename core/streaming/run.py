@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ..memory import give_freed_memory_back
 from .blend import Blend
 from .plan import Area, Part, Plan
-from .writing import Finished, Sink, writing_to
+from .writing import Finished, InMemory, Sink, writing_to
 
-__all__ = ["Finished", "Job", "Ready", "Sink", "Tick", "Worker", "one_thread_each", "run"]
+__all__ = ["Finished", "InMemory", "Job", "Ready", "Sink", "Tick", "Worker", "one_thread_each", "run"]
 
 Data = TypeVar("Data")
 Tick = Callable[[int, int], None]  # parts done, parts in all
@@ -41,6 +41,15 @@ class Worker(Protocol[Data]):
 
     def finish(self, values: NDArray[np.float32], area: Area) -> Finished:
         """Turn blended values into what is written; the area is of the result."""
+        ...
+
+
+@runtime_checkable
+class Stopping(Protocol):
+    """A worker that need not compute a part to its end, which may take minutes, when nobody wants it any more."""
+
+    def stop(self) -> None:
+        """Have ``compute`` end soon, with any result or error; called in another thread than that."""
         ...
 
 
@@ -84,8 +93,8 @@ def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int | None = 1, tick:
     Memory holds ``threads + 2`` parts, each as it was read or computed, and two that are written. What is computed does not
     depend on ``threads``: each of them computes a part of its own.
 
-    If anything fails or is interrupted, reading and computing stop after what they are at, all parts that were handed on before
-    are written, and no thread is left.
+    If anything fails or is interrupted, reading and computing stop after what they are at, or earlier if the worker is
+    ``Stopping``; all parts that were handed on before are written, and no thread is left.
 
     Args:
         plan: of the parts.
@@ -108,6 +117,7 @@ def run(plan: Plan, job: Job[Any], sink: Sink, *, threads: int | None = 1, tick:
         writing_to(sink) as writing,
         _pool(1, "read") as reading,
         _pool(at_once, "compute") as computing,
+        _stopped_by_errors(worker),
     ):
         ahead: deque[tuple[Part, Future[NDArray[np.float32]]]] = deque()
         while True:
@@ -139,6 +149,16 @@ def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _stopped_by_errors(worker: Worker[Any]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if isinstance(worker, Stopping):
+            worker.stop()
+        raise
 
 
 def _compute(worker: Worker[Data], part: Part, data: Future[Data]) -> NDArray[np.float32]:

@@ -41,6 +41,32 @@ class Sink(Protocol):
         ...
 
 
+class InMemory:
+    """A sink that holds the result.
+
+    Args:
+        arrays: (channels, height, width) of the whole result, by the names of what is finished. What is written is cast to their
+            types. They may be views of arrays with other axes.
+    """
+
+    done = 0
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.arrays = dict(arrays)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def write(self, part: int, area: Area, finished: Finished) -> None:
+        """Keep what a part finished."""
+        del part
+        rows, columns = slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
+        for name, array in self.arrays.items():
+            array[:, rows, columns] = finished.arrays[name]
+
+
 @contextmanager
 def writing_to(sink: Sink) -> Iterator["Writing"]:
     """Write while others compute. When an error of theirs passes, what is held is written; after one of its own, nothing more."""

@@ -139,5 +139,5 @@ def interruptible() -> Iterator[None]:
     except SystemExit as stop:  # how Lightning answers Ctrl-C, and it has all further ones ignored
         signal.signal(signal.SIGINT, on_interrupt)
         if isinstance(stop.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from stop
+            raise stop.__context__ from None
         raise

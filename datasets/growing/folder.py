@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..raster import GDAL_ERRORS
 from ..writing import os_error
 
 try:
@@ -120,3 +121,12 @@ def move(made: Path, path: Path, sidecars: Sequence[str]) -> None:
             finally:
                 beside.unlink(missing_ok=True)
             source.unlink()
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Tell what the file system or GDAL refused in one line that names the file."""
+    try:
+        yield
+    except (OSError, *GDAL_ERRORS) as error:
+        raise os_error(path, error) from error

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from ..grid import Grid
 from ..raster import GDAL_ERRORS
+from .rings import Points
+from .wkb import wkb_polygons
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,20 +23,21 @@ VECTOR_SUFFIXES = (".gpkg", ".parquet")
 
 _LAYER = "classes"
 _BATCH_POINTS = 2**18  # polygons are handed on in batches of about so many corners
+_MOST_BYTES = 2**31 - 1  # of a batch in Arrow
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Polygons in map coordinates with their attributes.
+    """Polygons in pixel coordinates with their attributes.
 
     Args:
-        points: corners of all rings, not closed, (points, 2).
+        points: corners of all rings, not closed, (points, 2): column and row.
         rings: where each ring begins in ``points``, and their number.
         polygons: where each polygon begins in ``rings``, its outer ring first, and their number.
         columns: by name, (polygons,) each; None for one without values.
     """
 
-    points: NDArray[np.float64]
+    points: Points
     rings: NDArray[np.int64]
     polygons: NDArray[np.int64]
     columns: Mapping[str, Any]
@@ -52,7 +55,7 @@ def write_features(path: Path, features: Iterable[Features], grid: Grid) -> int:
     fields = [("value", pa.int32()), ("name", pa.string()), ("color", pa.string()), ("pixels", pa.int64())]
     schema = pa.schema([*fields, ("hectares", pa.float64()), ("geometry", pa.binary())])
     refused = (pyogrio.errors.DataSourceError, pyogrio.errors.GeometryError, pyogrio.errors.FeatureError, pa.ArrowException)
-    written = _Counted(chain.from_iterable(_batches(each, schema) for each in features))
+    written = _Counted(chain.from_iterable(_batches(each, schema, grid) for each in features))
     try:
         if path.suffix.lower() == ".gpkg":
             _write_geopackage(path, written, schema, grid)
@@ -79,9 +82,8 @@ class _Counted:
             raise
 
 
-def _batches(features: Features, schema: "pa.Schema") -> Iterator["pa.RecordBatch"]:
+def _batches(features: Features, schema: "pa.Schema", grid: Grid) -> Iterator["pa.RecordBatch"]:
     import pyarrow as pa
-    import shapely
 
     ends = features.rings[features.polygons[1:]]  # of polygons, in points
     first = 0
@@ -89,25 +91,21 @@ def _batches(features: Features, schema: "pa.Schema") -> Iterator["pa.RecordBatc
         begin = features.rings[features.polygons[first]]
         last = max(int(np.searchsorted(ends, begin + _BATCH_POINTS)), first + 1)
         rings = features.rings[features.polygons[first] : features.polygons[last] + 1]
-        points, offsets = _closed(features.points, rings)
         polygons = features.polygons[first : last + 1] - features.polygons[first]
-        shapes = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (offsets, polygons))
+        found, offsets = wkb_polygons(features.points[rings[0] : rings[-1]], rings - rings[0], polygons, grid)
+        if len(found) > _MOST_BYTES:
+            raise ValueError(f"a polygon has {rings[-1] - rings[0]:,} corners, more than the formats hold")
+        shapes = pa.Array.from_buffers(
+            pa.binary(), last - first, [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(found)]
+        )
         columns = [
             pa.nulls(last - first, field.type)
             if features.columns[field.name] is None
             else pa.array(features.columns[field.name][first:last], field.type)
             for field in list(schema)[:-1]
         ]
-        yield pa.record_batch([*columns, pa.array(shapely.to_wkb(shapes), pa.binary())], schema=schema)
+        yield pa.record_batch([*columns, shapes], schema=schema)
         first = last
-
-
-def _closed(points: NDArray[np.float64], rings: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Repeat the first point of each ring at its end."""
-    offsets = rings - rings[0] + np.arange(len(rings))
-    at = np.arange(rings[0], rings[-1])
-    at = np.insert(at, rings[1:] - rings[0], rings[:-1])
-    return points[at], offsets
 
 
 def _write_geopackage(path: Path, batches: _Counted, schema: "pa.Schema", grid: Grid) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_AT_ONCE = 2**18  # points
+
 Indices = NDArray[np.int32]
 Points = NDArray[np.int32]  # (points, 2): column and row of pixel corners
 
@@ -97,7 +99,10 @@ def twice_areas(points: Points, offsets: NDArray[np.int64]) -> NDArray[np.int64]
 
 def rearranged(points: Points, offsets: NDArray[np.int64], order: NDArray[np.int64]) -> tuple[Points, NDArray[np.int64]]:
     """Return rings in another order."""
-    lengths = np.diff(offsets)[order]
-    ends = np.append(0, np.cumsum(lengths))
-    at = np.arange(ends[-1]) + np.repeat(offsets[:-1][order] - ends[:-1], lengths)
-    return points[at], ends
+    ends = np.append(0, np.cumsum(np.diff(offsets)[order]))
+    shift = offsets[:-1][order] - ends[:-1]
+    moved = np.empty((ends[-1], 2), np.int32)
+    for first in range(0, len(moved), _AT_ONCE):  # a large polygon is held twice here, and nothing beside it
+        number = np.arange(first, min(first + _AT_ONCE, len(moved)))
+        moved[first : first + len(number)] = points[number + shift[np.searchsorted(ends, number, side="right") - 1]]
+    return moved, ends

@@ -38,7 +38,7 @@ def vectorize(
     """Write the polygons of a class map: areas of one class that are connected by edges of pixels, whatever blocks they span.
 
     The outlines follow the pixels, as those of GDAL do. Columns are ``value``, ``name``, ``color`` (#rrggbb), ``pixels``
-    and ``hectares`` (null where the map's unit is not known; see ``row_hectares``). Pixels without data are in no polygon.
+    and ``hectares`` (null where areas cannot be told; see ``row_hectares``). Pixels without data are in no polygon.
 
     Memory does not grow with the map: it holds a strip and one batch of polygons. What must wait lies in a temporary file beside
     ``out``: 8 bytes for each corner. A polygon is in memory as a whole when it is written, some 150 bytes a corner.
@@ -63,19 +63,20 @@ def vectorize(
     with open_raster(str(class_map)) as src:
         grid = Grid.of(src)
         with atomic(out, overwrite) as temporary, spilling(temporary.parent) as spill:
-            features = (_features(found, grid, classes, class_map) for found in _polygons(src, grid, spill, tick))
+            hectares = row_hectares(grid)
+            weights = np.zeros(grid.height) if hectares is None else hectares
+            polygons = _polygons(src, weights, spill, tick)
+            features = (_features(found, classes, class_map, areas=hectares is not None) for found in polygons)
             return write_features(temporary, features, grid)
 
 
-def _polygons(src: DatasetReader, grid: Grid, spill: Spill, tick: Tick | None) -> Iterator[Polygons]:
-    scan = Scan(grid.width, spill)
-    hectares = row_hectares(grid)
-    weights = np.zeros(grid.height) if hectares is None else hectares
-    rows = max(_STRIP_PIXELS // grid.width, 1)
+def _polygons(src: DatasetReader, weights: NDArray[np.float64], spill: Spill, tick: Tick | None) -> Iterator[Polygons]:
+    scan = Scan(src.width, spill)
+    rows = max(_STRIP_PIXELS // src.width, 1)
     for first, values in _strips(src, rows):
         yield scan.strip(values, weights[first : first + len(values)])
         if tick is not None:
-            tick(first + len(values), grid.height)
+            tick(first + len(values), src.height)
     yield scan.end()
 
 
@@ -92,14 +93,14 @@ def _strips(src: DatasetReader, rows: int) -> Iterator[tuple[int, NDArray[np.int
             yield top + first, part
 
 
-def _features(found: Polygons, grid: Grid, classes: Sequence[ClassInfo], source: Path) -> Features:
+def _features(found: Polygons, classes: Sequence[ClassInfo], source: Path, *, areas: bool) -> Features:
     known = {info.value: info for info in classes}
     strange = next((value for value in np.unique(found.values).tolist() if value not in known), None)
     if strange is not None:
         raise ValueError(f"{source}: value {strange} is not among the classes {', '.join(map(str, known))}")
     infos = [known[value] for value in found.values.tolist()]
     return Features(
-        points=grid.to_map(found.points[:, 0], found.points[:, 1]).T,
+        points=found.points,
         rings=found.rings,
         polygons=found.polygons,
         columns={
@@ -107,6 +108,6 @@ def _features(found: Polygons, grid: Grid, classes: Sequence[ClassInfo], source:
             "name": [info.name for info in infos],
             "color": [f"#{bytes(info.color).hex()}" for info in infos],
             "pixels": found.pixels,
-            "hectares": None if row_hectares(grid.part(0, 0, 1, 1)) is None else found.weights,
+            "hectares": found.weights if areas else None,
         },
     )

@@ -422,7 +422,8 @@ class TestBadInput:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert (code, told) == (2, "")
-        assert re.match(rf"geovit: cannot write {out}/(scene_|\.scene_classes\.unfinished/journal: )", errors.splitlines()[-1])
+        unfinished = r"\.scene_classes\.tif\.unfinished/journal: "
+        assert re.match(rf"geovit: cannot write {out}/(scene_|{unfinished})", errors.splitlines()[-1])
         assert "Traceback" not in errors
         assert names(out) == []
 
@@ -455,6 +456,22 @@ class TestBadInput:
 
         monkeypatch.setattr(cli, "_run", interrupted)
         assert run("classify", "s.tif") == (130, "", "geovit: interrupted\n")
+
+    @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+    def test_sigterm_is_heeded_as_ctrl_c_is(self, run, monkeypatch):
+        cleaned = []
+
+        def terminated(*_, **__):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                cleaned.append(True)
+                raise
+
+        monkeypatch.setattr(cli, "_run", terminated)
+        assert run("classify", "s.tif") == (143, "", "geovit: terminated\n")
+        assert cleaned
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def catches(process, number):

@@ -72,6 +72,39 @@ def test_what_is_given_anew_is_not_compared(card, tmp_path):
     read.check(options(read, scene="other.tif", model=None))
 
 
+@pytest.mark.parametrize("form", ["{}", "{}+other.tif", "{},other.tif"])
+def test_relative_paths_begin_where_the_run_did(form, card, tmp_path, monkeypatch):
+    scene = form.format("scene.tif")
+    (tmp_path / "other.tif").write_text("other")
+    files = [identify(tmp_path / name).as_dict() for name in scene.replace("+", ",").split(",")]
+    (tmp_path / "cards").mkdir()
+    path = card(
+        folder="..", parameters={"scene": scene, "model": "m.safetensors", "bounds": "1,2,3,4"}, inputs={scene: files},
+        model={**identify(tmp_path / "m.safetensors").as_dict(), "path": "m.safetensors"},
+    )  # fmt: skip
+    path = path.rename(tmp_path / "cards" / "run.json")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    read = read_card(path, "classify", ALLOWED)
+    assert read.parameters == {
+        "scene": form.format(f"{tmp_path}/scene.tif").replace("other", f"{tmp_path}/other"),
+        "model": f"{tmp_path}/m.safetensors", "bounds": "1,2,3,4",
+    }  # fmt: skip
+    read.check(options(read))
+    (tmp_path / "scene.tif").write_text("scene.TIF")
+    with pytest.raises(ValueError, match="other content of the same size"):
+        read.check(options(read))
+    monkeypatch.chdir(tmp_path)
+    assert read_card(path, "classify", ALLOWED).parameters["scene"] == scene
+
+
+def test_a_stac_item_is_told_from_a_card(tmp_path):
+    item = tmp_path / "scene_item.json"
+    item.write_text(json.dumps({"type": "Feature", "stac_version": "1.1.0"}))
+    with pytest.raises(ValueError, match=r"scene_item.json: a STAC item, .*: .*/scene_run.json$"):
+        read_card(item, "classify", ALLOWED)
+
+
 def test_other_versions_are_warned_of(card, caplog):
     read = read_card(card(versions={"torch": "1.0", "geovit": versions()["geovit"]}), "classify", ALLOWED)
     read.check(options(read))

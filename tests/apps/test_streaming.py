@@ -11,7 +11,8 @@ from affine import Affine
 from rasterio.crs import CRS
 from rich.console import Console
 
-from geovit.apps.streaming import carried_out, compute_threads, forecast, largest_side
+from geovit.apps.forecasting import forecast
+from geovit.apps.streaming import RunOptions, carried_out, compute_threads, largest_side
 from geovit.core.streaming.plan import Area, Part, Plan
 from geovit.core.streaming.run import Finished
 from geovit.datasets import Grid
@@ -58,8 +59,9 @@ def options(tmp_path: Path) -> dict:
     return {"folder": tmp_path / ".ramp.unfinished", "identity": {"scene": "a"}, "others": {"report": tmp_path / "report.json"}}
 
 
-def carry_out(tmp_path: Path, job: Ramp, **more: object) -> None:
-    with carried_out(PLAN, job, layers(tmp_path), **options(tmp_path), **more) as rasters:
+def carry_out(tmp_path: Path, job: Ramp, *, threads: int = 1, label: str = "", **how: object) -> None:
+    told = {**options(tmp_path), "how": RunOptions(**how), "threads": threads, "label": label}
+    with carried_out(PLAN, job, layers(tmp_path), **told) as rasters:
         report = {"pixels": sum(facts["pixels"] for facts in rasters.facts)}
         rasters.other("report").write_text(json.dumps(report), encoding="utf-8")
 
@@ -141,9 +143,13 @@ def test_more_at_once_take_less_time(tmp_path):
 
 
 def test_the_side_follows_memory():
-    sides = {"multiple": 8, "smallest": 20, "largest": 1000}
-    assert largest_side(lambda side: 0, max_memory=None, **sides) == 1000
-    assert largest_side(lambda side: side * 1e7, max_memory=5, **sides) in (248, 496)
+    sides = {"multiple": 24, "largest": 1000}
+    assert largest_side(lambda side: 0, max_memory=None, **sides) == 984
+    assert largest_side(lambda side: 0, max_memory=None, preferred=240, **sides) == 960
+    allowed = largest_side(lambda side: side * 1e7, max_memory=5, **sides)
+    assert 240 < allowed < 500
+    assert largest_side(lambda side: side * 1e7, max_memory=5, preferred=240, **sides) == 240
+    assert largest_side(lambda side: side * 1e7, max_memory=5, preferred=960, **sides) == pytest.approx(allowed, abs=24)
     with pytest.raises(ValueError, match="parts of 24 pixels, the smallest possible, need .* GB; allowed are 1.00 GB"):
         largest_side(lambda side: 1e12, max_memory=1, **sides)
     with pytest.raises(ValueError, match="max_memory is -1"):
@@ -155,7 +161,7 @@ def test_a_run_goes_on_with_the_side_it_had(tmp_path):
         carry_out(tmp_path, Ramp(failing=3))
     folder = options(tmp_path)["folder"]
     assert GrowingRasters.unfinished(folder)["side"] == 128
-    sides = {"max_memory": None, "multiple": 8, "smallest": 8, "largest": 1000}
+    sides = {"max_memory": None, "multiple": 8, "largest": 1000}
     assert largest_side(lambda side: 0, **sides, unfinished=folder) == 128
     assert largest_side(lambda side: 0, **sides, unfinished=tmp_path / "none") == 1000
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
-from pyproj import Geod
+from pyproj import Geod, Transformer
 from rasterio.crs import CRS
 
 from geovit.datasets import Grid
@@ -43,3 +43,24 @@ def test_a_sphere_and_unknown_units():
     whole = row_hectares(Grid(180, 360, sphere, Affine(1, 0, -180, 0, -1, 90)))
     assert whole.sum() * 360 * 1e4 == pytest.approx(4 * np.pi * 6371000**2)
     assert row_hectares(Grid(3, 3, None, Affine.identity())) is None
+
+
+def test_pixels_of_mercator_maps_have_the_area_of_the_ground():
+    for code in (3857, 3395):  # of a sphere, and of the ellipsoid
+        grid = Grid(2000, 300, CRS.from_epsg(code), Affine(10, 0, 1.5e6, 0, -10, 6.9e6))
+        rows = row_hectares(grid)
+        for row in (0, 1999):
+            corners = np.array([[0, row], [1, row], [1, row + 1], [0, row + 1]])
+            xs, ys = Transformer.from_crs(code, 4326, always_xy=True).transform(*grid.to_map(*corners.T))
+            ground = abs(Geod(ellps="WGS84").polygon_area_perimeter(xs, ys)[0])
+            assert rows[row] * 1e4 == pytest.approx(ground, rel=1e-5)
+        assert rows[0] < 0.01 * 0.4  # at 52 degrees, where the map shows more than twice the ground
+
+
+def test_projections_that_distort_along_rows_have_no_areas_and_those_that_do_not_keep_the_map_s():
+    def of(code, left, top, step=1000):
+        return row_hectares(Grid(400, 500, CRS.from_epsg(code), Affine(step, 0, left, 0, -step, top)))
+
+    assert of(3031, 2e6, 3e6) is None  # polar stereographic, 3000 km off the pole
+    assert of(3035, 4e6, 3e6) == pytest.approx(100)  # equal-area
+    assert of(2154, 6e5, 6.8e6) == pytest.approx(100)  # conformal, within its country

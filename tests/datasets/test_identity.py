@@ -8,7 +8,7 @@ import rasterio
 from affine import Affine
 
 from geovit.datasets import identity
-from geovit.datasets.identity import SAMPLED, SHA256, differs, files_of, identify
+from geovit.datasets.identity import SAMPLED, SHA256, content_of, differs, files_of, identify
 
 
 @pytest.fixture
@@ -67,3 +67,41 @@ def test_large_files_are_sampled_and_it_is_said(tmp_path, monkeypatch):
     assert differs(file, before.as_dict()) == "other content of the same size"
     (tmp_path / "small").write_bytes(content[: 2**20])
     assert identify(tmp_path / "small").method == SHA256
+
+
+def test_an_input_that_was_touched_or_moved_says_the_same(tmp_path):
+    (tmp_path / "a").write_bytes(b"scene")
+    before = content_of(tmp_path / "a")
+    os.utime(tmp_path / "a", (1, 1))
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert content_of(tmp_path / "b") == before
+    (tmp_path / "b").write_bytes(b"Scene")
+    assert content_of(tmp_path / "b") != before
+    assert content_of(None) is None
+
+
+def test_what_is_named_beside_a_file_decides_too(tmp_path):
+    for name in ("a.mat", "b.mat"):
+        (tmp_path / name).write_bytes(b"1")
+    a, b = f"{tmp_path}/a.mat", f"{tmp_path}/b.mat"
+    sources = [a, f"{a}:x", f"{a}:y", f"{a},{b}", f"{a}+{b}", "https://example.org/a.tif", "https://example.org/b.tif"]
+    assert len({str(content_of(source)) for source in sources}) == len(sources)
+    assert content_of(f"{b}:x") == content_of(f"{a}:x")
+
+
+def test_large_inputs_are_read_in_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "_WHOLE_BYTES", 2**20)
+    monkeypatch.setattr(identity, "_PLACES", 8)
+    content = np.random.default_rng(0).bytes(4 * 2**20 + 7)
+    file = tmp_path / "large"
+    told = []
+    for change in (None, 0, len(content) - 1, 2**17):
+        changed = bytearray(content)
+        if change is not None:
+            changed[change] ^= 1
+        file.write_bytes(changed)
+        told.append(content_of(file)["digest"])
+    whole, head, end, between = told
+    assert len({whole, head, end}) == 3
+    assert between == whole  # no place is looked at there
+    assert content_of(file)["bytes"] == len(content)

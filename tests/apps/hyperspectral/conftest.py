@@ -60,7 +60,7 @@ def _labels(index: NDArray[np.int_], values: Sequence[int] | None = None) -> Lab
     count = int(index.max()) + 1
     values = range(1, count + 1) if values is None else values
     classes = tuple(ClassInfo(value, f"class {value}", default_color(value)) for value in values)
-    return Labels(index.astype(np.int32), classes)
+    return Labels(index.shape, np.flatnonzero(index >= 0), index[index >= 0].astype(np.int32), classes)
 
 
 @pytest.fixture(scope="session")

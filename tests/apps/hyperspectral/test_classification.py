@@ -177,11 +177,11 @@ def test_a_failure_at_the_last_file_changes_no_result_and_can_be_gone_on_with(fi
         with pytest.raises(OSError, match="no space left"):
             classify(str(files.scene), **options, overwrite=existing)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == old
-    assert names(tmp_path) == sorted([*old, ".scene_classes.unfinished"])
+    assert names(tmp_path) == sorted([*old, ".scene_classes.tif.unfinished"])
     classify(str(files.scene), **options, overwrite=existing, resume=True)
     for kind in ("map", "probabilities"):
         assert (tmp_path / done.files[kind].name).read_bytes() == done.files[kind].read_bytes()
-    assert ".scene_classes.unfinished" not in names(tmp_path)
+    assert ".scene_classes.tif.unfinished" not in names(tmp_path)
 
 
 def test_overwriting_replaces(files, done, tmp_path):

@@ -22,7 +22,7 @@ from geovit.apps.hyperspectral.working import part_bytes
 from geovit.datasets import open_scene
 from geovit.datasets.growing import UnfinishedRunError
 
-UNFINISHED = ".scene_classes.unfinished"
+UNFINISHED = ".scene_classes.tif.unfinished"
 
 
 def read(path, window=None):
@@ -115,10 +115,13 @@ def test_a_plan_writes_nothing(files, whole, tiny, tmp_path, given, capsys):
     assert ("spectral_swin is fitted to" in told.report["first"]) == (given == "labels")
 
 
-def test_less_memory_makes_smaller_parts_and_the_same_map(whole, again, monkeypatch):
+def test_less_memory_makes_smaller_parts_and_the_same_map(files, whole, again, monkeypatch):
     model = load_classifier(whole.files["model"])
     cost = approaches.cost_of(model, device=torch.device("cpu"), precision=torch.float32)
-    least = part_bytes(16, 1, cost, bands=model.info.bands, channels=3, halo=model.halo) / 1e9
+    scene = open_scene(files.scene)
+    pixel = model.info.bands * scene.stored.dtype.itemsize
+    all_of_it = scene.grid.height * scene.grid.width * pixel
+    least = (all_of_it + part_bytes(16, 1, cost, width=scene.grid.width, pixel=pixel, channels=3, halo=model.halo)) / 1e9
     sides = []
     carried_out = classification.carried_out
 

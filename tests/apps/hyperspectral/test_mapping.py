@@ -5,7 +5,7 @@ import torch
 from geovit.apps.hyperspectral.clustering import find_groups
 from geovit.apps.hyperspectral.mapping import map_in_memory, predict
 from geovit.apps.hyperspectral.samples import read_padded
-from geovit.apps.hyperspectral.working import Wanted
+from geovit.apps.hyperspectral.working import MAP, Wanted
 
 CPU = torch.device("cpu")
 
@@ -16,7 +16,7 @@ def bands_of(scene):
 
 def cluster(scene, clusters, **options):
     groups = find_groups(scene, Wanted.all_of(scene).area, clusters, **options)
-    return map_in_memory(scene, groups, clusters, cell=128).index
+    return map_in_memory(scene, groups, clusters, cell=128)[MAP][0] - 1
 
 
 def map_with(model, scene, tile=64):

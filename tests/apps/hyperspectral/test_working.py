@@ -7,35 +7,33 @@ import torch
 from geovit import __version__
 from geovit.apps.hyperspectral.clustering import find_groups
 from geovit.apps.hyperspectral.encoder_network import EncoderNetworkConfig
-from geovit.apps.hyperspectral.mapping import MapInMemory, ModelTeller, cost_of
+from geovit.apps.hyperspectral.mapping import ModelTeller, cost_of
 from geovit.apps.hyperspectral.model import Classifier, ModelInfo
 from geovit.apps.hyperspectral.recipe import Recipe, TrainingConfig
-from geovit.apps.hyperspectral.working import SceneWorker, Wanted, part_bytes
+from geovit.apps.hyperspectral.working import MAP, PROBABILITIES, SceneWorker, Wanted, lead_of, part_bytes, plan_of
 from geovit.core.sensors.encoder import EncoderConfig
-from geovit.core.streaming.plan import Area, Plan
-from geovit.core.streaming.run import run
+from geovit.core.streaming.plan import Area
+from geovit.core.streaming.run import InMemory, Ready, run
 from geovit.datasets import ClassInfo, default_color
 
 CPU = torch.device("cpu")
 CLASSES = tuple(ClassInfo(value, f"class {value}", default_color(value)) for value in (1, 2, 3))
 
 
-class Ready:
-    """A job whose worker is there."""
-
-    def __init__(self, worker):
-        self.worker = worker
-
-    def open(self):
-        return self.worker
-
-
-class Moved(MapInMemory):
-    """Holds an area of a map."""
+class Held(InMemory):
+    """Holds an area of a map, and what was told of its parts."""
 
     def __init__(self, shape):
-        super().__init__(shape)
+        super().__init__({MAP: np.empty((1, *shape), np.int32), PROBABILITIES: np.empty((2, *shape), np.float32)})
         self.facts = []
+
+    @property
+    def index(self):
+        return self.arrays[MAP][0] - 1
+
+    @property
+    def probabilities(self):
+        return self.arrays[PROBABILITIES]
 
     def write(self, part, area, finished):
         super().write(part, area, finished)
@@ -44,8 +42,8 @@ class Moved(MapInMemory):
 
 def mapped(scene, model, *, side, cell, area=None, mask=None, threads=1):
     area = Area(0, 0, *scene.grid.shape) if area is None else area
-    plan = Plan(image=scene.grid.shape, area=area, side=side, multiple=cell)
-    sink = Moved((area.height, area.width))
+    plan = plan_of(scene.grid.shape, area, side=side, cell=cell, halo=model.halo)
+    sink = Held((area.height, area.width))
     teller = ModelTeller(model, CPU, torch.float32)
     worker = SceneWorker(scene, teller, Wanted(area=area, mask=mask, probabilities=True), cell=cell, values=range(1, 4))
     run(plan, Ready(worker), sink, threads=threads)
@@ -174,7 +172,7 @@ def test_no_seam_is_measurable_at_the_borders_of_parts_and_cells(large, swin):
     parts = mapped(large, swin, side=128, cell=cell).probabilities[0]
     seamless = mapped(large, swin, side=768, cell=768).probabilities[0]
     steps, smooth = (np.abs(np.diff(image, axis=0)) for image in (parts, seamless))
-    at_border = np.arange(len(steps)) % cell == cell - 1
+    at_border = (np.arange(len(steps)) + lead_of(cell, swin.halo)) % cell == cell - 1
     assert np.nanmean(steps[at_border]) > 0.01, "the map is not flat"
     assert abs(np.nanmean(steps[at_border]) - np.nanmean(smooth[at_border])) < 1e-6
     ratio = np.nanmean(steps[at_border]) / np.nanmean(steps[~at_border])
@@ -205,7 +203,7 @@ def test_parts_without_a_pixel_that_is_asked_for_are_not_read(scene, model, monk
         def read(self, row, column, height, width):
             return np.zeros((height, width), np.bool_)
 
-    monkeypatch.setattr("geovit.apps.hyperspectral.working.read_padded", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("geovit.apps.hyperspectral.working.PieceReader.read", lambda *_: pytest.fail("read"))
     assert (mapped(scene, model, side=32, cell=16, mask=Nothing()).index == -1).all()
 
 
@@ -214,10 +212,10 @@ def test_groups_do_not_depend_on_parts_either(large):
     groups = find_groups(large, area, 5, seed=0)
     maps = []
     for side in (128, 384):
-        sink = MapInMemory(large.grid.shape)
+        sink = InMemory({MAP: np.empty((1, *large.grid.shape), np.int32)})
         worker = SceneWorker(large, groups, Wanted(area=area), cell=128, values=range(1, 6))
-        run(Plan(image=large.grid.shape, area=area, side=side, multiple=128), Ready(worker), sink, threads=2)
-        maps.append(sink.index)
+        run(plan_of(large.grid.shape, area, side=side, cell=128, halo=0), Ready(worker), sink, threads=2)
+        maps.append(sink.arrays[MAP] - 1)
     np.testing.assert_array_equal(*maps)
     assert set(np.unique(maps[0])) == {-1, 0, 1, 2, 3, 4}
 
@@ -229,5 +227,5 @@ def test_cells_are_whole_windows_and_their_cost_is_told(request, network):
     assert cost.cell % model.window == 0
     assert cost.largest % cost.cell == 0
     assert 0 < cost.bytes < 1e9
-    small, large = (part_bytes(side, 1, cost, bands=23, channels=3, halo=model.halo) for side in (256, 512))
+    small, large = (part_bytes(side, 1, cost, width=600, pixel=46, channels=3, halo=model.halo) for side in (256, 512))
     assert cost.bytes < small < large

@@ -148,6 +148,27 @@ def test_an_interrupt_lets_the_writer_end():
     assert only_these_threads(before)
 
 
+def test_an_interrupt_stops_what_is_computed():
+    stopped = threading.Event()
+
+    class Long(Stages):
+        def stop(self) -> None:
+            stopped.set()
+
+    def compute(index: int) -> None:
+        if index == 1:
+            assert stopped.wait(60)
+            raise InterruptedError
+
+    def tick(done: int, parts: int) -> None:
+        raise KeyboardInterrupt
+
+    stages = Long({"compute": compute})
+    with pytest.raises(KeyboardInterrupt):
+        run(PLAN, stages, stages, tick=tick)
+    assert stages.seen["compute"] == stages.seen["write"] == [0]
+
+
 def test_nothing_is_opened_when_all_is_done():
     class Shut(Stages):
         def open(self) -> "Stages":

@@ -190,7 +190,7 @@ def test_what_is_damaged_is_told_and_can_be_begun_anew(runs, whole, tmp_path, un
 
 
 def test_parts_that_a_loss_of_power_took_are_computed_again(runs, whole, tmp_path, unfinished):
-    journal = growing.Journal(unfinished / "journal")
+    journal = Journal(unfinished / "journal")
     last = journal.entries.index([entry for entry in journal.entries if "part" in entry][-1])
     journal.cut(last + 1)  # as if the disk had kept the line
     synced = [index for index, entry in enumerate(journal.entries) if "synced" in entry]
