@@ -125,15 +125,19 @@ def failed(name: str, what: str, told: str) -> str:
 def tried(seconds: float, call: Callable[[], T]) -> T | str:
     """Return what a call gives, or what went wrong: a row that fails must not end the others."""
 
-    def late(number: int, frame: object) -> None:
-        raise TimeoutError(f"took more than {seconds:g} s")
+    late = False  # whoever catches the error on the way may tell another one
 
-    before = signal.signal(signal.SIGALRM, late)
+    def stop(number: int, frame: object) -> None:
+        nonlocal late
+        late = True
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         return call()
     except Exception as error:  # noqa: BLE001 - whatever comes is told
-        return " ".join(str(error).split()) or type(error).__name__
+        return f"took more than {seconds:g} s" if late else " ".join(str(error).split()) or type(error).__name__
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -294,6 +294,6 @@ def test_exported_models_are_timed_with_their_errors(tmp_path, capsys, monkeypat
     assert lines[0][:3] == ["| broken", "all", "division by zero"]
     assert [line[1] for line in lines[1:]] == ["pt2", "onnx", "openvino"]
     assert all(float(line[2]) < 1e-5 for line in lines[1:])
-    assert lines[1][4] == "1 x 3 x 1 x 1"
+    assert lines[1][4] == "1 x 3 x 2 x 2"
     assert not out.exists()
     assert module.main(["--only", "nothing"]) == 2
