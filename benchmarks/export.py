@@ -124,7 +124,6 @@ def failed(name: str, what: str, told: str) -> str:
 
 def tried(seconds: float, call: Callable[[], T]) -> T | str:
     """Return what a call gives, or what went wrong: a row that fails must not end the others."""
-
     late = False  # whoever catches the error on the way may tell another one
 
     def stop(number: int, frame: object) -> None:
