@@ -19,7 +19,7 @@ from geovit.apps.foundation.published.smarties import range_encoder
 from geovit.apps.foundation.published.spectralearth import spectral_encoder
 from geovit.apps.foundation.published.spectralgpt import cube_encoder
 from geovit.apps.hyperspectral import exporting as classifiers
-from geovit.apps.hyperspectral.encoder_network import EncoderNetworkConfig
+from geovit.apps.hyperspectral.encoder_network import EncoderNetwork, EncoderNetworkConfig
 from geovit.apps.hyperspectral.lola_specvit import LolaSpecViTConfig
 from geovit.apps.hyperspectral.model import Classifier, ModelInfo
 from geovit.apps.hyperspectral.recipe import Recipe, TrainingConfig
@@ -80,7 +80,10 @@ def _classifier(recipe: Recipe) -> Exportable:
     classes = tuple(ClassInfo(value, f"class {value}", (value, 0, 0)) for value in range(1, 10))
     wavelengths = [400.0 + 80 * band for band in range(_BANDS)]
     model = Classifier(ModelInfo("0", _BANDS, wavelengths, classes, recipe, {}))
-    model.members[0].transform.fit(torch.rand(500, _BANDS))
+    member = model.members[0]
+    member.transform.fit(torch.rand(500, _BANDS))
+    if isinstance(member.network, EncoderNetwork):
+        member.network.wavelengths.copy_(torch.tensor(wavelengths))
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.safetensors")
         return classifiers.exportable(Path(folder) / "model.safetensors")
