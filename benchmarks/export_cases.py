@@ -133,7 +133,7 @@ def _restorers() -> Iterator[Case]:
         "MambaIR": (lambda: MambaIR(2, 32, depths=(2,), state=4, light=True, upsampler="pixelshuffledirect"), 48),
         "DLGSANet, one tile": (lambda: DLGSANet(2, 36, groups=1, pairs=1, tile=None), 48),
         "DLGSANet, tiles": (lambda: DLGSANet(2, 36, groups=1, pairs=1), 48),
-        "CATANet": (lambda: CATANet(2, centres=(16,), group=(64,), patch=(16,), steps=(2,)), 48),
+        "CATANet": (lambda: CATANet(2), 48),
     }
     for name, (build, side) in nets.items():
         yield Case(name, partial(_restorer, build), side)
