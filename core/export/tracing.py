@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -33,7 +35,7 @@ def trace(exportable: Exportable) -> ExportedProgram:
     level = noisy.level
     noisy.setLevel(logging.CRITICAL)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")  # of the tracer to its own developers
             program = torch.export.export(exportable.module, (x,), dynamic_shapes=shapes, strict=False)
     except Exception as error:
