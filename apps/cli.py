@@ -5,7 +5,6 @@ docstring. What it returns knows how to print itself (rich) and may have an ``ex
 imported when it is called: `geovit --help` is quick.
 """
 
-import argparse
 import inspect
 import json
 import logging
@@ -25,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
     from rich.console import Console
 
     from .repeating import Repeated
@@ -47,7 +45,7 @@ class Command:
 COMMANDS = {
     "classify": Command(".hyperspectral:classify", "map the land cover of a hyperspectral scene", cards=True),
     "restore": Command(".restoration.files:restore_files", "enlarge, sharpen or clean images", cards=True),
-    "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes"),
+    "segment": Command(".medical.files:segment_files", "label the voxels of CT and MR volumes", cards=True),
     "pretrain": Command(".foundation.pretraining.training:pretrain", "train an encoder on images of many sensors", "foundation"),
     "embed": Command(".foundation.embedding_files:embed_files", "turn scenes of any sensor into rasters of features", cards=True),
     "probe": Command(".foundation.probing.probe:probe", "measure what features of an encoder tell of land cover"),
@@ -137,12 +135,14 @@ def console() -> "Console":
 def _run(name: str, arguments: list[str], debug: bool) -> int:
     from jsonargparse import ArgumentError, ArgumentParser
 
+    from .cli_help import Formatter, arrange
+
     module, _, attribute = COMMANDS[name].target.partition(":")
     function: Callable[..., Any] = getattr(import_module(module, __package__), attribute)
     _show_messages(debug)
     parameters = inspect.signature(function).parameters
     text = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")[0].replace("``", "")
-    parser = ArgumentParser(prog=f"geovit {name}", exit_on_error=False, description=text)
+    parser = ArgumentParser(prog=f"geovit {name}", exit_on_error=False, description=text, formatter_class=Formatter)
     configs = _configurations(COMMANDS[name].configs)
     also = f", or one that comes along: {', '.join(configs)}" if configs else ""
     parser.add_argument("--config", action="config", help=f"YAML file with any of these options{also}")
@@ -154,7 +154,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     if "--recipe.help" in arguments:
         arguments = ["--help"]
     elif {"-h", "--help"} & set(arguments):  # and then alone: what is not in the help is not in --print_config either
-        _shorten(parser)
+        arrange(parser)
     card, arguments = _card(name, arguments, parameters)
     arguments = _complete(function, _with_named_configs(arguments, configs))
     if card is not None:  # first, so that whatever else is given wins
@@ -199,18 +199,6 @@ def _card(name: str, arguments: list[str], allowed: Collection[str]) -> "tuple[R
     from .repeating import read_card
 
     return read_card(Path(files[-1]), name, allowed), rest
-
-
-def _shorten(parser: "ArgumentParser") -> None:
-    """Leave out of the help what few ask for: settings of a recipe, which --recipe.help shows, and what only Python can give."""
-    hidden = 0
-    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to see what was added
-        if action.dest.startswith("recipe."):
-            action.help, hidden = argparse.SUPPRESS, hidden + 1
-        elif "--data.help" in action.option_strings:
-            action.help = argparse.SUPPRESS
-    if hidden:
-        parser.epilog = f"--recipe has {hidden} settings, each an option of its own: --recipe.help shows them."
 
 
 def _complete(function: Callable[..., Any], arguments: list[str]) -> list[str]:
@@ -319,7 +307,8 @@ def _alternatives(types: str) -> str:
 
 def _usage(arguments: list[str]) -> int:
     if arguments and not {"-h", "--help"} & set(arguments):
-        return _fail(f"no command {' '.join(arguments[:2])!r}, there are: {', '.join(COMMANDS)}")
+        words = 2 if any(name.startswith(f"{arguments[0]} ") for name in COMMANDS) else 1
+        return _fail(f"no command {' '.join(arguments[:words])!r}, there are: {', '.join(COMMANDS)}")
     width = max(map(len, COMMANDS))
     lines = ["usage: geovit COMMAND [OPTIONS]", ""]
     lines += [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]

@@ -19,7 +19,9 @@ from .cards import CARD, plain, versions
 logger = logging.getLogger(__name__)
 
 _MOST_BYTES = 2**24
-_NEVER = frozenset({"out", "overwrite", "resume", "plan", "dask", "max_memory", "vectorize", "progress", "debug", "config"})
+_NEVER = frozenset({"out", "overwrite", "resume", "dask", "max_memory", "vectorize", "progress", "debug", "config"})
+_NOR = {"segment": frozenset({"report"})}  # a file to write; elsewhere it is said whether one is written
+_NOR_ELSEWHERE = frozenset({"plan"})  # writes nothing; of a segmentation it is how images are prepared
 _CHOOSE = frozenset({"model", "weights"})  # parameters that name the model
 _DECIDE = ("geovit", "torch", "gdal")  # versions that results are known to depend on
 
@@ -106,7 +108,8 @@ def read_card(file: Path, command: str, allowed: Collection[str]) -> Repeated:
     if wrong:
         raise ValueError(f"{file}: damaged: {wrong[0]} is no JSON object")
     parameters: dict[str, Any] = card["parameters"]
-    strange = next((key for key in parameters if key not in {*allowed, *_NEVER}), None)
+    never = _NEVER | _NOR.get(command, _NOR_ELSEWHERE)
+    strange = next((key for key in parameters if key not in {*allowed, *never}), None)
     if strange is not None:
         raise ValueError(f"{file}: geovit {command} has no parameter {strange[:40]!r}")
     try:
@@ -115,7 +118,7 @@ def read_card(file: Path, command: str, allowed: Collection[str]) -> Repeated:
         raise ValueError(f"{file}: not a run card (nested too deeply)") from error
     if named:
         raise ValueError(f"{file}: names a class to load, which no run card does")
-    kept = {key: value for key, value in parameters.items() if key not in _NEVER and key in allowed}
+    kept = {key: value for key, value in parameters.items() if key not in never and key in allowed}
     return _from_here(Repeated(file, kept, card["inputs"], card.get("model"), card["versions"]), card.get("folder"))
 
 

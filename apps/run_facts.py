@@ -24,7 +24,7 @@ class RunFacts:
         model: file of the model that was used or fitted; None if there was none.
         results: what was written, by kind; the first is what the STAC item is about. They may still lie elsewhere, but have their
             final names.
-        grid: of the result.
+        grid: of the result; None if it has no place on earth: then there is no STAC item.
         folder: where results, card and item are to lie in the end. Default: where the card is written.
         seconds: by stage.
         architecture: of the model, in a word.
@@ -39,7 +39,7 @@ class RunFacts:
     inputs: Sequence[str]
     model: Path | None
     results: Mapping[str, Path]
-    grid: Grid
+    grid: Grid | None
     folder: Path | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     architecture: str = ""

@@ -46,8 +46,11 @@ def write_stac_item(path: Path, facts: RunFacts) -> None:
     was changed last, which is true and tells as much as is known.
 
     Raises:
+        ValueError: a result without a place.
         OSError: a file cannot be read any more, or the item cannot be written.
     """
+    if facts.grid is None:
+        raise ValueError(f"{path}: a STAC item needs a place on earth")
     place = footprint(facts.grid)
     first = next(iter(facts.results))
     extensions = [_PROJECTION, _FILE]
@@ -120,8 +123,8 @@ def _asset(kind: str, file: Path, facts: RunFacts, href: str) -> dict[str, Any]:
         asset["type"] = _MEDIA_TYPES[file.suffix]
     if file.is_file():
         asset |= _checksum(file)
-        if raster:
-            grid, t = facts.grid, facts.grid.transform
+        if raster and (grid := facts.grid) is not None:
+            t = grid.transform
             authority = None if grid.crs is None else grid.crs.to_authority()
             asset["proj:code"] = ":".join(authority) if authority else None
             if grid.crs is not None and authority is None:
@@ -145,7 +148,7 @@ def _classes(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
             "value": info.value,
             "name": re.sub(r"[^A-Za-z0-9_-]+", "_", info.name).strip("_") or f"class_{info.value}",
             "description": info.name,
-            "color_hint": bytes(info.color).hex().upper(),
+            "color_hint": info.hex[1:].upper(),
         }
         for info in classes
     ]

@@ -17,6 +17,11 @@ from torch.utils._pytree import tree_leaves
 from .precision import autocast
 
 _DEFAULT_LIMIT = 4e9  # bytes of memory of the process, unless half of what is free is less
+# What a process takes beside the tensors that are alive, for forecasts.
+FREED = 2.0  # times these: the C library keeps up to as much again of what was freed, in blocks below 32 MB
+UNSEEN = 1.1  # times these, where it keeps nothing: what kernels take for themselves
+LATER = 128e6  # bytes of libraries that are loaded on the way, and of their buffers
+
 _M_MMAP_THRESHOLD = -3  # of malloc.h: blocks from this size on are the system's own, and go back to it when freed
 
 

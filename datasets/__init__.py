@@ -11,11 +11,10 @@ from .scene import Scene
 from .synthetic import SyntheticScene, synthesize_scene
 from .synthetic_places import synthesize_places
 from .volumes import Volume, find_volumes, open_volume, write_labels, write_volume
-from .writing import BandWriter, atomic, check_writable, stream_bands, write_class_map, write_text_atomic
+from .writing import atomic, check_writable, write_class_map, write_text_atomic
 
 __all__ = [
     "AreaMask",
-    "BandWriter",
     "ClassInfo",
     "Collection",
     "Grid",
@@ -35,7 +34,6 @@ __all__ = [
     "open_scene",
     "open_volume",
     "read_labels",
-    "stream_bands",
     "synthesize_places",
     "synthesize_scene",
     "window_of",

@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 logger = logging.getLogger(__name__)
 
 Color = tuple[int, int, int]
 
+_MOST_BYTE = 255
 MAX_VALUE = 65535  # maps are uint8 or uint16, and 0 is nodata
 
 # Wong 2011 (Nature Methods 8:441) without black, then Tol's "muted" scheme: told apart with any common colour vision.
@@ -32,6 +34,26 @@ class ClassInfo:
     def __post_init__(self) -> None:
         if not 1 <= self.value <= MAX_VALUE:
             raise ValueError(f"class {self.name!r} has value {self.value}, allowed are 1..{MAX_VALUE}")
+
+    @property
+    def hex(self) -> str:
+        """Its colour as ``#rrggbb``."""
+        return "#" + bytes(self.color).hex()
+
+
+def map_type(values: Iterable[int]) -> Literal["uint8", "uint16"]:
+    """Return the type of a map's pixels: the smallest that holds its class values."""
+    return "uint8" if max(values) <= _MOST_BYTE else "uint16"
+
+
+def map_names(classes: Iterable[ClassInfo]) -> dict[int, str]:
+    """Return the names of a map's values, that of nodata too."""
+    return {0: "no data"} | {info.value: info.name for info in classes}
+
+
+def map_colors(classes: Iterable[ClassInfo]) -> dict[int, tuple[int, int, int, int]]:
+    """Return the colours (red, green, blue, alpha) of a map's values; nodata is not seen."""
+    return {0: (0, 0, 0, 0)} | {info.value: (*info.color, 255) for info in classes}
 
 
 def default_color(value: int) -> Color:

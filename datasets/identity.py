@@ -162,6 +162,8 @@ def files_of(source: str) -> list[str]:
         found = sorted(map(str, islice((path for path in local.rglob("*") if path.is_file()), _MOST_FILES + 1)))
     else:
         found = [str(local), *sorted(_of_raster(str(local)))]
+        if local.suffix == ".xml" and local.with_suffix(".bin").is_file():  # weights of a model of OpenVINO
+            found.append(str(local.with_suffix(".bin")))
     if len(found) > _MOST_FILES:
         raise ValueError(f"{source}: {len(found)} files, at most {_MOST_FILES} can be told apart")
     return list(dict.fromkeys(found))

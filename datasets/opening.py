@@ -39,10 +39,10 @@ def open_scene(source: str | Path) -> Scene:
 
     That is a GeoTIFF, COG, VRT or other GDAL raster; an ENVI data file or its ``.hdr``; a MATLAB file; an EnMAP product (its
     folder, ``METADATA.XML`` or image); a PRISMA ``.he5``; an EMIT ``.nc``; or a cube in NetCDF 4 or HDF5, where
-    ``scene.nc:variable`` names one of several; a Zarr store (``scene.zarr``, or ``scene.zarr:array`` for one of several); or the
-    JSON file of a STAC item, here or at a URL. Several files are a mosaic (``tiles/*.tif`` or ``a.tif,b.tif``, see
-    ``open_mosaic``) or bands of one place (``a.tif+b.tif``, see ``open_stack``). GDAL's own names work, too: ``/vsicurl/...``,
-    ``https://...``, ``s3://...``, under the GDAL environment of the user.
+    ``scene.nc:variable`` names one of several; a Zarr store (``scene.zarr``, or ``scene.zarr:array`` for one of several), here or
+    at an address; or the JSON file of a STAC item, here or at a URL. Several files are a mosaic (``tiles/*.tif`` or
+    ``a.tif,b.tif``, see ``open_mosaic``) or bands of one place (``a.tif+b.tif``, see ``open_stack``). GDAL's own names work, too:
+    ``/vsicurl/...``, ``https://...``, ``s3://...``, under the GDAL environment of the user.
 
     Of a ``.mat`` file the only 3-D numeric array (rows, columns, bands) is taken; ``scene.mat:key`` names one of several.
     Bands are dropped that the file's bad-band list marks (``bbl``, 0 = bad), that hold no valid value, or that are alpha.

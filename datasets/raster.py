@@ -15,7 +15,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.env import Env
+from rasterio.env import Env, getenv, hasenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -40,6 +40,11 @@ _ALONE = frozenset(("GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "ENVI"))  # na
 _ENVI_SUFFIXES = ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw", ".bin", ".envi")
 
 
+# By itself GDAL waits for ever for a server that has taken a request. Who sets any of these is asked nothing.
+_PATIENCE = ("GDAL_HTTP_TIMEOUT", "GDAL_HTTP_LOW_SPEED_TIME", "GDAL_HTTP_LOW_SPEED_LIMIT")
+_STALLED = {"GDAL_HTTP_LOW_SPEED_TIME": "60", "GDAL_HTTP_LOW_SPEED_LIMIT": "1"}  # seconds with less than so many bytes a second
+
+
 class NotARasterError(ValueError):
     """The file exists, and GDAL has no driver that reads it as a raster."""
 
@@ -61,16 +66,26 @@ def open_raster(path: str, handles: Handles | None = None) -> Iterator[DatasetRe
         NotARasterError: GDAL cannot open it.
         ValueError: GDAL fails while the caller reads, or the file makes it read others that the user did not name.
     """
-    virtual = _is_virtual(path)
-    # Whatever the environment says: a VRT may hold Python, and pixels are not to be a program.
+    settings = _settings(path)
     with (
-        Env(GDAL_VRT_ENABLE_PYTHON="NO") if virtual else nullcontext(),
+        Env(**settings) if settings else nullcontext(),
         _opened(path) if handles is None else handles.borrow(path, _opened) as src,
     ):
         try:
             yield src
         except GDAL_ERRORS as error:
             raise ValueError(f"{path}: cannot be read, truncated or damaged ({reason(error)})") from error
+
+
+def _settings(path: str) -> dict[str, str]:
+    """What GDAL is told for a path beside the environment of the user."""
+    virtual = _is_virtual(path)
+    # Whatever the environment says: a VRT may hold Python, and pixels are not to be a program.
+    settings = {"GDAL_VRT_ENABLE_PYTHON": "NO"} if virtual else {}
+    remote = "://" in path or "/vsi" in path
+    if (remote or virtual) and not any(key in os.environ or (hasenv() and key in getenv()) for key in _PATIENCE):
+        settings |= _STALLED
+    return settings
 
 
 def _is_virtual(path: str) -> bool:

@@ -15,6 +15,11 @@ _REMOTE = ("http", "https", "s3", "gs", "az", "abfs", "abfss")
 _REMOTE_VSI = re.compile(r"/vsi(curl|s3|gs|az|adls|oss|swift)(_streaming)?/")
 
 
+def is_remote(source: str) -> bool:
+    """Whether a source is an address on the web or in an object store, as others than GDAL write it."""
+    return "://" in source and urlsplit(source).scheme.lower() in _REMOTE
+
+
 def inside(sidecar: Path, name: str) -> Path:
     """The file that a sidecar names, in its folder or below. It need not be there.
 
@@ -59,9 +64,9 @@ def linked(sidecar: Path | str, href: str) -> str:
         raise ValueError(f"{sidecar}: names {href[:200]!r}, a VRT, which only the user may name")
     if _REMOTE_VSI.match(href):
         return href
-    scheme = urlsplit(href).scheme.lower() if "://" in href else ""
-    if scheme in _REMOTE:
+    if is_remote(href):
         return href
+    scheme = urlsplit(href).scheme.lower() if "://" in href else ""
     if isinstance(sidecar, str):
         raise ValueError(f"{sidecar}: names {href[:200]!r}, expected an address of {', '.join(_REMOTE)}, as its own is one")  # noqa: TRY004
     if scheme == "file":

@@ -1,6 +1,7 @@
 """STAC items as scenes: their assets are bands."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.error import HTTPError, URLError
@@ -10,10 +11,10 @@ from urllib.request import urlopen
 import numpy as np
 
 from .handles import Handles
-from .raster import BandTags, Numbers, RasterSource, gdal_numbers, grid_of, open_raster
+from .raster import BandTags, Numbers, RasterSource, band_tags, gdal_numbers, grid_of, open_raster
 from .scene import Scene, scene_of
 from .sidecars import linked
-from .stacks import Piece, StackSource, stack_grid
+from .stacks import Piece, StackSource, open_stack, stack_grid
 
 if TYPE_CHECKING:
     import pystac
@@ -46,9 +47,9 @@ def _is_url(source: str) -> bool:
 def open_item(source: str) -> Scene:
     """Open the bands of a STAC item (1.0 or 1.1) on the grid of the finest; coarser pixels are repeated.
 
-    Bands are those with a centre wavelength if there are any, else all assets that are rasters, without pictures; each once,
-    by name. Scales and offsets are told and not applied, as everywhere. Assets lie in the folder of the item or below, or at
-    URLs: an item that was downloaded may not make us read other files.
+    Bands are those with a centre wavelength if there are any; else those of files that tell wavelengths themselves; else all
+    assets that are rasters, without pictures; each once, by name. Scales and offsets are told and not applied, as everywhere.
+    Assets lie in the folder of the item or below, or at URLs: an item that was downloaded may not make us read other files.
 
     Raises:
         FileNotFoundError: no such file, or an asset is missing.
@@ -62,6 +63,16 @@ def open_item(source: str) -> Scene:
         told = [band for band in told if band.wavelength is not None]
     if not told:
         raise ValueError(f"{source}: none of its assets is a raster: {', '.join(item.assets) or 'there are none'}")
+    properties = {key.lower(): str(value) for key, value in item.properties.items()}
+    if all(band.wavelength is None for band in told):
+        found = {place: band for band in reversed(told) if _tells_wavelengths(place := _place(source, band))}
+        if found:
+            files = list(reversed(found))
+            scene = open_stack(source, files, {place: band.nodata for place, band in found.items()})
+            own = scene.numbers
+            told_by_item = tuple(dict.fromkeys(band.scaling for band in found.values() if band.scaling))
+            numbers_of_all = replace(own, scalings=told_by_item or own.scalings, tags={**own.tags, **properties})
+            return replace(scene, numbers=numbers_of_all)
     handles, pieces, grids, numbers = Handles(_OPEN), [], {}, []
     for band in told:
         path = _place(source, band)
@@ -80,7 +91,6 @@ def open_item(source: str) -> Scene:
         None if np.isnan(centres).all() else np.array(centres), None if np.isnan(widths).any() else np.array(widths), None
     )
     scalings = dict.fromkeys(band.scaling or own.scaling(source) or (1.0, 0.0) for band, own in zip(told, numbers, strict=True))
-    properties = {key.lower(): str(value) for key, value in item.properties.items()}
     about = Numbers(
         np.result_type(*(own.dtype for own in numbers)),
         all(own.marked or piece.nodata is not None for own, piece in zip(numbers, pieces, strict=True)),
@@ -88,6 +98,11 @@ def open_item(source: str) -> Scene:
         properties,
     )
     return scene_of(source, grid, tags, StackSource(tuple(pieces), grid, block), len(told), nodata=told[0].nodata, numbers=about)
+
+
+def _tells_wavelengths(place: str) -> bool:
+    with open_raster(place) as src:
+        return band_tags(src).wavelengths is not None
 
 
 def _once(told: "list[Told]") -> "list[Told]":

@@ -1,7 +1,7 @@
 """Bands of one place from several files, of different pixel sizes if need be."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -122,8 +122,13 @@ def stack_grid(name: str, grids: dict[str, Grid]) -> Grid:
     return grid
 
 
-def open_stack(name: str, paths: Sequence[str]) -> Scene:
+def open_stack(name: str, paths: Sequence[str], nodata: Mapping[str, float | None] | None = None) -> Scene:
     """Open files that GDAL reads as bands of one scene, on the grid of the finest; coarser pixels are repeated.
+
+    Args:
+        name: of the scene.
+        paths: the files.
+        nodata: of files that do not tell it themselves.
 
     Raises:
         FileNotFoundError: no files, or one is missing.
@@ -132,15 +137,19 @@ def open_stack(name: str, paths: Sequence[str]) -> Scene:
     if not paths:
         raise FileNotFoundError(f"{name}: no such files")
     handles, pieces, grids, found, numbers = Handles(_OPEN), [], {}, [], []
-    for path in map(data_file, paths):
+    for given in paths:
+        path = data_file(given)
         with open_raster(path) as src:
             require_real(path, src)
             require_whole(src)
             source = RasterSource.of(path, src, handles)
             grids[path] = grid_of(src)
-            pieces.append(Piece(source, tuple(src.indexes), grids[path]))
+            pieces.append(
+                Piece(source, tuple(src.indexes), grids[path], (nodata or {}).get(given) if src.nodata is None else None)
+            )
             found.append(band_tags(src))
-            numbers.append(gdal_numbers(src, source))
+            own = gdal_numbers(src, source)
+            numbers.append(replace(own, marked=own.marked or pieces[-1].nodata is not None))
     grid = stack_grid(name, grids)
     counts = [len(piece.numbers) for piece in pieces]
     starts = np.cumsum([0, *counts]).tolist()

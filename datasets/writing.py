@@ -4,21 +4,18 @@ import errno
 import logging
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio.io import DatasetReader, DatasetWriter
-from rasterio.windows import Window
 
-from .classes import ClassInfo
+from .classes import ClassInfo, map_colors, map_names, map_type
 from .grid import Grid
 from .raster import GDAL_ERRORS, quiet_georeference, reason
 
@@ -27,8 +24,6 @@ logger = logging.getLogger(__name__)
 _SIDECAR = ".aux.xml"  # where GDAL keeps what TIFF has no tag for: here the category names
 
 _FULL_BYTES = 2**20
-
-BandType = Literal["float32", "int8", "uint8"]
 
 
 def _os_error(path: Path, why: str, code: int | None) -> OSError:
@@ -87,6 +82,24 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
+def output_folder(folder: Path | None) -> Iterator[None]:
+    """Make a folder for results, if one is named; if it is new and nothing comes to lie in it, it goes again.
+
+    Raises:
+        OSError: as of ``make_folder``.
+    """
+    new = folder is not None and not folder.exists()
+    if folder is not None:
+        make_folder(folder)
+    try:
+        yield
+    finally:
+        if new and folder is not None:
+            with suppress(OSError):  # it holds results, or what an unfinished run has
+                folder.rmdir()
+
+
+@contextmanager
 def atomic(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a path to write to; what was written there appears at ``path`` after success, and only then.
 
@@ -139,118 +152,36 @@ def write_class_map(
         ValueError: shape other than the grid's, or values that are no class.
         FileExistsError, OSError: as in ``atomic``.
     """
-    top = max(info.value for info in classes)
     strange = np.setdiff1d(values, [0, *(info.value for info in classes)])
     if len(strange):
         raise ValueError(f"{path}: values such as {strange[0]} are not among the classes")
-    dtype = np.uint8 if top <= np.iinfo(np.uint8).max else np.uint16
-    names = {0: "no data"} | {info.value: info.name for info in classes}
-    colors = {0: (0, 0, 0, 0)} | {info.value: (*info.color, 255) for info in classes}
+    dtype = map_type(info.value for info in classes)
     if values.shape != grid.shape:
         raise ValueError(f"{path}: values of shape {values.shape} for a grid of {grid.shape}")
-    with _cog(path, grid, 1, np.dtype(dtype), nodata=0, overwrite=overwrite, names=names) as writer:
-        writer.dst.write_colormap(1, colors)
-        writer.write(values[None], 0, 0)
-
-
-class BandWriter:
-    """Takes the parts of a raster one after the other, each pixel once; see ``stream_bands``."""
-
-    def __init__(self, dst: DatasetWriter) -> None:
-        self.dst = dst
-        self._sums: dict[tuple[int, int, int, int], int] = {}
-
-    def write(self, values: NDArray[Any], row: int, column: int) -> None:
-        """Write (C, h, w) with its first pixel at ``row`` and ``column``."""
-        values = values.astype(self.dst.dtypes[0], copy=False)
-        self.dst.write(values, window=Window(column, row, values.shape[2], values.shape[1]))
-        self._sums[row, column, values.shape[1], values.shape[2]] = _checksum(values)
-
-    def verify(self, src: DatasetReader) -> None:
-        """Read a file back: GDAL keeps quiet about some write errors at closing, a full disk among them."""
-        for (row, column, height, width), expected in self._sums.items():
-            if _checksum(src.read(window=Window(column, row, width, height))) != expected:
-                raise OSError(errno.EIO, "what was written does not read back the same")
-
-
-def _checksum(values: NDArray[Any]) -> int:
-    # NaN has many bit patterns, and 0 has two.
-    same = np.where(np.isnan(values), values.dtype.type(np.nan), values) + 0 if values.dtype.kind == "f" else values
-    return zlib.crc32(np.ascontiguousarray(same).data)
-
-
-@contextmanager
-def stream_bands(
-    path: str | Path,
-    grid: Grid,
-    *,
-    descriptions: Sequence[str],
-    dtype: BandType = "float32",
-    nodata: float = float("nan"),
-    scales: Sequence[float] | None = None,
-    tags: Mapping[str, str] | None = None,
-    overwrite: bool = False,
-) -> Iterator[BandWriter]:
-    """Write a Cloud Optimized GeoTIFF of any size part by part; it appears after the block whole, or not at all.
-
-    Args:
-        path: of the file.
-        grid: of the raster.
-        descriptions: one for each band.
-        dtype: of the values.
-        nodata: the value of pixels without data.
-        scales: of each band, as GDAL means them: what is stored, times the scale, is the value.
-        tags: of the file.
-        overwrite: whether an existing file may be replaced.
-
-    Raises:
-        FileExistsError, OSError: as in ``atomic``.
-    """
-    with _cog(path, grid, len(descriptions), np.dtype(dtype), nodata=nodata, overwrite=overwrite) as writer:
-        for band, text in enumerate(descriptions, start=1):
-            writer.dst.set_band_description(band, text)
-        if scales is not None:
-            writer.dst.scales = tuple(scales)
-        writer.dst.update_tags(**(tags or {}))
-        yield writer
-
-
-@contextmanager
-def _cog(
-    path: str | Path,
-    grid: Grid,
-    count: int,
-    dtype: np.dtype[Any],
-    *,
-    nodata: float,
-    overwrite: bool,
-    names: Mapping[int, str] | None = None,
-) -> Iterator[BandWriter]:
     profile = {
-        "driver": "GTiff", "count": count, "height": grid.height, "width": grid.width, "dtype": dtype,
-        "crs": grid.crs, "transform": grid.transform, "nodata": nodata, "tiled": True, "bigtiff": "IF_SAFER",
+        "driver": "GTiff", "count": 1, "height": grid.height, "width": grid.width, "dtype": dtype,
+        "crs": grid.crs, "transform": grid.transform, "nodata": 0, "tiled": True, "bigtiff": "IF_SAFER",
     }  # fmt: skip
-    predictor = {"predictor": "YES"} if dtype.kind == "f" else {}
     # The COG driver only copies: what it copies is a plain GeoTIFF in a folder of its own, which never leaves the temporary one.
     with atomic(path, overwrite) as target, quiet_georeference(), tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         plain = Path(scratch) / "plain.tif"
         with rasterio.open(plain, "w", **profile) as dst:
-            writer = BandWriter(dst)
-            yield writer
-        if names is not None:
-            _write_names(plain.with_name(plain.name + _SIDECAR), names)
-        rasterio.shutil.copy(
-            plain, target, driver="COG", compress="DEFLATE", overview_resampling="NEAREST", bigtiff="IF_SAFER", **predictor
-        )
+            dst.write_colormap(1, map_colors(classes))
+            dst.write(values.astype(dtype), 1)
+        write_category_names(plain, map_names(classes))
+        rasterio.shutil.copy(plain, target, driver="COG", compress="DEFLATE", overview_resampling="NEAREST", bigtiff="IF_SAFER")
         with rasterio.open(target) as src:
-            writer.verify(src)
+            # GDAL keeps quiet about some write errors at closing, a full disk among them.
+            if not np.array_equal(src.read(1), values):
+                raise OSError(errno.EIO, "what was written does not read back the same")
             if not Grid.of(src).matches(grid):
                 logger.warning("%s: GeoTIFF cannot hold this coordinate reference system exactly", path)
 
 
-def _write_names(sidecar: Path, names: Mapping[int, str]) -> None:
+def write_category_names(raster: Path, names: Mapping[int, str]) -> None:
+    """Write the names of a raster's values into the file beside it where GDAL and QGIS look for them: TIFF has no place."""
     root = ET.Element("PAMDataset")
     categories = ET.SubElement(ET.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
     for value in range(max(names) + 1):
         ET.SubElement(categories, "Category").text = names.get(value, "")
-    ET.ElementTree(root).write(sidecar, encoding="utf-8")
+    ET.ElementTree(root).write(raster.with_name(raster.name + _SIDECAR), encoding="utf-8")

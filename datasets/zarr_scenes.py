@@ -1,12 +1,14 @@
-"""Scenes in Zarr stores, version 2 or 3, as xarray, rioxarray or GDAL write them."""
+"""Scenes in Zarr stores, version 2 or 3, as xarray, rioxarray or GDAL write them; here or at an address."""
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from .raster import BandTags, Numbers
 from .scene import Scene, scene_of
+from .sidecars import is_remote
 from .wavelengths import to_nm
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
@@ -22,6 +24,8 @@ def zarr_array(source: str) -> tuple[str, str | None] | None:
 
 
 def _is_store(name: str) -> bool:
+    if is_remote(name):
+        return urlsplit(name).path.rstrip("/").lower().endswith(".zarr")
     try:
         return any((Path(name) / mark).is_file() for mark in _MARKS) or (name.endswith(".zarr.zip") and Path(name).is_file())
     except (OSError, ValueError):
@@ -30,6 +34,9 @@ def _is_store(name: str) -> bool:
 
 def open_zarr(name: str) -> Scene:
     """Open an array (band, y, x), in whatever order, of a Zarr store. Axes of length 1 before them are passed over.
+
+    A store at an address (``https://.../scene.zarr``, ``s3://...``) is read by fsspec, and needs consolidated metadata where the
+    server does not list folders.
 
     Wavelengths come from a coordinate or attribute ``wavelength`` with its unit, widths from ``fwhm``, bad bands from ``bbl``.
 

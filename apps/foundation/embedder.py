@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...core.device import resolve_device
-from ...core.memory import forward_bytes
+from ...core.memory import FREED, LATER, forward_bytes
 from ...core.precision import Precision, autocast, resolve_precision
 from ...core.sensors.batch import SensorBatch
 from ...core.sensors.model import FoundationModel
@@ -22,11 +22,8 @@ from .models import open_model
 from .scenes import Pixels
 
 _TILE = 256
-# Live tensors are not all: the C library keeps up to as much again of what was freed, in blocks below 32 MB.
-_KEPT = 2.0
 _AHEAD = 2  # tiles that were read, or computed, before they are needed
 _MADE = 4  # results at a time: one weighted, one being written and one waiting, and what these take on the way
-_LATER = 128e6  # bytes of libraries that are loaded on the way, and of their buffers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +106,11 @@ class Embedder:
         side = min(self.tile, max(plan.image))
         network = 0.0
         if self.device.type == "cpu":
-            network = _KEPT * forward_bytes(_Network(self, opened), (1, bands, side, side), device=self.device, dtype=self.dtype)
+            network = FREED * forward_bytes(_Network(self, opened), (1, bands, side, side), device=self.device, dtype=self.dtype)
         read = 5.0 * bands * side**2
         made = 4.0 * self.features * (side // self.patch) ** 2
         fading = 8.0 * self.features * plan.fade // self.patch * (plan.image[1] // self.patch)
-        return threads * network + (threads + _AHEAD) * max(read, made) + _MADE * made + fading + _LATER
+        return threads * network + (threads + _AHEAD) * max(read, made) + _MADE * made + fading + LATER
 
     @torch.inference_mode()
     def tile_features(self, values: NDArray[np.float32], opened: Pixels, part: Part) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from affine import Affine
@@ -10,10 +11,14 @@ from numpy.typing import NDArray
 from ...core.precision import Precision
 from ...core.sensors.model import FoundationModel
 from ...datasets import Grid
+from .arrays import embed_array
 from .embedder import Embedder, Tiling
 from .features import LAST
 from .parts import embed_whole
 from .scenes import open_sensor_scene
+
+if TYPE_CHECKING:
+    import xarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +47,36 @@ def token_grid(grid: Grid, patch: int) -> Grid:
     return Grid(-(-grid.height // patch), -(-grid.width // patch), grid.crs, scaled)
 
 
+@overload
 def embed(
     scene: str | Path,
+    model: str | Path | FoundationModel,
+    *,
+    sensor: str | None = ...,
+    gsd: float | None = ...,
+    layer: str = ...,
+    tiling: Tiling | None = ...,
+    device: str = ...,
+    precision: Precision = ...,
+) -> Embedding: ...
+
+
+@overload
+def embed(
+    scene: "xarray.DataArray",
+    model: str | Path | FoundationModel,
+    *,
+    sensor: str | None = ...,
+    gsd: float | None = ...,
+    layer: str = ...,
+    tiling: Tiling | None = ...,
+    device: str = ...,
+    precision: Precision = ...,
+) -> "xarray.DataArray": ...
+
+
+def embed(
+    scene: "str | Path | xarray.DataArray",
     model: str | Path | FoundationModel,
     *,
     sensor: str | None = None,
@@ -52,11 +85,12 @@ def embed(
     tiling: Tiling | None = None,
     device: str = "auto",
     precision: Precision = "auto",
-) -> Embedding:
+) -> "Embedding | xarray.DataArray":
     """Embed a scene: one feature vector for each token.
 
     Args:
-        scene: a raster, as for ``open_scene``.
+        scene: a raster, as for ``open_scene``; or an xarray.DataArray, see ``geovit.apps.foundation.arrays.embed_array``, whose
+            features are lazy if it is.
         model: what `geovit pretrain` wrote, or its file, or a published checkpoint.
         sensor: whose table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
@@ -66,12 +100,16 @@ def embed(
         precision: auto, fp32, bf16 or fp16.
 
     Returns:
-        Features in memory; `geovit embed` writes scenes of any size.
+        Features in memory; `geovit embed` writes scenes of any size. Of an array an array (feature, y, x).
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: anything wrong with the scene or the model, in one line.
     """
+    if not isinstance(scene, str | Path):
+        return embed_array(
+            scene, model, sensor=sensor, gsd=gsd, layer=layer, tiling=tiling or Tiling(), device=device, precision=precision
+        )
     embedder = Embedder(model, layer=layer, tiling=tiling or Tiling(), device=device, precision=precision)
     opened = open_sensor_scene(scene, sensor, gsd=gsd)
     values = embed_whole(embedder, opened)

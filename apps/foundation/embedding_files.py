@@ -10,7 +10,7 @@ from rich.console import Group
 from ...core.precision import Precision
 from ...core.sensors.model import model_file
 from ...datasets import check_writable
-from ...datasets.writing import make_folder
+from ...datasets.writing import output_folder
 from ..forecasting import Planned
 from ..streaming import OF_THE_RUN
 from .embedder import Tiling
@@ -71,7 +71,7 @@ def embed_files(
         layer: depth of the features: last, a number of blocks, several joined by commas, or all.
         dtype: float16 (as Float32 of values that were rounded to 16 bits), float32, or int8 with a scale for each band.
         pca: write NAME_pca.tif, too, the first three principal components as colours, and NAME_pca.png of them to look at.
-        tiling: how scenes are cut.
+        tiling: how scenes are cut: --tiling.tile, --tiling.halo and --tiling.valid, which --tiling.help tells of.
         bounds: the part of the scenes to embed: left,bottom,right,top in their coordinates; widened to whole tokens. Features are
             those that the whole scene has there.
         mask: polygons, of any vector file; tokens outside are nodata.
@@ -123,12 +123,11 @@ def embed_files(
     }
     if plan:
         return Planned({source: run.forecast() for source, run in runs.items()})
-    if out is not None:
-        make_folder(out)
-    if not resume:
-        check_writable(written, overwrite)
-    for run in runs.values():
-        run.embed({**parameters, "scenes": [run.given]})
+    with output_folder(out):
+        if not resume:
+            check_writable(written, overwrite)
+        for run in runs.values():
+            run.embed({**parameters, "scenes": [run.given]})
     return Embedded(targets, time.perf_counter() - started)
 
 

@@ -1,7 +1,7 @@
 """Scenes of any size to rasters of features, part by part: what is finished outlives a crash, and memory does not grow."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,8 @@ from ... import __version__
 from ...core.memory import bytes_allowed, used_bytes
 from ...core.precision import Precision
 from ...core.streaming.plan import Area
-from ...datasets import stream_bands
 from ...datasets.areas import AreaMask, window_of
-from ...datasets.growing import GrowingRasters, Layer
+from ...datasets.growing import GrowingRasters, Layer, growing_cog
 from ...datasets.identity import content_of, sha256
 from ..cards import RunFacts, write_run_card, write_stac_item
 from ..forecasting import Forecast, forecast
@@ -248,33 +247,26 @@ class SceneRun:
         for _, values in self._strips(rasters):
             largest = np.maximum(largest, np.nan_to_num(np.abs(values), nan=0.0).max(axis=(0, 1)))
         scales = np.maximum(largest, 1e-12) / 127
-        with stream_bands(
-            rasters.other(_QUANTIZED),
-            self.grid,
-            descriptions=self.descriptions,
-            dtype="int8",
-            nodata=_NO_DATA,
-            scales=scales.tolist(),
-            tags=self.tags,
-            overwrite=True,
-        ) as writer:
+        layer = replace(self.layers[EMBEDDING], path=self.target, dtype="int8", nodata=_NO_DATA, scales=scales.tolist())
+        with growing_cog(rasters.other(_QUANTIZED), layer, overwrite=True) as raster:
             for row, values in self._strips(rasters):
                 whole = np.nan_to_num(np.rint(values / scales), nan=_NO_DATA).astype(np.int8)
-                writer.write(np.moveaxis(whole, -1, 0), row, 0)
+                raster.write(np.moveaxis(whole, -1, 0), row, 0)
 
     def _colour(self, rasters: GrowingRasters) -> None:
         components = Components.of((values for _, values in self._strips(rasters)), self.embedder.features)
-        with stream_bands(
-            rasters.other(_COLOURS),
-            self.grid,
-            descriptions=["component 1", "component 2", "component 3"],
+        layer = Layer(
+            path=self.colours[0],
+            grid=self.grid,
+            bands=3,
             dtype="uint8",
             nodata=0,
+            descriptions=["component 1", "component 2", "component 3"],
             tags=self.tags,
-            overwrite=True,
-        ) as writer:
+        )
+        with growing_cog(rasters.other(_COLOURS), layer, overwrite=True) as raster:
             for row, values in self._strips(rasters):
-                writer.write(np.moveaxis(components.colours(values), -1, 0), row, 0)
+                raster.write(np.moveaxis(components.colours(values), -1, 0), row, 0)
         write_picture(rasters.other(_PICTURE), rasters.other(_COLOURS))
 
     def _tell(self, rasters: GrowingRasters, parameters: Mapping[str, Any]) -> None:

@@ -141,24 +141,48 @@ def open_sensor_scene(path: str | Path, name: str | None = None, *, gsd: float |
         ValueError: bands that are not the sensor's, bands without wavelengths, numbers that the sensor cannot have measured, or
             a file that does not tell the size of its pixels.
     """
-    if gsd is not None and not gsd > 0:
-        raise ValueError(f"gsd is {gsd:g}, expected metres above 0")
-    layer = open_layer(path, _by_wavelengths(path, gsd) if name is None else sensor(name))
-    pitch = ground_pitch(layer.grid)
-    if gsd is not None and pitch is not None and not 0.9 < gsd / pitch < 1.1:
-        logger.warning("%s: its grid has pixels of %.3g m, taken as %.3g m as asked for", path, pitch, gsd)
+    check_gsd(gsd)
+    layer = open_layer(path, _of_file(path, gsd) if name is None else sensor(name))
+    warn_of_gsd(layer, gsd)
     radiometry = layer.decide()
     known = "known by their wavelengths" if name is None else f"of {layer.sensor.name}"
     logger.info("%s: %d bands %s; %s", path, len(layer.bands), known, radiometry.reason)
     return SensorScene(layer, radiometry, gsd or layer.gsd)
 
 
-def _by_wavelengths(path: str | Path, gsd: float | None) -> Sensor:
-    """What stands in for the table of a sensor that is not named."""
+def check_gsd(gsd: float | None) -> None:
+    """Raise a ValueError if it is no length."""
+    if gsd is not None and not gsd > 0:
+        raise ValueError(f"gsd is {gsd:g}, expected metres above 0")
+
+
+def warn_of_gsd(layer: Layer, gsd: float | None) -> None:
+    """Warn if the grid tells another one."""
+    pitch = ground_pitch(layer.grid)
+    if gsd is not None and pitch is not None and not 0.9 < gsd / pitch < 1.1:
+        logger.warning("%s: its grid has pixels of %.3g m, taken as %.3g m as asked for", layer.where, pitch, gsd)
+
+
+def _of_file(path: str | Path, gsd: float | None) -> Sensor:
     scene = open_scene(path)
-    if scene.wavelengths is None:
-        raise ValueError(f"{path}: its bands have no wavelengths: name the sensor, such as sentinel-2-l2a")
-    pitch = gsd or ground_pitch(scene.grid)
+    return sensor_of_wavelengths(str(path), scene.wavelengths is not None, scene.grid, gsd)
+
+
+def sensor_of_wavelengths(where: str, told: bool, grid: Grid, gsd: float | None) -> Sensor:
+    """Return what stands in for the table of a sensor that is not named.
+
+    Args:
+        where: its name, for messages.
+        told: whether there are wavelengths.
+        grid: of the scene.
+        gsd: as of ``open_sensor_scene``.
+
+    Raises:
+        ValueError: there are no wavelengths, or nothing tells the size of pixels.
+    """
+    if not told:
+        raise ValueError(f"{where}: its bands have no wavelengths: name the sensor, such as sentinel-2-l2a")
+    pitch = gsd or ground_pitch(grid)
     if pitch is None:
-        raise ValueError(f"{path}: no coordinate reference system tells the size of its pixels: name the sensor or give the gsd")
+        raise ValueError(f"{where}: no coordinate reference system tells the size of its pixels: name the sensor or give the gsd")
     return replace(sensor("enmap"), name=UNNAMED, gsd=pitch, aliases=(), channels=None)

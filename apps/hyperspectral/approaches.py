@@ -12,7 +12,7 @@ from ...core.engines import EngineName
 from ...core.sensors.model import FoundationModel
 from ...core.streaming.run import Job
 from ...datasets import ClassInfo, Scene, atomic, default_color
-from ...datasets.identity import sha256
+from ...datasets.identity import content_of
 from .clustering import GroupJob, cost_of_groups, find_groups
 from .encoder_network import fingerprint
 from .fitting import MODEL, Fitting
@@ -132,7 +132,11 @@ def by_model(
         target,
         classifier,
         cost,
-        identity={"model": sha256(model), "encoder": None if base is None else fingerprint(base), "engine": classifier.engine},
+        identity={
+            "model": content_of(model),
+            "encoder": None if base is None else fingerprint(base),
+            "engine": classifier.engine,
+        },
         prepare=prepare,
         rehearse=lambda _: job,
     )

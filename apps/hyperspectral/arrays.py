@@ -1,6 +1,6 @@
 """Maps of xarray's arrays, made when they are asked for where the array is made of dask's chunks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from ...core.device import resolve_device
 from ...core.precision import Precision, resolve_precision
 from ...core.streaming.plan import Area, Part, Plan
 from ...datasets import Grid, Scene
+from ...datasets.classes import map_type
 from ...datasets.raster import Numbers
-from ...datasets.wavelengths import to_nm
+from ..arrays import Cut, bands_of, image_of, name_of, nodata_of, without_nodata, xarray_module
 from .mapping import ModelTeller, cost_of
 from .model import Classifier, load_classifier, match_bands
 from .working import Cost, SceneWorker, Wanted, lead_of, plan_of
@@ -25,28 +25,7 @@ from .working import Cost, SceneWorker, Wanted, lead_of, plan_of
 if TYPE_CHECKING:
     import xarray
 
-_BAND = ("band", "bands", "channel", "wavelength", "wavelengths")
-_Y = ("y", "lat", "latitude", "northing", "row", "rows")
-_X = ("x", "lon", "longitude", "easting", "column", "columns")
-_NODATA = ("_FillValue", "missing_value", "nodata")
 _SMALLEST = 256  # pixels on a side of what is computed at once: a call of torch costs as much as many pixels
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Pixels (bands, height, width) of a rectangle of an array, of which ``row`` and ``column`` are the first."""
-
-    values: NDArray[np.float32]
-    row: int
-    column: int
-    block: tuple[int, int] = (_SMALLEST, _SMALLEST)
-
-    def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
-        """The bands are those that there are."""
-        if window is None:
-            return self.values
-        (top, bottom), (left, right) = window.toranges()
-        return self.values[:, top - self.row : bottom - self.row, left - self.column : right - self.column]
 
 
 @dataclass(frozen=True)
@@ -95,19 +74,16 @@ class _Loaded:
 
     def __call__(self, values: NDArray[Any], part: Part) -> NDArray[np.float32]:
         """Map what a part looks at to (3, height, width): position of the class, its probability, entropy; NaN for no data."""
-        numbers = values.astype(np.float32)
-        for value in self.how.nodata:
-            numbers[values == value] = np.nan
-        numbers[~np.isfinite(numbers)] = np.nan
+        numbers = without_nodata(values, self.how.nodata)
         rows, columns = self.around(part)
-        scene = _scene(_Cut(numbers, rows.start, columns.start), self.how.shape)
+        scene = _scene(Cut(numbers, rows.start, columns.start), self.how.shape)
         classes = [info.value for info in self.model.info.classes]
         wanted = Wanted(area=Area(0, 0, *self.how.shape))
         worker = SceneWorker(scene, self.teller, wanted, cell=self.how.cost.cell, values=classes)
         return worker.compute(worker.read(part), part)
 
 
-def _scene(source: _Cut, shape: tuple[int, int]) -> Scene:
+def _scene(source: Cut, shape: tuple[int, int]) -> Scene:
     return Scene(
         path="array", grid=Grid(*shape, None, Affine.identity()), bands=tuple(range(1, len(source.values) + 1)), wavelengths=None,
         fwhm=None, dropped={}, nodata=None, numbers=Numbers(np.dtype(np.float32), marked=True), _source=source,
@@ -149,71 +125,21 @@ def classify_array(
         TypeError: no array of xarray.
         ValueError: no model, options that are for files, axes that cannot be told, or bands that the array lacks.
     """
-    xarray = _xarray()
-    if not isinstance(array, xarray.DataArray):
-        raise TypeError(f"scene is a {type(array).__name__}, expected a path or an xarray.DataArray")
+    cube, axes = image_of(array)
     if unfit := [name for name, value in (beside or {}).items() if value is not None]:
         raise ValueError(f"{', '.join(unfit)} is for files: an array is mapped with a model alone")
     if model is None:
         raise ValueError("an array is mapped with a model: give one that was fitted to labels")
     classifier = load_classifier(model)
-    cube, axes = _image(array)
     on = resolve_device(device)
-    kept, wavelengths = _bands(cube, axes[0])
-    bands = [kept[i] for i in match_bands(classifier.info, wavelengths, len(kept), _name(array))]
+    kept, wavelengths = bands_of(cube, axes[0])
+    bands = [kept[i] for i in match_bands(classifier.info, wavelengths, len(kept), name_of(array))]
     cube = cube.isel({axes[0]: bands})
     shape = cube.shape[1], cube.shape[2]
     cost = cost_of(classifier.to(on), device=on, precision=(dtype := resolve_precision(precision, on)))
-    nodata = tuple(float(array.attrs[name]) for name in _NODATA if isinstance(array.attrs.get(name), int | float | np.number))
-    how = _Mapper(Path(model).absolute(), shape, nodata, cost, on, dtype)
+    how = _Mapper(Path(model).absolute(), shape, nodata_of(array), cost, on, dtype)
     told = _lazily(cube, how, classifier) if cube.chunks else _at_once(cube, how, classifier)
     return _labelled(cube, axes, told, classifier, probabilities)
-
-
-def _xarray() -> Any:
-    try:
-        import xarray
-    except ImportError as error:
-        raise ValueError("arrays are xarray's: pip install 'geovit[xarray]'") from error
-    return xarray
-
-
-def _name(array: "xarray.DataArray") -> str:
-    return str(array.name or "array")
-
-
-def _image(array: "xarray.DataArray") -> "tuple[xarray.DataArray, tuple[str, str, str]]":
-    """The array as (bands, rows, columns), and the names of these axes; axes of one step beside them go."""
-    shown = ", ".join(f"{name}: {size}" for name, size in array.sizes.items())
-    axes = []
-    for what, names in (("bands", _BAND), ("rows", _Y), ("columns", _X)):
-        found = [str(name) for name in array.dims if str(name).lower() in names]
-        if len(found) != 1:
-            raise ValueError(f"{_name(array)}: axes ({shown}), expected one of {what} named {', '.join(names)}")
-        axes += found
-    others = [name for name in array.dims if name not in axes]
-    if any(array.sizes[name] != 1 for name in others) or 0 in array.shape:
-        raise ValueError(f"{_name(array)}: axes ({shown}), expected bands, rows and columns, and nothing else of several steps")
-    if array.dtype.kind not in "iufb":
-        raise ValueError(f"{_name(array)}: data type {array.dtype}, expected real numbers")
-    band, y, x = axes
-    return array.squeeze(others, drop=True).transpose(band, y, x), (band, y, x)
-
-
-def _bands(cube: "xarray.DataArray", axis: str) -> tuple[list[int], NDArray[np.float64] | None]:
-    """Positions of the bands that are not bad, by wavelength, and their wavelengths in nm; None if there are none."""
-    kept = np.arange(cube.sizes[axis])
-    for name in ("bbl", "good_wavelengths"):
-        if name in cube.coords and cube.coords[name].dims == (axis,):
-            kept = kept[np.asarray(cube.coords[name].values, dtype=np.float64)[kept] != 0]
-    for name in ("wavelength", "wavelengths"):
-        if name in cube.coords and cube.coords[name].dims == (axis,):
-            coordinate = cube.coords[name]
-            unit = coordinate.attrs.get("units", cube.attrs.get("wavelength_units"))
-            centres, _ = to_nm(np.asarray(coordinate.values, dtype=np.float64)[kept].tolist(), None, unit, _name(cube))
-            order = np.argsort(centres, kind="stable")
-            return kept[order].tolist(), centres[order]
-    return kept.tolist(), None
 
 
 def _parts(how: _Mapper, halo: int, side: int) -> Plan:
@@ -264,9 +190,9 @@ def _told(loaded: _Loaded, values: NDArray[Any], part: Part, rows: slice, column
 
 
 def _labelled(cube: "xarray.DataArray", axes: tuple[str, str, str], told: Any, model: Classifier, probabilities: bool) -> Any:
-    xarray, classes = _xarray(), model.info.classes
+    xarray, classes = xarray_module(), model.info.classes
     values = np.array([0, *(info.value for info in classes)])
-    values = values.astype(np.uint8 if values.max() <= np.iinfo(np.uint8).max else np.uint16)
+    values = values.astype(map_type(values.tolist()))
     at = {name: found for name, found in cube.coords.items() if axes[0] not in found.dims and name != axes[0]}
     about = {name: cube.attrs[name] for name in ("grid_mapping",) if name in cube.attrs}
     placed = {name: cube.encoding[name] for name in ("grid_mapping",) if name in cube.encoding}
@@ -283,7 +209,7 @@ def _labelled(cube: "xarray.DataArray", axes: tuple[str, str, str], told: Any, m
     mapped = plane(chosen, "classes", {
         "long_name": "class", "_FillValue": values.dtype.type(0),
         "class_values": [info.value for info in classes], "class_names": [info.name for info in classes],
-        "class_colors": ["#{:02x}{:02x}{:02x}".format(*info.color) for info in classes],
+        "class_colors": [info.hex for info in classes],
     })  # fmt: skip
     if not probabilities:
         return mapped

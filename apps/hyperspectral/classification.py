@@ -1,46 +1,25 @@
 """`geovit classify`: from a scene, and labels or a model or neither, to a georeferenced class map."""
 
-import json
 import logging
-import shutil
-import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from ...core.device import resolve_device
 from ...core.engines import EngineName
 from ...core.precision import Precision, resolve_precision
-from ...core.streaming.plan import Area, Plan
-from ...core.streaming.run import Job
-from ...datasets import AreaMask, open_scene, window_of, write_text_atomic
-from ...datasets.growing import CACHE_BYTES, GrowingRasters
-from ...datasets.identity import content_of
-from ...datasets.vectorizing import vectorize as write_polygons
-from ..forecasting import forecast
-from ..streaming import RunOptions, carried_out, compute_threads, largest_side, unfinished_folder
+from ...core.streaming.plan import Area
+from ...datasets import AreaMask, open_scene, window_of
+from ..streaming import RunOptions
 from .adaptation import adapting, read_encoder
-from .approaches import Approach, Target, by_clusters, by_labels, by_model
+from .approaches import Target, by_clusters, by_labels, by_model
 from .arrays import classify_array
-from .beside import write_beside
-from .fitting import ADAPTERS, MODEL, Fitting
+from .fitting import Fitting
+from .map_runs import MapRun
 from .recipe import DEFAULT_RECIPE, Recipe
-from .report.gathering import write_page
-from .results import (
-    POLYGONS,
-    Classification,
-    Mapped,
-    describe,
-    grid_of_area,
-    layers_of,
-    ready_folder,
-    result_files,
-    summed,
-)
-from .working import MAP, Wanted, lead_of, part_bytes, plan_of
+from .results import Classification, ready_folder, result_files
+from .working import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +124,7 @@ def classify(
         raise ValueError("an encoder alone makes no map: give labels, or the adapters (--model) that belong to it")
     if not 2 <= clusters <= 255:
         raise ValueError(f"clusters is {clusters}, allowed are 2..255")
+    how = RunOptions(bounds=bounds, max_memory=max_memory, resume=resume, overwrite=overwrite, dask=dask, progress=progress)
     started = time.perf_counter()
     on = resolve_device(device)
     opened = open_scene(scene)
@@ -176,7 +156,6 @@ def classify(
     out = Path(out)
     kinds = [kind for kind, asked in wanted.items() if asked]
     files = result_files(opened, out, kinds, (labels, model, encoder, mask), polygons=vectorize)
-    folder = unfinished_folder(files[MAP])
     if labels is not None:
         fitting = Fitting.of(opened, labels, recipe, base=base, field=field, classes=classes)
         approach = by_labels(target, fitting, base=base, adapters=adapters, seed=seed, progress=progress)
@@ -185,93 +164,9 @@ def classify(
     else:
         logger.warning("no labels and no model: this is an unsupervised map, its classes are groups of similar spectra")
         approach = by_clusters(target, clusters, seed=seed)
-    if not plan:
-        ready_folder(out, () if resume else files.values(), overwrite)
-    parts, threads, memory = _parts(target, approach, max_memory, folder if resume else None)
-    layers = layers_of(files, grid_of_area(opened, target.wanted.area), approach.classes)
+    run = MapRun(target, approach, files, how, parameters)
     if plan:
-        with tempfile.TemporaryDirectory() as scratch:
-            told = forecast(parts, approach.rehearse(Path(scratch)), layers, memory=memory, threads=threads, dask=dask)
+        told = run.forecast()
         return Classification({}, {"first": approach.first, **asdict(told)}, told)
-
-    noted = describe(opened, seed) | {"bounds": bounds, "mask": mask, "method": approach.method, "device": str(approach.device)}
-    identity = {
-        "command": "classify", "scene": content_of(opened.path), "bands": opened.bands, "area": asdict(target.wanted.area),
-        "mask": content_of(mask), "labels": content_of(labels), "field": field, "classes": content_of(classes), "seed": seed,
-        "approach": approach.identity,
-    }  # fmt: skip
-
-    began: list[float] = []
-
-    def prepared(rasters: GrowingRasters) -> Job[Any]:
-        job, facts = approach.prepare(rasters.keep)
-        noted.update(facts)
-        began.append(time.perf_counter())
-        return job
-
-    with carried_out(
-        parts, prepared, layers, folder=folder, identity=identity, threads=threads, label="Mapping",
-        how=RunOptions(resume=resume, overwrite=overwrite, dask=dask, progress=progress),
-        others={kind: path for kind, path in files.items() if kind not in layers},
-    ) as rasters:  # fmt: skip
-        pixels = summed(rasters.facts, "pixels")
-        assert pixels is not None
-        if not pixels.any():
-            logger.warning("%s: no pixel that was asked for is valid in all of the bands: the map is empty", opened.path)
-        if approach.identity.get("precision"):
-            noted |= {"model": None if model is None else str(model), "precision": approach.identity["precision"]}
-            noted["map_seconds"] = round(time.perf_counter() - began[0], 2)
-        mapped = Mapped(
-            scene=opened, area=target.wanted.area, classes=approach.classes, pixels=pixels,
-            confidence=summed(rasters.facts, "confidence"), hectares=summed(rasters.facts, "hectares"),
-            map_file=rasters.raster(MAP), report=noted,
-        )  # fmt: skip
-        _write_others(rasters, files, mapped, started)
-        write_beside(rasters, files, mapped, approach, parameters)
-    return Classification(files, noted)
-
-
-def _write_others(rasters: GrowingRasters, files: Mapping[str, Path], mapped: Mapped, started: float) -> None:
-    """Write what is made of the map and the model, and at last the report, which tells of all of it."""
-    noted = mapped.report
-    for kind, name in (("model", MODEL), ("adapters", ADAPTERS)):
-        if kind in files:
-            shutil.copyfile(rasters.keep(name), rasters.other(kind))
-    if "quicklook" in files:
-        mapped.write_quicklook(rasters.other("quicklook"))
-    if POLYGONS in files:
-        traced = time.perf_counter()
-        write_polygons(mapped.map_file, rasters.other(POLYGONS), mapped.classes, overwrite=True)
-        noted["polygons_seconds"] = round(time.perf_counter() - traced, 2)
-    noted["classes"] = mapped.areas()
-    noted["seconds"] = round(time.perf_counter() - started, 2)
-    noted["files"] = {kind: str(path) for kind, path in files.items()}
-    if "page" in files:
-        write_page(rasters.other("page"), mapped)
-    write_text_atomic(rasters.other("report"), json.dumps(noted, indent=2, ensure_ascii=False) + "\n", overwrite=True)
-
-
-def _parts(target: Target, approach: Approach, max_memory: float | None, unfinished: Path | None) -> tuple[Plan, int, float]:
-    """Return the parts of a scene, how many of them are computed at a time, and the bytes that this takes."""
-    cell, scene, area = approach.cost.cell, target.scene, target.wanted.area
-    pixel = approach.bands * scene.stored.dtype.itemsize
-    cached = min(CACHE_BYTES, scene.grid.height * scene.grid.width * pixel)
-
-    def needs(side: int, threads: int) -> float:
-        return cached + part_bytes(
-            side, threads, approach.cost, width=area.width, pixel=pixel, channels=approach.channels, halo=approach.halo
-        )
-
-    whole = -(-(max(area.height, area.width) + lead_of(cell, approach.halo)) // cell) * cell
-    largest = min(approach.cost.largest, whole)
-    least = min(256 // cell * cell or cell, largest)  # below, more is read twice than threads gain
-    threads = compute_threads(approach.device, lambda count: needs(least, count), max_memory=max_memory)
-    block = max(scene.block)
-    aligned = block if all(block % pixels == 0 for pixels in (*scene.block, cell)) else cell
-    side = largest_side(
-        lambda side: needs(side, threads), max_memory=max_memory, multiple=cell, preferred=aligned, largest=largest,
-        unfinished=unfinished,
-    )  # fmt: skip
-    multiple = aligned if side % aligned == 0 else cell
-    parts = plan_of(scene.grid.shape, area, side=side, halo=approach.halo, cell=cell, multiple=multiple)
-    return parts, threads, needs(side, threads)
+    ready_folder(out, () if resume else files.values(), overwrite)
+    return Classification(files, run.map(started))

@@ -149,15 +149,15 @@ def fit_model(
     Written are SCENE_model.safetensors, for `geovit classify --model`, and SCENE_report.json.
 
     Args:
-        scene: as in `geovit classify`.
-        labels: as in `geovit classify`.
+        scene: GeoTIFF, COG or other GDAL raster, or anything else that `geovit classify` opens.
+        labels: class raster, polygons or points (GeoPackage, GeoJSON, Shapefile), or MATLAB array.
         field: attribute of the vector labels that holds the class.
         classes: CSV file with value,name,#rrggbb of the classes.
-        encoder: as in `geovit classify`.
-        lora_rank: as in `geovit classify`.
-        freeze: as in `geovit classify`.
-        full: as in `geovit classify`.
-        adapters: as in `geovit classify`.
+        encoder: pretrained encoder to adapt to the labels, by adapters of low rank (LoRA) unless said otherwise.
+        lora_rank: of the adapters.
+        freeze: leave the encoder as it is and fit a linear classifier on it.
+        full: fit all weights of the encoder.
+        adapters: also write SCENE_adapters.safetensors, a small file with what was trained, without the encoder.
         out: folder to write to, made if there is none.
         overwrite: replace files that exist.
         recipe: network and training; a name that comes with geovit (spectral_swin, lola_specvit, encoder) or a YAML file.

@@ -50,7 +50,7 @@ def write_quicklook(
             axis.imshow(image, interpolation="nearest")
             axis.set_title(text, parse_math=False)  # a name's dollar signs are no formula
             axis.set_axis_off()
-        patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*info.color), label=info.name) for info in classes]
+        patches = [Patch(color=info.hex, label=info.name) for info in classes]
         legend = figure.legend(handles=patches, loc="outside right center", frameon=False)
         for entry in legend.get_texts():
             entry.set_parse_math(False)

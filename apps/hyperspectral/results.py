@@ -15,6 +15,7 @@ from rich.table import Table
 from ... import __version__
 from ...core.streaming.plan import Area
 from ...datasets import ClassInfo, Grid, Scene, check_writable, open_scene
+from ...datasets.classes import map_colors, map_names, map_type
 from ...datasets.growing import Layer
 from ...datasets.hectares import row_hectares
 from ...datasets.several import stem_of
@@ -154,16 +155,15 @@ def grid_of_area(scene: Scene, area: Area) -> Grid:
 
 def layers_of(files: Mapping[str, Path], grid: Grid, classes: Sequence[ClassInfo]) -> dict[str, Layer]:
     """Return the rasters of a map: classes with colours and names, and probabilities if a file for them is named."""
-    top = max(info.value for info in classes)
     layers = {
         MAP: Layer(
             path=files[MAP],
             grid=grid,
             bands=1,
-            dtype="uint8" if top <= np.iinfo(np.uint8).max else "uint16",
+            dtype=map_type(info.value for info in classes),
             nodata=0,
-            names={0: "no data"} | {info.value: info.name for info in classes},
-            colors={0: (0, 0, 0, 0)} | {info.value: (*info.color, 255) for info in classes},
+            names=map_names(classes),
+            colors=map_colors(classes),
         )
     }
     if PROBABILITIES in files:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...core.streaming.plan import Area, Part, Plan
 from ...core.streaming.run import Finished
 from ...datasets import AreaMask, Scene
+from ...datasets.classes import map_type
 from ...datasets.hectares import row_hectares
 from ...datasets.pieces import Piece, PieceReader
 
@@ -159,7 +160,7 @@ class SceneWorker:
         self._stopped = Event()
         hectares = row_hectares(grid)
         self._hectares = hectares if hectares is not None and np.ptp(hectares) else None
-        self.values = np.array([0, *values], dtype=np.uint8 if max(values) <= np.iinfo(np.uint8).max else np.uint16)
+        self.values = np.array([0, *values], dtype=map_type(values))
 
     def stop(self) -> None:
         """Have ``compute`` end with the cell that it is at: a part may take minutes."""

@@ -3,11 +3,11 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,11 @@ from ... import __version__
 from ...core.engines import EngineName
 from ...core.memory import keep_no_freed_memory, peak_bytes
 from ...core.precision import Precision
-from ...datasets import check_writable, write_text_atomic
+from ...datasets import atomic, check_writable, write_text_atomic
 from ...datasets.cases import Case, read_case
 from ...datasets.cases.grouping import group_cases
 from ...datasets.volumes import Volume, check_format, find_volumes, write_labels, write_volume
+from ..cards import RunFacts, write_run_card
 from .models import model_file, open_segmenter
 from .plan import Plan, painted_values
 from .progress import Bar, progress_bar
@@ -64,6 +65,7 @@ def segment_files(
     channels takes a 4-D file, or a file for each channel: NAME_0000, NAME_0001, ..., or NAME_ and the names of the channels, or
     a folder NAME with files of these names. Of several images, label maps that exist are skipped, so that the same command goes
     on where it was interrupted; those that cannot be segmented are told at the end, the others are done, and the exit code is 2.
+    Beside each lies NAME_run.json, a run card of that image alone: --from-card makes its label map again.
 
     Args:
         inputs: files, folders of them, folders of DICOM series, and patterns such as 'scans/*.nii.gz'; any number of inputs.
@@ -95,6 +97,7 @@ def segment_files(
         ValueError: anything wrong with the input; one line that says what was given and what is allowed.
         OSError: a file is missing, or cannot be written.
     """
+    parameters = dict(locals())  # as they were given, for the run cards
     model = model_file(model)
     segmenter = open_segmenter(model, plan, merging_order, engine)
     paths = _without_results(_find(inputs))
@@ -104,7 +107,8 @@ def segment_files(
     with _folder(out):
         alone = len(cases) == 1
         done = {path for path in outputs if path.exists() and not overwrite and not alone}
-        check_writable([path for path in outputs if path not in done], overwrite)
+        new = [path for path in outputs if path not in done]
+        check_writable([*new, *map(_card, new)], overwrite)
         if report is not None:
             check_writable([report], overwrite)
         # Memory that was asked to be kept to is; without a limit, speed comes first.
@@ -112,7 +116,8 @@ def segment_files(
         segmentation = Segmentation(
             segmenter, device=device, precision=precision, overlap=overlap, mirror=mirror, max_memory=max_memory, frugal=frugal
         )
-        work = _Work(segmentation, probabilities=probabilities, quicklook=quicklook, overwrite=overwrite)
+        options = _Options(probabilities=probabilities, quicklook=quicklook, overwrite=overwrite)
+        work = _Work(segmentation, options, model, parameters)
         rows = []
         with progress_bar(progress, len(cases)) as bar:
             for case, output in zip(cases, outputs, strict=True):
@@ -169,11 +174,11 @@ class _Options:
 class _Work:
     """Segments one case after the other."""
 
-    def __init__(self, segmentation: Segmentation, *, probabilities: bool, quicklook: bool, overwrite: bool) -> None:
+    def __init__(self, segmentation: Segmentation, options: _Options, model: Path, parameters: Mapping[str, Any]) -> None:
         self._segmentation = segmentation
+        self._options, self._model, self._parameters = options, model, parameters
         self._plan = segmentation.segmenter.plan
         self._names = label_names(segmentation.segmenter)
-        self._options = _Options(probabilities=probabilities, quicklook=quicklook, overwrite=overwrite)
 
     def __call__(self, case: Case, output: Path, bar: Bar, *, alone: bool) -> Row:
         """Segment a case; tell what is wrong with it and go on if there are others."""
@@ -204,7 +209,28 @@ class _Work:
             picture = output.with_name(f"{_stem(output)}.png")
             write_quicklook(picture, volume, found.labels, names=self._names, channel=self._plan.channels[0], overwrite=True)
             seconds["quicklook"] = time.perf_counter() - start
+        self._write_card(case, output, seconds)
         return Row(case.name, output, "written", "", _millilitres(found.labels, volume, self._plan), seconds)
+
+    def _write_card(self, case: Case, output: Path, seconds: Mapping[str, float]) -> None:
+        images, plan = [str(path) for path in case.images], self._parameters["plan"]
+        files = {"labels": output}
+        if self._options.probabilities:
+            files["probabilities"] = _beside(output, _PROBABILITIES)
+        if self._options.quicklook:
+            files["quicklook"] = output.with_name(f"{_stem(output)}.png")
+        facts = RunFacts(
+            command="segment",
+            parameters={**self._parameters, "inputs": images, "report": None},
+            inputs=[*images, *([plan] if plan is not None and Path(plan).is_file() else [])],
+            model=self._model,
+            results=files,
+            grid=None,
+            folder=output.parent,
+            seconds=seconds,
+        )
+        with atomic(_card(output), overwrite=True) as file:
+            write_run_card(file, facts)
 
 
 def _find(inputs: Sequence[str]) -> list[Path]:
@@ -242,6 +268,10 @@ def _without_results(paths: Sequence[Path]) -> list[Path]:
         else:
             kept.append(path)
     return kept
+
+
+def _card(output: Path) -> Path:
+    return output.with_name(f"{_stem(output).removesuffix(_LABELS)}_run.json")
 
 
 def _stem(path: Path) -> str:

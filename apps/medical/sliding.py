@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...core.memory import forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
+from ...core.memory import FREED, UNSEEN, forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
 from ...core.precision import autocast
 from .plan import Plan
 from .windows import Box, Route, Step, importance, shortest_route
@@ -25,9 +25,6 @@ from .windows import Box, Route, Step, importance, shortest_route
 logger = logging.getLogger(__name__)
 
 _MOST_VOXELS = {"cpu": 96**3, "cuda": 2**23}  # in a batch of windows: more gains nothing
-# Live tensors are not all: the C library keeps up to as much again of what was freed, in blocks below 32 MB.
-_KEPT = 2.0
-_UNSEEN = 1.1  # what kernels take for themselves
 _LATER = 256e6  # bytes of libraries that are loaded on the way (the MONAI, matplotlib, DICOM ones), and of their buffers
 _COARSEST = 32  # windows shrink by multiples of the highest power of two in the plan's ROI, up to this
 
@@ -145,14 +142,14 @@ class Slider:
         limit = memory_limit(self.device, self.limit)
         cpu = self.device.type == "cpu"
         used = used_bytes(self.device) + (held + _LATER if cpu else 0)
-        factor = _UNSEEN if self.frugal or not cpu else _KEPT
+        factor = UNSEEN if self.frugal or not cpu else FREED
         needed = math.inf
         for roi in self._rois():
             route = shortest_route(size, roi, self.overlap)
             one = factor * self._window_bytes(roi)
             for pieces in range(1, route.most_pieces + 1):
                 cut = replace(route, pieces=pieces)
-                cells = _UNSEEN * 4 * (self.plan.outputs + weighted) * cut.open_voxels
+                cells = UNSEEN * 4 * (self.plan.outputs + weighted) * cut.open_voxels
                 needed = used + cells + one
                 if needed > limit:
                     continue

@@ -14,7 +14,7 @@ from ...core.memory import keep_no_freed_memory
 from ...core.precision import Precision
 from ...datasets import check_writable
 from ...datasets.images import check_format, find_images, open_geotiff, open_image, output_paths, write_image
-from ...datasets.writing import make_folder
+from ...datasets.writing import output_folder
 from ..forecasting import Planned
 from ..streaming import OF_THE_RUN, RunOptions
 from .models import open_restorer
@@ -106,12 +106,8 @@ def restore_files(
     restorer = open_restorer(weights, model, scale, engine)
     factor = restorer.network.scale
     targets = output_paths(images, out, ending="_restored" if factor == 1 else f"_x{factor}")
-    if out is not None and not plan:
-        make_folder(out)
     how = RunOptions(bounds=bounds, max_memory=max_memory, resume=resume, overwrite=overwrite, dask=dask, progress=progress)
     todo = {source: target for source, target in zip(images, targets, strict=True) if not how.passes_over(target)}
-    if not (plan or resume):
-        check_writable(targets, overwrite)
     # Memory that was asked to be kept to is; without a limit, speed comes first.
     frugal = max_memory is not None and keep_no_freed_memory()
     restoration = Restoration(
@@ -127,8 +123,11 @@ def restore_files(
     work = _Work(restoration, how, quality=quality, parameters=parameters)
     if plan:
         return Planned({source: work.run(source, target).forecast() for source, target in todo.items()})
-    alone = len(images) == 1
-    failed = sum(not work.restored(source, target, alone=alone) for source, target in todo.items())
+    with output_folder(out):
+        if not resume:
+            check_writable(targets, overwrite)
+        alone = len(images) == 1
+        failed = sum(not work.restored(source, target, alone=alone) for source, target in todo.items())
     if failed:
         raise ValueError(f"{failed} of {len(images)} images were not restored")
     return Restored(dict(zip(images, targets, strict=True)), time.perf_counter() - started)

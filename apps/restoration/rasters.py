@@ -13,7 +13,7 @@ from ...core.precision import Precision
 from ...core.streaming.plan import Area
 from ...datasets.areas import window_of
 from ...datasets.growing import CACHE_BYTES, GrowingRasters, Layer, mask_of
-from ...datasets.identity import content_of, sha256
+from ...datasets.identity import content_of
 from ...datasets.images import GeoTiff, Survey, open_geotiff, survey
 from ...datasets.images.geotiff import cropped_details, picked_details, resized_details
 from ..cards import RunFacts, write_run_card, write_stac_item
@@ -139,7 +139,7 @@ class RasterRun:
         return {
             "command": "restore",
             "scene": content_of(self.image.name),
-            "weights": sha256(self.job.weights),
+            "weights": content_of(self.job.weights),
             "engine": self.job.engine,
             "precision": self.job.precision,
             "value range": list(self.known.value_range),

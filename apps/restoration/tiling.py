@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.memory import forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
+from ...core.memory import FREED, LATER, UNSEEN, forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
 from ...core.precision import autocast
 from ...core.streaming.plan import Area, Part, Plan
 from ...core.streaming.run import Finished, InMemory, Ready, Sink, Tick, Worker, run
@@ -20,10 +20,6 @@ logger = logging.getLogger(__name__)
 
 LARGEST = 1024  # pixels on a side of a tile: more gains nothing, the share of the overlap is small
 _PROBES = (48, 96)  # pixels on a side of the inputs that memory is measured on
-# Live tensors are not all: the C library keeps up to as much again of what was freed, in blocks below 32 MB.
-_KEPT = 2.0
-_LATER = 128e6  # bytes of libraries that are loaded on the way, and of their buffers
-_UNSEEN = 1.1  # what kernels take for themselves
 _AHEAD = 2  # parts that were read, or computed, before they are needed
 _MADE = 4  # results at a time: one weighted, one being written and one waiting, and what rounding takes
 _ALONE = 2  # results where there is one part only
@@ -183,17 +179,17 @@ class Tiler:
         """Predict the bytes that restoring takes at its peak beside what there is before."""
         height, width = (min(side, self._up(axis)) for axis in size)
         base, slope = self._measured()
-        factor = _UNSEEN if self.frugal or self.device.type != "cpu" else _KEPT
+        factor = UNSEEN if self.frugal or self.device.type != "cpu" else FREED
         network = factor * (base + slope * height * width) * threads
         if self.device.type != "cpu":
             return int(network)
         alone = side >= max(size)
         read, made = 4 * load.read * height * width, 4 * load.made * self.network.scale**2 * height * width
         if alone:
-            return int(network + read + _ALONE * made + _LATER)
+            return int(network + read + _ALONE * made + LATER)
         # What fades into the next row is as long as the image is wide.
         fading = 4 * load.made * self.network.scale**2 * self.fade * (size[1] + height)
-        return int(network + (threads + _AHEAD) * max(read, made) + _MADE * made + 2 * fading + _LATER)
+        return int(network + (threads + _AHEAD) * max(read, made) + _MADE * made + 2 * fading + LATER)
 
     def _measured(self) -> tuple[float, float]:
         if self._fit is None:

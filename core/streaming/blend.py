@@ -1,5 +1,7 @@
 """Parts that overlap, added up with weights that fade from one to the next."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,43 @@ class Blend:
         sums = sums[:, : area.height]
         with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: no data in any part
             return np.asarray(sums[:-1] / sums[-1])
+
+
+def reaching(plan: Plan, part: Part) -> list[Part]:
+    """Return the parts that have a share in what one finishes: itself, and those before it that fade into it."""
+    row, column = divmod(part.index, len(plan.columns))
+    back = 1 if plan.fade else 0
+    rows, columns = range(max(row - back, 0), row + 1), range(max(column - back, 0), column + 1)
+    return [plan.part(r * len(plan.columns) + c) for r in rows for c in columns]
+
+
+def blended(plan: Plan, part: Part, values: Mapping[int, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the pixels that a part finishes, bit for bit as ``Blend`` does, from the parts that reach there, in any order.
+
+    Args:
+        plan: of the parts.
+        part: what is finished.
+        values: used pixels (channels, height, width) of all of ``reaching``, by their index.
+    """
+    if not plan.fade:
+        return values[part.index]
+    area = plan.finishes(part)
+    sums = np.zeros((len(values[part.index]) + 1, area.height, area.width), np.float32)
+    for line in (part.index, part.index - len(plan.columns)):  # in the order of Blend, because sums of floats depend on it
+        of_line = np.zeros_like(sums)
+        for index in (line, line - 1):
+            if index in values:
+                other = plan.part(index)
+                used = plan.used(other)
+                top, left = max(used.row, area.row), max(used.column, area.column)
+                bottom = min(used.row + used.height, area.row + area.height)
+                right = min(used.column + used.width, area.column + area.width)
+                weighted = _weighted(values[index], _weights(plan, other))
+                seen = weighted[:, top - used.row : bottom - used.row, left - used.column : right - used.column]
+                of_line[:, top - area.row : bottom - area.row, left - area.column : right - area.column] += seen
+        sums += of_line
+    with np.errstate(invalid="ignore"):  # as in Blend
+        return np.asarray(sums[:-1] / sums[-1])
 
 
 def _weighted(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -115,6 +115,10 @@ class Layer:
             numbers = np.concatenate([self.numbers(every, window).reshape(len(every), -1) for window in windows], 1)
             if np.isfinite(numbers).any():
                 break
+        return self.sample_of(numbers)
+
+    def sample_of(self, numbers: NDArray[np.float32]) -> Sample:
+        """Return numbers (bands, pixels) from all over the image, with what is known of them."""
         return Sample(numbers, self.bands, self.whole, self.bits, self.where, self.tags, self.scaling)
 
     def part(self, column: int, row: int, width: int, height: int) -> "Layer":

@@ -56,7 +56,7 @@ def open_layer(path: str | Path, sensor: Sensor, *, bands: Sequence[str | None] 
         else:
             centres = band_tags(src).wavelengths
             told = None if centres is None else [float(centres[i - 1]) for i in indices]
-            found = _bands(file, sensor, [src.descriptions[i - 1] or "" for i in indices], told)
+            found = told_bands(file, sensor, [src.descriptions[i - 1] or "" for i in indices], told)
         source = RasterSource.of(file, src)
         numbers = gdal_numbers(src, source)
         return Layer(
@@ -82,7 +82,7 @@ def _scene_layer(name: str, sensor: Sensor, bands: Sequence[str | None] | None) 
         scene = scene.with_bands([scene.bands.index(band) for band in indices])
         return _layer_of(scene, sensor, named_bands(name, sensor, [name for name in bands if name is not None]))
     told = None if scene.wavelengths is None else scene.wavelengths.tolist()
-    return _layer_of(scene, sensor, _bands(name, sensor, [""] * scene.num_bands, told))
+    return _layer_of(scene, sensor, told_bands(name, sensor, [""] * scene.num_bands, told))
 
 
 def _layer_of(scene: Scene, sensor: Sensor, found: tuple[Band, ...]) -> Layer:
@@ -106,9 +106,17 @@ def _spectral_layer(path: str, sensor: Sensor) -> Layer:
     scene = open_scene(path)
     if scene.wavelengths is None:
         raise ValueError(f"{path}: its bands have no wavelengths, which those of {sensor.name} must have in the file")
-    check_wavelengths(path, scene.wavelengths.tolist())
-    found = tuple(Band(f"B{i:03d}", float(w)) for i, w in zip(scene.bands, scene.wavelengths, strict=True))
-    return _layer_of(scene, sensor, found)
+    return _layer_of(scene, sensor, spectral_bands(path, scene.bands, scene.wavelengths.tolist()))
+
+
+def spectral_bands(where: str, numbers: Sequence[int], wavelengths: Sequence[float]) -> tuple[Band, ...]:
+    """Return bands of numbers counted from 1, at wavelengths in nm.
+
+    Raises:
+        ValueError: a wavelength is none in nm.
+    """
+    check_wavelengths(where, wavelengths)
+    return tuple(Band(f"B{i:03d}", w) for i, w in zip(numbers, wavelengths, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +148,12 @@ def picked(where: str, indices: Sequence[int], names: Sequence[str | None]) -> t
     return tuple(index for index, name in zip(indices, names, strict=True) if name is not None)
 
 
-def _bands(where: str, sensor: Sensor, names: Sequence[str], wavelengths: Sequence[float] | None) -> tuple[Band, ...]:
-    """The sensor's bands in the order of the file."""
+def told_bands(where: str, sensor: Sensor, names: Sequence[str], wavelengths: Sequence[float] | None) -> tuple[Band, ...]:
+    """Return the sensor's bands in the order of the file, by names ("" for none), else wavelengths in nm, else their number.
+
+    Raises:
+        ValueError: none of these tells them.
+    """
     count = len(names)
     described = [sensor.band(re.split(r"[,;:(\s]", name.strip(), maxsplit=1)[0]) if name else None for name in names]
     found = [band for band in described if band is not None]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from ..grid import Grid
+from ..sidecars import is_remote
 from .rasters import SCL_HIDDEN
 
 # What zarr lets out of metadata that it takes for its own arguments; those of each array are read when it is come to.
@@ -41,8 +42,11 @@ class ZarrImage:
             array = root[self.path] if self.path else root
             try:
                 cube = np.asarray(array[(*self.at, *(parts[i] for i in range(3)))])
-            except (RuntimeError, OSError, KeyError) as error:
-                raise ValueError(f"{self.store}/{self.path}: cannot be read ({error})") from error
+            except Exception as error:
+                # An address fails in the way of its library.
+                if not (is_remote(self.store) or isinstance(error, RuntimeError | OSError | KeyError)):
+                    raise
+                raise ValueError(f"{self.store}/{self.path}: cannot be read ({_line(error)})") from error
         cube = cube.transpose(self.order)[[band - 1 - first for band in bands]]
         values: NDArray[np.float32] = cube.astype(np.float32)
         if self.fill is not None:
@@ -59,18 +63,35 @@ def is_zarr(path: Path) -> bool:
 
 @contextmanager
 def opened(store: str) -> Iterator[Any]:
-    """The root of a store: a group or an array."""
+    """The root of a store, a group or an array: of a folder, a zip archive, or an address that fsspec reads.
+
+    Raises:
+        FileNotFoundError: no such store.
+        ValueError: damaged, out of reach, or something to read it with is not installed.
+    """
     try:
         import zarr
     except ImportError as error:
         raise ValueError("Zarr stores are read by zarr: pip install 'geovit[foundation]'") from error
-    if not Path(store).exists():
+    remote = is_remote(store)
+    if not remote and not Path(store).exists():
         raise FileNotFoundError(f"{store}: no such file")
     try:
-        archive = zarr.storage.ZipStore(store, mode="r") if store.endswith(".zip") else None
+        archive = zarr.storage.ZipStore(store, mode="r") if store.endswith(".zip") and not remote else None
         root = zarr.open(archive or store, mode="r")
+    except ImportError as error:
+        raise ValueError(
+            f"{store}: Zarr stores at addresses need fsspec, with aiohttp for https://, s3fs for s3://, gcsfs for gs:// and adlfs"
+            f" for az:// and abfs:// ({_line(error)})"
+        ) from error
     except (ValueError, KeyError, OSError, BadZipFile, *_DAMAGED) as error:
+        if remote and isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(f"{store}: no Zarr store there") from error
         raise ValueError(f"{store}: no Zarr store that can be read ({_line(error)})") from error
+    except Exception as error:
+        if not remote:
+            raise
+        raise ValueError(f"{store}: cannot be reached ({_line(error)})") from error  # each kind of address fails in its own way
     try:
         yield root
     except _DAMAGED as error:

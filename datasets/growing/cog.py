@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import rasterio
@@ -14,6 +15,7 @@ from rasterio.windows import Window
 
 from ..grid import Grid
 from ..raster import quiet_georeference
+from ..writing import atomic
 from .layer import Layer
 from .plain import GrowingRaster
 
@@ -37,7 +39,27 @@ def small_cache() -> Iterator[None]:
         yield
 
 
-def make_cog(plain: GrowingRaster, target: Path, tick: Callable[[float], None], mask: GrowingRaster | None = None) -> None:
+@contextmanager
+def growing_cog(path: Path, layer: Layer, *, overwrite: bool = False) -> Iterator[GrowingRaster]:
+    """Write one raster part by part; the Cloud Optimized GeoTIFF appears after the block whole, or not at all.
+
+    For what is soon made of what is there: nothing is kept of it if it is cut off.
+
+    Raises:
+        FileExistsError, OSError: as of ``atomic``.
+    """
+    with atomic(path, overwrite) as target, TemporaryDirectory(dir=target.parent) as scratch:
+        raster = GrowingRaster.make(Path(scratch) / "plain.tif", layer)
+        try:
+            yield raster
+            make_cog(raster, target)
+        finally:
+            raster.close()
+
+
+def make_cog(
+    plain: GrowingRaster, target: Path, tick: Callable[[float], None] | None = None, mask: GrowingRaster | None = None
+) -> None:
     """Write the Cloud Optimized GeoTIFF and read it back; its bytes depend on pixels and layer alone.
 
     Args:
@@ -65,7 +87,8 @@ def make_cog(plain: GrowingRaster, target: Path, tick: Callable[[float], None], 
         options["num_threads"] = "ALL_CPUS"
     with quiet_georeference():
         rasterio.shutil.copy(plain.file, target, driver="COG", **options)
-        tick(0.6)
+        told = tick or (lambda _: None)
+        told(0.6)
         with rasterio.open(target) as src:
             _check_layout(src, layer)
             for done, window in _windows(src, layer):
@@ -77,7 +100,7 @@ def make_cog(plain: GrowingRaster, target: Path, tick: Callable[[float], None], 
                     same = same and np.array_equal(src.read_masks(1, window=window), valid[0])
                 if not same:
                     raise OSError("what was written does not read back the same")
-                tick(0.6 + 0.4 * done)
+                told(0.6 + 0.4 * done)
             if not Grid.of(src).matches(layer.grid):
                 logger.warning("%s: GeoTIFF cannot hold this coordinate reference system exactly", layer.path)
     with target.open("rb") as whole:

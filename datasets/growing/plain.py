@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import numpy as np
 import rasterio
@@ -18,6 +17,7 @@ from rasterio.enums import ColorInterp
 
 from ..images.geotiff import describe
 from ..raster import GDAL_ERRORS, quiet_georeference, reason
+from ..writing import write_category_names
 from .layer import Layer
 
 _TILE = 256  # pixels on a side: as GDAL has it. Smaller ones for smaller rasters, else little pictures of many bands grow large.
@@ -79,7 +79,7 @@ class GrowingRaster:
                 if layer.icc is not None:
                     dst.update_tags(ns="COLOR_PROFILE", SOURCE_ICC_PROFILE=base64.b64encode(layer.icc).decode())
             if layer.names is not None:
-                _write_names(file.with_name(f"{file.name}.aux.xml"), layer)
+                write_category_names(file, layer.names)
             # GDAL keeps quiet about a disk that is full at closing, and leaves holes where the nodata value is 0.
             with file.open("r+b") as whole:
                 if hasattr(os, "posix_fallocate"):
@@ -218,13 +218,3 @@ def _tile_offsets(file: Path) -> NDArray[np.int64]:
                 raw.seek(struct.unpack("<Q", value)[0])
                 return np.fromfile(raw, width, count).astype(np.int64)
     raise ValueError(f"{file}: not tiled, or damaged")
-
-
-def _write_names(sidecar: Path, layer: Layer) -> None:
-    """TIFF has no place for category names: GDAL and QGIS look for them in a file beside it."""
-    names = layer.names or {}
-    root = ET.Element("PAMDataset")
-    categories = ET.SubElement(ET.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
-    for value in range(max(names) + 1):
-        ET.SubElement(categories, "Category").text = names.get(value, "")
-    ET.ElementTree(root).write(sidecar, encoding="utf-8")

@@ -9,7 +9,7 @@ from .kinds import as_image, as_images, to_kind_of, to_pillow
 from .paths import find_images, output_path, output_paths
 from .reading import MAX_PIXELS, open_geotiff, open_image
 from .validity import Survey, Windows, check_finite, invalid_pixels, survey, value_range
-from .values import REACH, fill_transparent, from_unit, to_pixels, to_unit, unit_alpha
+from .values import REACH, fill_transparent, to_pixels, to_unit, unit_alpha
 from .writing import check_format, write_image
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "check_format",
     "fill_transparent",
     "find_images",
-    "from_unit",
     "invalid_pixels",
     "open_geotiff",
     "open_image",

@@ -2,15 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.fill import fillnodata
 
-from .geotiff import resized_details
-from .image import Image, Pixels, peak_of
+from .image import Image, Pixels
 from .validity import Range, as_type, check_finite, checked_range, invalid_pixels, tell_if_dark, value_range
 
 logger = logging.getLogger(__name__)
@@ -22,7 +20,7 @@ def to_unit(image: Image, value_range: Range | None = None, *, means: Sequence[f
     """Pixels (H, W, C) as float32, 0..1 over a range of values; alpha is not applied.
 
     Invalid pixels (nodata, mask) are filled from their valid neighbours, so that no edge is there which rings into the valid
-    ones; ``from_unit`` makes them invalid again. The range is told in the log if it is not that of the type.
+    ones; ``to_pixels`` makes them invalid again. The range is told in the log if it is not that of the type.
 
     Args:
         image: The image.
@@ -52,50 +50,6 @@ def to_unit(image: Image, value_range: Range | None = None, *, means: Sequence[f
 def _scaled(means: Sequence[float] | None, values: Range) -> list[float] | None:
     low, high = values
     return None if means is None else [(mean - low) / (high - low) for mean in means]
-
-
-def from_unit(unit: NDArray[Any], like: Image, *, alpha: NDArray[Any] | None = None, value_range: Range | None = None) -> Image:
-    """The image whose ``to_unit`` is ``unit``, of the same type, range and metadata as ``like``, which may be of another size.
-
-    Values are rounded and clipped to the type. Grid, control points, nodata and mask follow the size (the latter two by nearest
-    neighbour); a valid value that would equal nodata moves to the next one.
-
-    Args:
-        unit: (H', W', C) floats; ``like.pixels`` has C bands too.
-        like: What was restored.
-        alpha: (H', W') floats in 0..1; must be given if ``like`` has alpha and another size.
-        value_range: As it was given to ``to_unit``.
-
-    Raises:
-        ValueError: NaN in ``unit``, another number of bands, or alpha missing.
-    """
-    if unit.ndim != like.pixels.ndim or unit.shape[2] != like.channels:
-        raise ValueError(f"{like.name}: result of shape {unit.shape} for an image of {like.channels} channels")
-    if not np.isfinite(unit).all():
-        raise ValueError(f"{like.name}: {int((~np.isfinite(unit)).sum())} values of the result are NaN or infinite")
-    low, high = _range(like, value_range)
-    shape = (int(unit.shape[0]), int(unit.shape[1]))
-    bounded = like.pixels.dtype.kind == "f" and (low, high) == (0.0, 1.0) and like.format != "GTiff"
-    invalid = invalid_pixels(like) if like.nodata is not None else None
-    pixels = to_pixels(
-        unit,
-        like.pixels.dtype,
-        (low, high),
-        bounded=bounded,
-        nodata=like.nodata,
-        invalid=None if invalid is None else _nearest(invalid, shape),
-    )
-    opacity = like.alpha if alpha is None else _to_type(np.clip(alpha, 0, 1) * peak_of(like.pixels.dtype), like.pixels.dtype)
-    if opacity is not None and opacity.shape != shape:
-        raise ValueError(f"{like.name}: alpha of shape {opacity.shape} for a result of {shape}")
-    return replace(
-        like,
-        pixels=pixels,
-        alpha=opacity,
-        mask=None if like.mask is None else _nearest(like.mask, shape),
-        grid=None if like.grid is None else like.grid.resized(*shape),
-        geo=None if like.geo is None else resized_details(like.geo, shape[0] / like.shape[0], shape[1] / like.shape[1]),
-    )
 
 
 def to_pixels(
@@ -167,13 +121,6 @@ def _with_nodata(pixels: Pixels, nodata: float, invalid: NDArray[np.bool_] | Non
     if invalid is not None:
         np.copyto(pixels, value, where=invalid)
     return pixels
-
-
-def _nearest(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask (H, W, ...) in another size: each pixel as the old one in which its centre lies."""
-    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(shape, mask.shape[:2], strict=True))
-    chosen: NDArray[np.bool_] = mask[rows][:, columns]
-    return chosen
 
 
 def _filled(unit: NDArray[np.float32], invalid: NDArray[np.bool_], means: Sequence[float] | None) -> NDArray[np.float32]:

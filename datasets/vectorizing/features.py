@@ -142,6 +142,9 @@ def _write_geoparquet(path: Path, batches: _Counted, schema: "pa.Schema", grid: 
         "bbox": list(grid.bounds),
     }
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    with pq.ParquetWriter(path, schema.with_metadata({"geo": json.dumps(geo)}), compression="zstd") as writer:
+    names = [name for name in schema.names if name != "geometry"]  # of which copies would be held, and are of no use
+    with pq.ParquetWriter(
+        path, schema.with_metadata({"geo": json.dumps(geo)}), compression="zstd", use_dictionary=names, write_statistics=names
+    ) as writer:
         for batch in batches:
             writer.write_batch(batch)

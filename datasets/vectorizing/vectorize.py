@@ -41,7 +41,7 @@ def vectorize(
     and ``hectares`` (null where areas cannot be told; see ``row_hectares``). Pixels without data are in no polygon.
 
     Memory does not grow with the map: it holds a strip and one batch of polygons. What must wait lies in a temporary file beside
-    ``out``: 8 bytes for each corner. A polygon is in memory as a whole when it is written, some 150 bytes a corner.
+    ``out``: 8 bytes for each corner. A polygon is in memory as a whole when it is written, some 130 bytes a corner.
 
     Args:
         class_map: raster of one band; 0 and its nodata value are no class.

@@ -95,10 +95,12 @@ class TestGrammar:
             if option == "progress":
                 assert "--progress" not in told, "the terminal decides"
             else:
-                assert (option if parameter.default is inspect.Parameter.empty else f"--{option}") in told
+                shown = option if parameter.default is inspect.Parameter.empty else f"--{option.replace('_', '-')}"
+                assert shown in told or f"--{option}." in told
         for option in ("--config", "--print_config", "--debug"):
             assert option in told
-        assert "Raises" not in told
+        for word in ("type:", "null", "{true,false}", "Raises"):
+            assert word not in told
         assert "Returns" not in told
 
     @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["fit", "--help"]])

@@ -89,6 +89,14 @@ def test_what_is_named_beside_a_file_decides_too(tmp_path):
     assert content_of(f"{b}:x") == content_of(f"{a}:x")
 
 
+def test_a_model_of_openvino_is_both_of_its_files(tmp_path):
+    (tmp_path / "m.xml").write_text("<net/>")
+    (tmp_path / "m.bin").write_bytes(b"weights")
+    before = content_of(tmp_path / "m.xml")
+    (tmp_path / "m.bin").write_bytes(b"Weights")
+    assert content_of(tmp_path / "m.xml") != before
+
+
 def test_large_inputs_are_read_in_places(tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "_WHOLE_BYTES", 2**20)
     monkeypatch.setattr(identity, "_PLACES", 8)

@@ -1,12 +1,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
-from geovit.datasets import open_scene, read_labels
+from geovit.datasets import Grid, open_scene, read_labels
+from geovit.datasets import labels as module
 
 
 @pytest.fixture
@@ -67,6 +70,38 @@ def test_another_crs_lands_within_a_pixel(write_raster, grid, truth):
     )  # fmt: skip
     path = write_raster("l.tif", there, on=replace(wide, height=height, width=width, transform=transform))
     assert (values_of(read_labels(path, grid)) == truth).mean() > 0.95
+
+
+def test_labels_do_not_depend_on_the_parts_that_they_are_read_in(write_raster, grid, truth, monkeypatch):
+    """Neither those of the scene's grid, nor those of other pixels or another CRS."""
+    fine = replace(grid, height=72, width=90, transform=Affine(10 / 3, 0, grid.transform.c, 0, -10 / 3, grid.transform.f))
+    degrees = CRS.from_epsg(4326)
+    (x,), (y,) = rasterio.warp.transform(grid.crs, degrees, [grid.transform.c], [grid.transform.f])
+    there = Grid(400, 400, degrees, Affine(2e-5, 0, x - 1e-3, 0, -2e-5, y + 1e-3))
+    files = [
+        write_raster("own.tif", truth),
+        write_raster("fine.tif", truth.repeat(3, 0).repeat(3, 1), on=fine),
+        write_raster("there.tif", np.random.default_rng(0).integers(0, 4, (400, 400), np.uint8), on=there),
+    ]
+    whole = [values_of(read_labels(file, grid)) for file in files]
+    assert all(len(np.unique(values)) == 4 for values in whole)
+    monkeypatch.setattr(module, "_SQUARE", 7)
+    monkeypatch.setattr(module, "_READ_PIXELS", 100)
+    for file, values in zip(files, whole, strict=True):
+        np.testing.assert_array_equal(values_of(read_labels(file, grid)), values)
+
+
+def test_memory_follows_the_labels_and_not_the_scene(tmp_path):
+    grid = Grid(200_000, 200_000, CRS.from_epsg(32633), Affine(1, 0, 4e5, 0, -1, 5.8e6))  # 160 GB as an array
+    places = [shapely.box(x, y, x + 30, y + 20) for x, y in ((400_010, 5_799_000), (500_000, 5_700_000), (599_960, 5_600_005))]
+    pyogrio.raw.write(
+        tmp_path / "l.gpkg", shapely.to_wkb(places), [np.array([1, 2, 2])], fields=["class"], geometry_type="Polygon",
+        crs="EPSG:32633",
+    )  # fmt: skip
+    labels = read_labels(tmp_path / "l.gpkg", grid)
+    np.testing.assert_array_equal(labels.counts(), [600, 1200])
+    rows, columns = np.divmod(labels.pixels, grid.width)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (980, 199_994, 10, 199_989)
 
 
 def test_a_shifted_crop_covers_its_own_pixels_only(write_raster, grid, truth):

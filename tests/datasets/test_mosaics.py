@@ -243,6 +243,26 @@ class TestItems:
         assert scene.numbers.scaling("item") == (1e-4, -0.1)  # told, not applied
         assert scene.numbers.tags["s2:processing_baseline"] == "05.09"
 
+    def test_wavelengths_that_only_the_file_tells_are_taken(self, item, write_raster, tmp_path):
+        cube = np.stack([np.full((24, 30), 7), np.arange(720).reshape(24, 30), np.full((24, 30), 9)]).astype(np.uint16)
+        tags = [
+            {"wavelength": str(nm), "wavelength_units": "nm", "bbl": str(good)} for nm, good in ((900, 1), (500, 1), (1400, 0))
+        ]
+        write_raster("cube.tif", cube, tags=tags)
+        path = item()
+        content = json.loads(path.read_text())
+        fields = {"href": "cube.tif", "type": "image/tiff", "nodata": 7, "raster:scale": 1e-4}
+        content["assets"] = {"cube": fields, "quality": {"href": "B04.tif", "type": "image/tiff"}}
+        path.write_text(json.dumps(content))
+        scene = open_scene(path)
+        np.testing.assert_array_equal(scene.wavelengths, [500])  # 900 nm is no data, 1400 nm is marked bad
+        expected = cube[1].astype(np.float32)
+        expected[expected == 7] = np.nan
+        np.testing.assert_array_equal(scene.read()[0], expected)
+        assert scene.numbers.scaling("item") == (1e-4, 0)
+        assert scene.numbers.marked
+        assert scene.numbers.tags["s2:processing_baseline"] == "05.09"
+
     @pytest.mark.parametrize(
         "href", ["../elsewhere.tif", "/etc/hostname.tif", "/vsimem/a.tif", "file:///etc/hostname.tif", "B04.vrt"]
     )

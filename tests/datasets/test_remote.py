@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from rasterio.windows import Window
 
-from geovit.datasets import open_scene
+from geovit.datasets import open_scene, raster
 
 # A process of its own: GDAL holds Python's lock while it opens a file, and a thread could not answer.
 _SERVE = """
@@ -105,6 +106,19 @@ def test_a_window_of_a_remote_file_is_read_by_ranges(server, big, form):
     assert sum(last - first + 1 for first, last in ranges) < path.stat().st_size / 2
 
 
+def test_a_server_that_stalls_is_left_after_a_while_unless_the_user_says_otherwise(monkeypatch):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # takes requests and answers none
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/scene.tif"
+        monkeypatch.setitem(raster._STALLED, "GDAL_HTTP_LOW_SPEED_TIME", "1")
+        with pytest.raises(ValueError, match=r"scene\.tif: .*too slow"):
+            open_scene(url)
+        monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "2")
+        with pytest.raises(ValueError, match=r"other\.tif: .*timed out"):
+            open_scene(url.replace("scene", "other"))  # of the first GDAL remembers that it is not there
+
+
 def test_a_remote_file_is_opened_once(server, big):
     scene = open_scene(f"/vsicurl/{server.url}/big.tif")
     scene.read(Window(0, 0, 128, 128))
@@ -171,7 +185,7 @@ def test_a_server_that_vanishes_gives_one_line(server, big):
 
 _ASK = """
 import sys
-from geovit.datasets import open_scene
+from geovit.datasets import open_scene, raster
 try:
     scene = open_scene(sys.argv[1])
     print(scene.read().shape)

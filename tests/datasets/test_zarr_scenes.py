@@ -1,6 +1,9 @@
 """Scenes in Zarr stores, as xarray, rioxarray and GDAL write them."""
 
+import functools
 import pickle
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -59,6 +62,27 @@ def test_what_xarray_writes(array, grid, tmp_path, version, order, placed):
         found = found.rio.write_transform(grid.transform).drop_vars(["x", "y"])
     found.to_zarr(tmp_path / "s.zarr", zarr_format=version)
     is_the_array(open_scene(tmp_path / "s.zarr"), array, grid)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Serve a folder over HTTP, and return its address."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that aiohttp closes when it is idle
+def test_a_store_at_an_address(array, grid, tmp_path, version, served):
+    array.to_zarr(tmp_path / "s.zarr", zarr_format=version)
+    is_the_array(open_scene(f"{served}/s.zarr"), array, grid)
+    assert open_scene(f"{served}/s.zarr:reflectance").num_bands == 4
+    with pytest.raises(FileNotFoundError, match=r"http://.*/none\.zarr: no Zarr store there"):
+        open_scene(f"{served}/none.zarr")
+    with pytest.raises(ValueError, match=r"http://.*no Zarr store that can be read \(Cannot connect"):
+        open_scene("http://127.0.0.1:9/s.zarr")
 
 
 def test_packed_numbers_are_raw_and_their_scale_is_told(array, grid, tmp_path, version):

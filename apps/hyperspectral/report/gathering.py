@@ -58,7 +58,7 @@ def page_of(mapped: Mapped) -> Page:
 def _row(info: ClassInfo, row: Mapping[str, Any]) -> ClassRow:
     return ClassRow(
         name=info.name,
-        color="#{:02x}{:02x}{:02x}".format(*info.color),
+        color=info.hex,
         pixels=row["pixels"],
         share=row["share"],
         hectares=row["hectares"],

@@ -11,7 +11,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo import cog_validate
 
 from geovit import __version__
-from geovit.apps.hyperspectral import classification, classify, fit_model, fitting
+from geovit.apps.hyperspectral import classify, fit_model, fitting, map_runs
 from geovit.apps.hyperspectral.model import load_classifier
 from geovit.datasets import open_scene, read_labels
 
@@ -173,7 +173,7 @@ def test_a_failure_at_the_last_file_changes_no_result_and_can_be_gone_on_with(fi
 
     options = {"model": done.files["model"], "out": tmp_path, "probabilities": True, "quicklook": True, "device": "cpu"}
     with monkeypatch.context() as patch:
-        patch.setattr(classification, "write_text_atomic", full)
+        patch.setattr(map_runs, "write_text_atomic", full)
         with pytest.raises(OSError, match="no space left"):
             classify(str(files.scene), **options, overwrite=existing)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == old

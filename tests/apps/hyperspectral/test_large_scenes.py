@@ -15,7 +15,7 @@ import torch
 from rasterio.features import geometry_mask
 from rasterio.windows import Window
 
-from geovit.apps.hyperspectral import approaches, classification, clustering, fitting, working
+from geovit.apps.hyperspectral import approaches, clustering, fitting, map_runs, working
 from geovit.apps.hyperspectral.classification import classify
 from geovit.apps.hyperspectral.model import load_classifier
 from geovit.apps.hyperspectral.working import part_bytes
@@ -123,13 +123,13 @@ def test_less_memory_makes_smaller_parts_and_the_same_map(files, whole, again, m
     all_of_it = scene.grid.height * scene.grid.width * pixel
     least = (all_of_it + part_bytes(16, 1, cost, width=scene.grid.width, pixel=pixel, channels=3, halo=model.halo)) / 1e9
     sides = []
-    carried_out = classification.carried_out
+    carried_out = map_runs.carried_out
 
     def noted(plan, *arguments, **options):
         sides.append(plan.side)
         return carried_out(plan, *arguments, **options)
 
-    monkeypatch.setattr(classification, "carried_out", noted)
+    monkeypatch.setattr(map_runs, "carried_out", noted)
     monkeypatch.setattr("geovit.apps.streaming.used_bytes", lambda _: 0)
     again()
     found = again(max_memory=1.05 * least, overwrite=True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -224,7 +225,7 @@ def test_a_dicom_series_gives_a_dicom_seg_if_asked(run, model, data_dir, tmp_pat
 
 def test_values_and_volumes_are_told(run, thresholds, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "open_segmenter", lambda *_: thresholds)
-    monkeypatch.setattr(files, "model_file", lambda path: path)
+    monkeypatch.setattr(files, "model_file", lambda _: Path(__file__))  # a file, for the run card
     voxels = body()
     write(tmp_path / "a.nii.gz", voxels)
     code, printed, _ = run(tmp_path / "a.nii.gz", "--model=m", "--report", tmp_path / "r.json", "--quicklook=false")
@@ -246,7 +247,7 @@ def test_the_volume_of_a_region_is_that_of_all_in_it(run, thresholds, tmp_path, 
     targets = Target(name="whole", values=(1, 2), output=1), Target(name="core", values=(2,), output=2)
     segmenter = replace(thresholds, network=Nested().eval(), plan=replace(PLAN, targets=targets, regions=True))
     monkeypatch.setattr(files, "open_segmenter", lambda *_: segmenter)
-    monkeypatch.setattr(files, "model_file", lambda path: path)
+    monkeypatch.setattr(files, "model_file", lambda _: Path(__file__))  # a file, for the run card
     write(tmp_path / "a.nii.gz", body())
     assert run(tmp_path / "a.nii.gz", "--model=m", "--report", tmp_path / "r.json", "--quicklook=false")[0] == 0
     labels = np.asarray(nib.load(tmp_path / "a_seg.nii.gz").dataobj)
@@ -268,7 +269,7 @@ def test_many_classes_are_lines(run, thresholds, tmp_path, monkeypatch):
 
     wide = Segmenter(network=More().eval(), config=UNET, plan=replace(PLAN, targets=targets))
     monkeypatch.setattr(files, "open_segmenter", lambda *_: wide)
-    monkeypatch.setattr(files, "model_file", lambda path: path)
+    monkeypatch.setattr(files, "model_file", lambda _: Path(__file__))  # a file, for the run card
     write(tmp_path / "a.nii.gz", body())
     _, printed, _ = run(tmp_path / "a.nii.gz", "--model=m", "--quicklook=false")
     assert "bone" in printed
@@ -298,6 +299,28 @@ def test_what_is_done_is_skipped_and_own_results_are_no_images(run, model, tmp_p
     assert "a_seg.nii.gz exists: pass --overwrite" in errors
 
 
+def test_a_card_repeats_the_segmentation_of_its_image(run, model, tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.nii.gz", body((20, 18, 16)))
+    weights = model()
+    assert run(tmp_path, "--model", weights, "--overlap=0.25", "--report", tmp_path / "r.json")[0] == 0
+    again = tmp_path / "again"
+    code, _, errors = run("--from-card", tmp_path / "b_run.json", "--out", again)
+    assert code == 0, errors
+    assert {path.name for path in again.iterdir()} == {"b_seg.nii.gz", "b_seg.png", "b_run.json"}
+    assert (nib.load(again / "b_seg.nii.gz").get_fdata() == nib.load(tmp_path / "b_seg.nii.gz").get_fdata()).all()
+    # Where to write is never taken from a card, and other images than those of the card are told.
+    card = json.loads((tmp_path / "b_run.json").read_text())
+    card["parameters"]["report"] = str(tmp_path / "stolen.json")
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    assert run("--from-card", tmp_path / "card.json", "--out", again, "--overwrite")[0] == 0
+    assert not (tmp_path / "stolen.json").exists()
+    write(tmp_path / "b.nii.gz", body((22, 18, 16)))
+    code, _, errors = run("--from-card", tmp_path / "b_run.json", "--out", again, "--overwrite")
+    assert code == 2
+    assert "the run cannot be repeated" in errors
+
+
 def test_a_bad_file_does_not_stop_the_others(run, model, tmp_path):
     whole = write(tmp_path / "a.nii.gz", body((20, 18, 16)))
     (tmp_path / "b.nii.gz").write_bytes(whole.read_bytes()[:-2000])
@@ -308,7 +331,8 @@ def test_a_bad_file_does_not_stop_the_others(run, model, tmp_path):
     write(tmp_path / "e.nii.gz", body((20, 18, 16)))
     code, printed, errors = run(tmp_path, "--model", model(), "--out", tmp_path / "out", "--report", tmp_path / "r.json")
     assert code == 2
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_seg.nii.gz", "a_seg.png", "e_seg.nii.gz", "e_seg.png"}
+    made = {f"{name}_{ending}" for name in "ae" for ending in ("seg.nii.gz", "seg.png", "run.json")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == made
     assert "3 of 5 failed:" in printed
     assert "1 voxels are NaN" in printed
     assert "is 4-D, with 2 channels or times" in printed
@@ -485,7 +509,7 @@ def test_an_interrupted_run_leaves_whole_files_only(model, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    made = list((tmp_path / "out").iterdir())
+    made = list((tmp_path / "out").glob("*.nii.gz"))
     assert 0 < len(made) < 20
     for path in made:
         assert nib.load(path).get_fdata().shape == (40, 36, 30)

@@ -172,6 +172,13 @@ def test_what_is_for_geotiffs_is_refused_elsewhere(make_weights, run, tmp_path):
         assert "a.png: --plan, --bounds and --dask are for GeoTIFFs" in errors
 
 
+@pytest.mark.parametrize("option", ["--value-range=5,1", "--dask=local:0", "--bounds=0,0,1,1"])
+def test_a_mistake_leaves_no_empty_folder(option, make_weights, run, tmp_path):
+    path = write(tmp_path / "a.tif", landscape(3, 20, 20))
+    run(path, "--weights", make_weights(), option, code=2)
+    assert names(tmp_path) == ["a.tif"]
+
+
 def started(*arguments):
     command = [sys.executable, "-m", "geovit", "restore", "--device=cpu", *map(str, arguments)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})

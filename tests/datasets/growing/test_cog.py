@@ -11,7 +11,7 @@ from rasterio.crs import CRS
 from rio_cogeo import cog_validate
 
 from geovit.datasets import Grid
-from geovit.datasets.growing import GrowingRaster, Layer, small_cache
+from geovit.datasets.growing import GrowingRaster, Layer, growing_cog, small_cache
 from geovit.datasets.growing import cog as module
 from geovit.datasets.growing.cog import cog_block, make_cog
 
@@ -98,3 +98,30 @@ def test_gdal_keeps_little_unless_the_user_said_how_much(monkeypatch):
     monkeypatch.setenv("GDAL_CACHEMAX", "77")
     with small_cache():
         assert get_gdal_config("GDAL_CACHEMAX") == before
+
+
+def test_a_raster_of_its_own_appears_whole_or_not_at_all(tmp_path):
+    layer = Layer(
+        path=tmp_path / "p.tif", grid=GRID, bands=2, dtype="float32", nodata=float("nan"), descriptions=["most", "entropy (bits)"]
+    )
+    values = np.random.default_rng(0).random((2, *GRID.shape), dtype=np.float32)
+    values[:, :40] = np.nan
+
+    def interrupted():
+        with growing_cog(layer.path, layer) as raster:
+            raster.write(values, 0, 0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert os.listdir(tmp_path) == []
+    with growing_cog(layer.path, layer) as raster:
+        for row in range(0, GRID.height, 250):
+            raster.write(values[:, row : row + 250], row, 0)
+    assert os.listdir(tmp_path) == ["p.tif"]
+    assert cog_validate(layer.path, strict=True) == (True, [], [])
+    with rasterio.open(layer.path) as src:
+        assert (src.descriptions, np.isnan(src.nodata)) == (("most", "entropy (bits)"), True)
+        np.testing.assert_array_equal(src.read(), values)
+    with pytest.raises(FileExistsError), growing_cog(layer.path, layer):
+        pass

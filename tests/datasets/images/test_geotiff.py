@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -7,7 +9,17 @@ from rasterio.crs import CRS
 from rasterio.rpc import RPC
 
 from geovit.datasets import Grid
-from geovit.datasets.images import GeoDetails, Image, from_unit, open_image, to_unit, write_image
+from geovit.datasets.images import (
+    GeoDetails,
+    Image,
+    invalid_pixels,
+    open_image,
+    to_pixels,
+    to_unit,
+    value_range,
+    write_image,
+)
+from geovit.datasets.images.geotiff import resized_details
 
 TRANSFORM = Affine(10.0, 0.0, 4e5, 0.0, -10.0, 5.8e6)
 unplaced = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # rasterio.open of the test itself
@@ -29,10 +41,16 @@ def write(path, pixels, *, mask=None, describe=None, **profile):
     return open_image(path)
 
 
-def enlarged(image, factor=2):
-    unit = to_unit(image).repeat(factor, 0).repeat(factor, 1)
-    alpha = None if image.alpha is None else (image.alpha / image.peak).repeat(factor, 0).repeat(factor, 1)
-    return from_unit(unit, image, alpha=alpha)
+def restored(image, factor=1):
+    """What stands for a model: pixels as floats and back, each several times."""
+
+    def larger(array):
+        return None if array is None else array.repeat(factor, 0).repeat(factor, 1)
+
+    unit, invalid = larger(to_unit(image)), larger(invalid_pixels(image))
+    pixels = to_pixels(unit, image.pixels.dtype, value_range(image), nodata=image.nodata, invalid=invalid)
+    grid, geo = image.grid.resized(*pixels.shape[:2]), resized_details(image.geo, factor, factor)
+    return replace(image, pixels=pixels, alpha=larger(image.alpha), mask=larger(image.mask), grid=grid, geo=geo)
 
 
 def again(tmp_path, image, name="result.tif"):
@@ -50,7 +68,7 @@ def test_bands_of_each_type_come_back_on_a_finer_grid(tmp_path, dtype, bands):
     same = again(tmp_path, image)
     np.testing.assert_array_equal(same.pixels, pixels)
     assert (same.grid, same.geo) == (image.grid, image.geo)
-    larger = again(tmp_path, enlarged(image))
+    larger = again(tmp_path, restored(image, 2))
     assert larger.grid == Grid(60, 600, image.grid.crs, Affine(5.0, 0.0, 4e5, 0.0, -5.0, 5.8e6))
     np.testing.assert_allclose(larger.pixels, pixels.repeat(2, 0).repeat(2, 1), rtol=1e-6)
     with rasterio.open(tmp_path / "result.tif") as src:
@@ -67,7 +85,7 @@ def test_what_the_file_says_about_bands_is_kept(tmp_path):
         dst.update_tags(2, wavelength="842", STATISTICS_MEAN="7")
 
     image = write(tmp_path / "a.tif", np.ones((4, 5, 2), np.uint16), describe=describe)
-    result = again(tmp_path, enlarged(image))
+    result = again(tmp_path, restored(image, 2))
     geo = result.geo
     assert (geo.descriptions, geo.units) == (("near infrared", None), (None, "m"))
     assert (geo.scales, geo.offsets) == ((0.1, 1.0), (0.0, 5.0))
@@ -88,7 +106,7 @@ def test_nodata_is_kept_and_never_enters(tmp_path, dtype, nodata):
     unit = to_unit(image)
     low, high = (0, image.peak) if dtype.startswith("u") else (pixels[~holes].min(), pixels[~holes].max())
     assert (20 - low) / (high - low) - 1e-6 <= unit.min() <= unit.max() <= (200 - low) / (high - low) + 1e-6
-    result = again(tmp_path, enlarged(image))
+    result = again(tmp_path, restored(image, 2))
     np.testing.assert_equal(result.nodata, nodata)
     wide = holes.repeat(2, 0).repeat(2, 1)
     expected = pixels.repeat(2, 0).repeat(2, 1)
@@ -107,15 +125,14 @@ def test_holes_are_filled_from_beside_them(tmp_path):
 
 def test_a_result_that_happens_to_equal_nodata_stays_valid(tmp_path):
     image = write(tmp_path / "a.tif", np.full((4, 4, 1), 7, np.uint8), nodata=0)
-    result = from_unit(np.zeros((8, 8, 1)), image)
-    assert (result.pixels == 1).all()
+    assert (to_pixels(np.zeros((8, 8, 1)), image.pixels.dtype, value_range(image), nodata=image.nodata) == 1).all()
 
 
 def test_masks_follow_the_size(tmp_path):
     mask = np.random.default_rng(0).random((30, 40)) > 0.3
     image = write(tmp_path / "a.tif", np.full((30, 40, 3), 9, np.uint8), mask=mask)
     np.testing.assert_array_equal(image.mask, mask)
-    result = again(tmp_path, enlarged(image, 3))
+    result = again(tmp_path, restored(image, 3))
     np.testing.assert_array_equal(result.mask, mask.repeat(3, 0).repeat(3, 1))
 
 
@@ -125,7 +142,7 @@ def test_control_points_and_rational_polynomials_follow_the_size(tmp_path):
     points = [GroundControlPoint(row=r, col=c, x=10 + c / 10, y=50 - r / 10, z=0, id=f"{r} {c}") for r, c in corners]
     image = write(tmp_path / "a.tif", np.ones((30, 40, 1), np.uint8), crs=CRS.from_epsg(4326), transform=None, gcps=points)
     assert image.grid.crs is None
-    result = again(tmp_path, enlarged(image))
+    result = again(tmp_path, restored(image, 2))
     assert [(p.row, p.col, p.x, p.y) for p in result.geo.gcps] == [(2 * p.row, 2 * p.col, p.x, p.y) for p in points]
     assert result.geo.gcps_crs == CRS.from_epsg(4326)
     rpcs = RPC(
@@ -134,7 +151,7 @@ def test_control_points_and_rational_polynomials_follow_the_size(tmp_path):
         samp_off=19.5, samp_scale=20, err_bias=0.5, err_rand=0.1,
     )  # fmt: skip
     plain = write(tmp_path / "b.tif", np.ones((30, 40, 1), np.uint8), crs=None, transform=None, rpcs=rpcs)
-    larger = again(tmp_path, enlarged(plain)).geo.rpcs
+    larger = again(tmp_path, restored(plain, 2)).geo.rpcs
     # The centre of the picture, 15 rows from its outer corner, is 30 rows from it.
     assert (larger.line_off, larger.line_scale, larger.samp_off, larger.samp_scale) == (29.5, 30, 39.5, 40)
 
@@ -152,7 +169,7 @@ def test_real_files(tmp_path, data_dir):
     folder = data_dir / "satellite"
     rgb = open_image(folder / "rasterio_tests/RGB.byte.tif")
     assert (rgb.nodata, rgb.rgb, rgb.shape, rgb.geo.colors) == (0, (0, 1, 2), (718, 791), ("red", "green", "blue"))
-    larger = again(tmp_path, enlarged(rgb))
+    larger = again(tmp_path, restored(rgb, 2))
     assert np.allclose(larger.grid.bounds, rgb.grid.bounds)
     np.testing.assert_array_equal(larger.pixels, rgb.pixels.repeat(2, 0).repeat(2, 1))
     deep = open_image(folder / "rasterio_tests/RGBA.uint16.tif")
@@ -163,11 +180,11 @@ def test_real_files(tmp_path, data_dir):
     stack = open_image(folder / "landsat7_opengeo/LE70220491999322EDC01_stack.gtif")
     assert (stack.pixels.shape, stack.pixels.dtype, stack.nodata) == ((250, 250, 8), np.int16, -9999)
     assert stack.geo.descriptions[6] == "band 6 temperature"
-    np.testing.assert_array_equal(from_unit(to_unit(stack), stack).pixels, stack.pixels)
+    np.testing.assert_array_equal(restored(stack).pixels, stack.pixels)
     cog = open_image(folder / "rasterio_tests/cogeo.tif")
     np.testing.assert_array_equal(again(tmp_path, cog).mask, cog.mask)
     rotated = open_image(folder / "rasterio_tests/rotated.tif")
-    larger = again(tmp_path, enlarged(rotated))
+    larger = again(tmp_path, restored(rotated, 2))
     np.testing.assert_allclose(larger.grid.to_map([0, 20, 7], [0, 30, 9]), rotated.grid.to_map([0, 10, 3.5], [0, 15, 4.5]))
 
 

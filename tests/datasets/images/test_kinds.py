@@ -1,15 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
 
-from geovit.datasets.images import Image, as_image, as_images, from_unit, to_kind_of, to_pillow, to_unit, write_image
+from geovit.datasets.images import Image, as_image, as_images, to_kind_of, to_pillow, write_image
 
 
 def restored(image):
     """What stands for a model: twice as large."""
-    alpha = None if image.alpha is None else (image.alpha / image.peak).repeat(2, 0).repeat(2, 1)
-    return from_unit(to_unit(image).repeat(2, 0).repeat(2, 1), image, alpha=alpha)
+    pixels, alpha = (None if array is None else array.repeat(2, 0).repeat(2, 1) for array in (image.pixels, image.alpha))
+    return replace(image, pixels=pixels, alpha=alpha)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32", "float64", ">u2"])
