@@ -57,7 +57,8 @@ def _sizes(told: dict[str, Any]) -> str:
         f"{least}" if m == 0 else f"from {least} on" + (f", multiples of {m}" if m > 1 else "")
         for m, least in zip(told["multiple"], told["smallest"], strict=True)
     }
-    return f"{told['channels']} channels, sizes {' and '.join(sorted(rules))}"
+    number = ", one image at a time" if told["single"] else ""
+    return f"{told['channels']} channels, sizes {' and '.join(sorted(rules))}{number}"
 
 
 def export(

@@ -2,10 +2,10 @@
 
 python benchmarks/export.py --threads 2
 
-Small models with random weights go the way of `geovit export`: traced, written, and compared on other sizes than the traced one (a
-model of one size: on other numbers of images). Then the network with the package's kernels and the programs compute the same input in
-turn in one process, with the same number of threads in float32. A row that fails says why. --quick times one run on the smallest
-input, which says nothing about speed, and writes no page; --only takes names and patterns such as "monai*".
+Small models with random weights go the way of `geovit export`: traced, written, and compared on other sizes than the traced
+one (a model of one size: on other numbers of images). Then the network with the package's kernels and the programs compute the
+same input in turn in one process, with the same number of threads in float32. A row that fails says why. --quick times one run on
+the smallest input, which says nothing about speed, and writes no page; --only takes names and patterns such as "monai*".
 """
 
 import argparse
@@ -16,10 +16,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import torch
 from export_cases import Case, cases
@@ -38,47 +38,66 @@ HEAD = (
     "| model | format | error | export s | input | geovit ms | ms | of geovit's |",
     "|---|---|---|---|---|---|---|---|",
 )
+ABOUT = f"""Small models with random weights. error: the largest difference from PyTorch with the package's kernels, as a share of
+the largest value, on sizes or numbers of images that were not traced; above {TOLERANCE:.0e} nothing is kept. export s: tracing,
+writing, loading and comparing. geovit ms: the network in PyTorch with the package's kernels. ms: the program; medians of runs in
+turn in one process. "of geovit's" above 1 is slower. A pt2 program runs in PyTorch without the package's kernels."""
 Run = Callable[[Tensor], Tensor]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Program:
+    """An exported program: the largest difference as a share of the largest value, the seconds that it took, what runs it."""
+
+    share: float
+    seconds: float
+    run: Run
 
 
 def rows(case: Case, *, runs: int, limit: float, quick: bool) -> Iterator[str]:
     """Export a model to all formats and time them; give a row of the table for each, or one that says why there is none."""
     torch.manual_seed(0)
-    try:
-        with at_most(limit):
-            exportable = case.make()
-            start = time.perf_counter()
-            program = trace(exportable)
-            traced = time.perf_counter() - start
-    except Exception as error:
-        yield failed(case.name, "all", error)
+    start = time.perf_counter()
+    found = tried(limit, lambda: with_trace(case.make()))
+    if isinstance(found, str):
+        yield failed(case.name, "all", found)
         return
-    made: dict[str, tuple[float, float, Run]] = {}
+    exportable, program = found
+    traced = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        made: dict[str, Program] = {}
         for format_ in get_args(Format):
-            try:
-                with at_most(limit):
-                    start = time.perf_counter()
-                    run = written(exportable, program, format_, Path(folder))
-                    share = check(exportable, lambda x, run=run: run(torch.from_numpy(x)).numpy(), tolerance=TOLERANCE).share
-                    made[format_] = share, traced + time.perf_counter() - start, run
-            except Exception as error:
-                yield failed(case.name, format_, error)
+            done = tried(limit, functools.partial(compared, exportable, program, format_, Path(folder), traced))
+            if isinstance(done, str):
+                yield failed(case.name, format_, done)
+            else:
+                made[format_] = done
         x = timed_input(exportable, 0 if quick else case.side)
         calls: dict[str, Callable[[], object]] = {"geovit": functools.partial(exportable.module, x)}
-        calls |= {format_: functools.partial(run, x) for format_, (_, _, run) in made.items()}
-        try:
-            with at_most(limit):
-                times = medians(calls, runs)
-        except Exception as error:
-            yield failed(case.name, "timing", error)
-            return
-    own = times["geovit"]
-    size = " x ".join(map(str, x.shape))
-    for format_, (share, seconds, _) in made.items():
+        calls |= {format_: functools.partial(program.run, x) for format_, program in made.items()}
+        times = tried(limit, functools.partial(medians, calls, runs))
+    if isinstance(times, str):
+        yield failed(case.name, "timing", times)
+        return
+    own, size = times["geovit"], " x ".join(map(str, x.shape))
+    for format_, done in made.items():
         spent = times[format_]
-        cells = [f"{share:.0e}", f"{seconds:.1f}", size, f"{1e3 * own:.1f}", f"{1e3 * spent:.1f}", f"{spent / own:.2f}"]
+        cells = [f"{done.share:.0e}", f"{done.seconds:.1f}", size, f"{1e3 * own:.1f}", f"{1e3 * spent:.1f}", f"{spent / own:.2f}"]
         yield f"| {case.name} | {format_} | {' | '.join(cells)} |"
+
+
+def with_trace(exportable: Exportable) -> tuple[Exportable, ExportedProgram]:
+    """Trace a model."""
+    return exportable, trace(exportable)
+
+
+def compared(exportable: Exportable, program: ExportedProgram, format_: Format, folder: Path, traced: float) -> Program:
+    """Write a program, load it and compare it; its seconds are those and the ones that it was ``traced`` in."""
+    start = time.perf_counter()
+    run = written(exportable, program, format_, folder)
+    checked = check(exportable, lambda x: run(torch.from_numpy(x)).numpy(), tolerance=TOLERANCE)
+    return Program(checked.share, traced + time.perf_counter() - start, run)
 
 
 def written(exportable: Exportable, program: ExportedProgram, format_: Format, folder: Path) -> Run:
@@ -98,23 +117,26 @@ def timed_input(exportable: Exportable, side: int) -> Tensor:
     return exportable.sample((1, exportable.channels, *size), torch.Generator().manual_seed(3))
 
 
-def failed(name: str, what: str, error: Exception) -> str:
+def failed(name: str, what: str, told: str) -> str:
     """Return the row of what did not work."""
-    told = " ".join(str(error).split()).replace("|", "/") or type(error).__name__
-    return f"| {name} | {what} | {told[:300]} |{' |' * 5}"
+    return f"| {name} | {what} | {told.replace('|', '/')[:300]} |{' |' * 5}"
 
 
-@contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Raise a TimeoutError in what takes longer."""
+def tried(seconds: float, call: Callable[[], T]) -> T | str:
+    """Return what a call gives, or what went wrong: a row that fails must not end the others."""
+    late = False  # whoever catches the error on the way may tell another one
 
-    def late(number: int, frame: object) -> None:
-        raise TimeoutError(f"took more than {seconds:g} s")
+    def stop(number: int, frame: object) -> None:
+        nonlocal late
+        late = True
+        raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        return call()
+    except Exception as error:  # noqa: BLE001 - whatever comes is told
+        return f"took more than {seconds:g} s" if late else " ".join(str(error).split()) or type(error).__name__
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -139,15 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.disable(logging.WARNING)
     torch.set_num_threads(args.threads)
     told = versions(["torch", "onnx", "onnxscript", "onnxruntime", "openvino", "monai"])
-    page = [
-        "# Exported models", "",
-        f"Made by `python benchmarks/export.py --threads {args.threads}`: {machine(torch.device('cpu'))}, {told}.", "",
-        "Small models with random weights. error: the largest difference from PyTorch with the package's kernels, as a share of the"
-        f" largest value, on sizes or numbers of images that were not traced; above {TOLERANCE:.0e} nothing is kept. export s: tracing,"
-        " writing, loading and comparing. geovit ms: the network in PyTorch with the package's kernels; ms: the program; medians"
-        " of runs in turn in one process; \"of geovit's\" above 1 is slower. pt2 runs in PyTorch without the package's kernels.",
-        "", *HEAD,
-    ]  # fmt: skip
+    made_by = f"Made by `python benchmarks/export.py --threads {args.threads}`: {machine(torch.device('cpu'))}, {told}."
+    page = ["# Exported models", "", made_by, "", ABOUT, "", *HEAD]
     print("\n".join(page), flush=True)
     start = time.perf_counter()
     for case in chosen:

@@ -19,7 +19,7 @@ from geovit.apps.foundation.published.smarties import range_encoder
 from geovit.apps.foundation.published.spectralearth import spectral_encoder
 from geovit.apps.foundation.published.spectralgpt import cube_encoder
 from geovit.apps.hyperspectral import exporting as classifiers
-from geovit.apps.hyperspectral.encoder_network import EncoderNetworkConfig
+from geovit.apps.hyperspectral.encoder_network import EncoderNetwork, EncoderNetworkConfig
 from geovit.apps.hyperspectral.lola_specvit import LolaSpecViTConfig
 from geovit.apps.hyperspectral.model import Classifier, ModelInfo
 from geovit.apps.hyperspectral.recipe import Recipe, TrainingConfig
@@ -42,6 +42,7 @@ from geovit.apps.restoration.swinir import SwinIR
 from geovit.apps.restoration.weights import architecture_of, save_restorer
 from geovit.core.backbones.token_encoder import Encoder
 from geovit.core.export import Exportable
+from geovit.core.layers.mixers import MIXERS
 from geovit.core.sensors.encoder import EncoderConfig, build_encoder
 from geovit.core.sensors.model import FoundationModel
 from geovit.core.sensors.normalization import Normalization
@@ -79,7 +80,10 @@ def _classifier(recipe: Recipe) -> Exportable:
     classes = tuple(ClassInfo(value, f"class {value}", (value, 0, 0)) for value in range(1, 10))
     wavelengths = [400.0 + 80 * band for band in range(_BANDS)]
     model = Classifier(ModelInfo("0", _BANDS, wavelengths, classes, recipe, {}))
-    model.members[0].transform.fit(torch.rand(500, _BANDS))
+    member = model.members[0]
+    member.transform.fit(torch.rand(500, _BANDS))
+    if isinstance(member.network, EncoderNetwork):
+        member.network.wavelengths.copy_(torch.tensor(wavelengths))
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.safetensors")
         return classifiers.exportable(Path(folder) / "model.safetensors")
@@ -110,6 +114,13 @@ def _encoder(build: Callable[[], Encoder], system: str) -> Exportable:
 
 def cases() -> Iterator[Case]:
     """Yield one of every kind."""
+    yield from _restorers()
+    yield from _classifiers()
+    yield from _segmenters()
+    yield from _encoders()
+
+
+def _restorers() -> Iterator[Case]:
     nets: dict[str, tuple[Callable[[], Network], int]] = {
         "Compact": (lambda: Compact(2, width=32, depth=8), 128),
         "CFSR": (lambda: CFSR(48, (3, 3)), 96),
@@ -122,11 +133,13 @@ def cases() -> Iterator[Case]:
         "MambaIR": (lambda: MambaIR(2, 32, depths=(2,), state=4, light=True, upsampler="pixelshuffledirect"), 48),
         "DLGSANet, one tile": (lambda: DLGSANet(2, 36, groups=1, pairs=1, tile=None), 48),
         "DLGSANet, tiles": (lambda: DLGSANet(2, 36, groups=1, pairs=1), 48),
-        "CATANet": (lambda: CATANet(2, centres=(16,), group=(64,), patch=(16,), steps=(2,)), 48),
+        "CATANet": (lambda: CATANet(2), 48),
     }
     for name, (build, side) in nets.items():
         yield Case(name, partial(_restorer, build), side)
 
+
+def _classifiers() -> Iterator[Case]:
     one = TrainingConfig(members=1)
     lola = LolaSpecViTConfig(dim=24, depths=(1, 1, 1), heads=(2, 4, 8), rank=4)
     token = EncoderNetworkConfig(adaptation="scratch", architecture=EncoderConfig(dim=48, depth=2, heads=4, patch=4))
@@ -134,6 +147,8 @@ def cases() -> Iterator[Case]:
     yield Case("lola_specvit", partial(_classifier, Recipe(network="lola_specvit", lola_specvit=lola, training=one)), 15)
     yield Case("encoder classifier", partial(_classifier, Recipe(network="encoder", encoder=token, training=one)), 32)
 
+
+def _segmenters() -> Iterator[Case]:
     small = {"channels": (8, 16, 32), "strides": (2, 2)}
     swin: dict[str, Any] = {"feature_size": 12, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
     volumes: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -155,9 +170,11 @@ def cases() -> Iterator[Case]:
         "monai_highresnet": ("monai_highresnet", {}, 24),
     }
     for name, (kind, arguments, side) in volumes.items():
-        for axes in (2, 3):
+        for axes in (2, 3) if not kind.startswith("monai") else (3,):
             yield Case(f"{name}, {axes}-D", partial(_segmenter, kind, arguments, (side,) * axes), side)
 
+
+def _encoders() -> Iterator[Case]:
     bands = tuple(band.wavelength or 0.0 for band in sensor(SENSOR).bands)
     vit: dict[str, Any] = {"patch": 8, "depth": 2, "heads": 4}
     config = partial(EncoderConfig, dim=48, depth=2, heads=4)
@@ -168,10 +185,7 @@ def cases() -> Iterator[Case]:
         },
         "encoder, less": partial(_built, partial(config, tokenizer="perceptron", mixer="less")),
         "encoder, less, rotary": partial(_built, partial(config, tokenizer="perceptron", mixer="less", rotary=True)),
-        **{
-            f"encoder, mixer {mixer}": partial(_built, partial(config, mixer=mixer))
-            for mixer in ("window", "shifted_window", "grid", "neighborhood", "stripe", "channel", "global", "vssd", "essa", "scan")
-        },
+        **{f"encoder, mixer {mixer}": partial(_built, partial(config, mixer=mixer)) for mixer in MIXERS},
         "DOFA": partial(dofa_encoder, 48, size=4, **vit),
         "SatMAE": partial(group_encoder, _GROUPS, 48, group_dim=16, **vit),
         "SMARTIES": partial(range_encoder, 48, size=4, **vit),

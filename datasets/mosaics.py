@@ -8,20 +8,11 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from .band_tags import BandTags, band_tags
 from .grid import Grid
 from .handles import Handles
-from .raster import (
-    BandTags,
-    Numbers,
-    RasterSource,
-    band_tags,
-    data_file,
-    gdal_numbers,
-    grid_of,
-    open_raster,
-    require_real,
-    require_whole,
-)
+from .raster import data_file, grid_of, open_raster, require_real, require_whole
+from .raster_source import Numbers, RasterSource, gdal_numbers
 from .scene import Scene, scene_of
 
 _SHIFT_PX = 0.01  # by which grids may differ from whole pixels: coordinates in files are rounded

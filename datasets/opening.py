@@ -6,11 +6,13 @@ from pathlib import Path
 
 from affine import Affine
 
+from .band_tags import BandTags, band_tags
 from .grid import Grid
 from .matlab import ArraySource, load_array, split_key
 from .mosaics import open_mosaic
 from .products import is_emit, is_enmap, is_netcdf, is_prisma, open_emit, open_enmap, open_netcdf, open_prisma
-from .raster import BandTags, Numbers, RasterSource, band_tags, data_file, gdal_numbers, grid_of, open_raster, require_whole
+from .raster import data_file, grid_of, open_raster, require_whole
+from .raster_source import Numbers, RasterSource, gdal_numbers
 from .scene import Scene, scene_of
 from .several import MOSAIC, STACK, named_files
 from .stac_scenes import is_item, open_item

@@ -1,30 +1,26 @@
-"""Reading rasters through GDAL: opening, pixels with NaN for nodata, and what the tags say about the bands."""
+"""Opening rasters through GDAL: which are taken, whether they are whole, and their grid."""
 
-import itertools
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.env import Env, getenv, hasenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from .band_tags import lower_keys
 from .grid import Grid
 from .handles import Handles
 from .hdf5 import is_hdf5, require_contained
 from .sidecars import inside
-from .wavelengths import parse_numbers, to_nm
 
 logger = logging.getLogger(__name__)
 
@@ -176,243 +172,6 @@ def data_file(path: str) -> str:
     )
 
 
-_WHOLE = 2**24  # float32 has every whole number below
-# Types whose values and nodata survive float32, so that nodata can be told from what was read.
-_EXACT_TYPES = ("uint8", "int8", "uint16", "int16", "float32")
-
-
-_SMALL_TYPES = frozenset(("uint8", "int8", "uint16", "int16"))
-
-
-@dataclass(frozen=True)
-class Stored:
-    """How the pixels of some bands are best kept in memory.
-
-    Args:
-        dtype: of their numbers.
-        nodata: of each band the number that is no data; None if there is none.
-    """
-
-    dtype: np.dtype[Any]
-    nodata: tuple[int | None, ...]
-
-
-@dataclass(frozen=True)
-class RasterSource:
-    """Pixels of a GDAL dataset, which stays open between reads. Safe to send to other processes and to fork."""
-
-    path: str
-    masked: tuple[bool, ...]  # per file band: whether it has a nodata value or a mask
-    alpha: tuple[int, ...]
-    block: tuple[int, int]
-    dtypes: tuple[str, ...]  # per file band
-    nodata: tuple[float | None, ...]  # per file band: what alone hides its pixels, if that can be told from values read
-    handles: Handles = field(default_factory=Handles, repr=False, compare=False)
-
-    @classmethod
-    def of(cls, path: str, src: DatasetReader, handles: Handles | None = None) -> "RasterSource":
-        """Look at an open dataset of a path."""
-        flags = [set(band) for band in src.mask_flag_enums]
-        masked = tuple(not {MaskFlags.all_valid, MaskFlags.alpha} & band for band in flags)
-        nodata = tuple(
-            value if band == {MaskFlags.nodata} and dtype in _EXACT_TYPES else None
-            for value, band, dtype in zip(src.nodatavals, flags, src.dtypes, strict=True)
-        )
-        handles = Handles() if handles is None else handles
-        return cls(path, masked, alpha_bands(src), src.block_shapes[0], tuple(src.dtypes), nodata, handles)
-
-    def read(self, bands: Sequence[int], window: Window | None) -> NDArray[np.float32]:
-        """Bands (1-based, in the given order) as (C, h, w) float32, NaN where invalid. Scale and offset tags are not applied."""
-        return self._read(bands, window, None)
-
-    def decimated(self, bands: Sequence[int], window: Window, shape: tuple[int, int]) -> NDArray[np.float32]:
-        """The same brought to (height, width) by nearest neighbour, from overviews if there are any."""
-        return self._read(bands, window, shape)
-
-    def _read(self, bands: Sequence[int], window: Window | None, shape: tuple[int, int] | None) -> NDArray[np.float32]:
-        with open_raster(self.path, self.handles) as src:
-            if shape is None:
-                window = window or Window(0, 0, src.width, src.height)
-                values = np.empty((len(bands), int(window.height), int(window.width)), np.float32)
-                self._by_blocks(src, bands, window, values)
-            else:
-                values = src.read(list(bands), window=window, out_shape=(len(bands), *shape), out_dtype="float32")
-            for pixels, band in zip(values, bands, strict=True):
-                if not self.masked[band - 1]:
-                    continue
-                if (nodata := self.nodata[band - 1]) is None:
-                    pixels[src.read_masks(band, window=window, out_shape=shape) == 0] = np.nan
-                else:  # not asked of GDAL, which would decode files that hold all bands together once more for each band
-                    hidden = _same(pixels, nodata)
-                    if hidden.any():
-                        pixels[hidden] = np.nan
-            for band in self.alpha:  # not left to GDAL, which knows alpha of 8 and 16 bits only
-                values[:, src.read(band, window=window, out_shape=shape) == 0] = np.nan
-            if any(np.issubdtype(src.dtypes[band - 1], np.floating) for band in bands):
-                values[~np.isfinite(values)] = np.nan
-        return values
-
-    def stored(self, bands: Sequence[int]) -> Stored | None:
-        """Small integers of one type, of which nodata alone hides any."""
-        types = {self.dtypes[band - 1] for band in bands}
-        hidden = any(self.masked[band - 1] and self.nodata[band - 1] is None for band in bands)
-        if len(types) != 1 or hidden or self.alpha or not types <= _SMALL_TYPES:
-            return None
-        dtype = np.dtype(types.pop())
-        info = np.iinfo(dtype)
-
-        def number(value: float | None) -> int | None:  # no pixel is NaN, a fraction or beyond the type
-            return int(value) if value is not None and value.is_integer() and info.min <= value <= info.max else None
-
-        return Stored(dtype, tuple(number(self.nodata[band - 1]) for band in bands))
-
-    def read_numbers(self, bands: Sequence[int], window: Window, out: NDArray[Any]) -> None:
-        """Read bands (1-based, in the given order) into (C, h, w) of the file's type."""
-        with open_raster(self.path, self.handles) as src:
-            self._by_blocks(src, bands, window, out)
-
-    def _by_blocks(self, src: DatasetReader, bands: Sequence[int], window: Window, out: NDArray[Any]) -> None:
-        """Read a window from left to right, one column of the file's blocks after the other, all bands of it.
-
-        GDAL keeps the blocks that it decoded last. In this order they are those at the window's right end, in which the next
-        window of the row begins; left to GDAL, band by band, they would be those of the last bands.
-        """
-        first, width = int(window.col_off), self.block[1]
-        last = first + out.shape[2]
-        edges = [first, *range((first // width + 1) * width, last, width), last]
-        for left, right in itertools.pairwise(edges):
-            part = Window(left, window.row_off, right - left, window.height)
-            src.read(list(bands), window=part, out=out[:, :, left - first : right - first])
-
-
-def _same(pixels: NDArray[np.float32], nodata: float) -> NDArray[np.bool_]:
-    """Where nodata is meant: numbers of float32 that are written as text may differ in the last two bits, as GDAL has it."""
-    with np.errstate(over="ignore"):
-        value = np.float32(nodata)
-    # NaN equals nothing here, and is found as what it is; whole numbers are the same in every spelling.
-    if not np.isfinite(value) or (value == np.rint(value) and abs(value) < _WHOLE):
-        return np.asarray(pixels == value)
-    return np.asarray(np.abs(pixels - value) <= 2 * np.spacing(np.abs(value)))
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What the file says of its numbers; information that ``Scene.read`` does not apply.
-
-    Args:
-        dtype: of the file.
-        marked: whether the file itself knows what is no data.
-        scalings: the (scale, offset) that the file tells, each once: value = number * scale + offset. Mostly one or none.
-        tags: of the file, keys in lower case.
-    """
-
-    dtype: np.dtype[Any]
-    marked: bool
-    scalings: tuple[tuple[float, float], ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    def scaling(self, where: str) -> tuple[float, float] | None:
-        """(scale, offset) of all bands; None if the file tells none.
-
-        Raises:
-            ValueError: bands have different ones.
-        """
-        if len(self.scalings) > 1:
-            raise ValueError(f"{where}: bands have different scales and offsets, which is not supported")
-        return self.scalings[0] if self.scalings and self.scalings[0] != (1.0, 0.0) else None
-
-
-def gdal_numbers(src: DatasetReader, source: RasterSource) -> Numbers:
-    """What a GDAL dataset says of its numbers."""
-    tags = {key.lower(): value for key, value in src.tags().items()}
-    scalings = tuple(dict.fromkeys(zip(src.scales, src.offsets, strict=True)))
-    return Numbers(np.dtype(src.dtypes[0]), any(source.masked), scalings, tags)
-
-
-def alpha_bands(src: DatasetReader) -> tuple[int, ...]:
-    """Bands that say where the others are transparent."""
-    return tuple(band for band, use in zip(src.indexes, src.colorinterp, strict=True) if use is ColorInterp.alpha)
-
-
-@dataclass(frozen=True)
-class BandTags:
-    """What the file says about its bands, in file order; None where it says nothing."""
-
-    wavelengths: NDArray[np.float64] | None  # nm, NaN for bands without
-    fwhm: NDArray[np.float64] | None  # nm
-    good: NDArray[np.bool_] | None
-    alpha: tuple[int, ...] = ()
-
-
-def band_tags(src: DatasetReader) -> BandTags:
-    """Wavelengths, widths and bad-band list of a dataset.
-
-    Looked for in the band tags, the GDAL ``IMAGERY`` domain of the bands, the ENVI header and the dataset tags; the first
-    that has wavelengths wins. Band tags come before ``IMAGERY`` because GDAL rounds the latter when it reads ENVI headers.
-    """
-    good = _per_band(src, "bbl")
-    wavelengths, fwhm = _wavelengths(src)
-    return BandTags(wavelengths, fwhm, None if good is None else np.asarray(good) != 0, alpha_bands(src))
-
-
-def _wavelengths(src: DatasetReader) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    imagery = [_lower(src.tags(band, ns="IMAGERY")) for band in src.indexes]
-    found: list[tuple[list[float] | None, list[float] | None, str | None]] = [
-        (_per_band(src, "wavelength"), _per_band(src, "fwhm"), _unit(src)),
-        (_column(imagery, "central_wavelength_um"), _column(imagery, "fwhm_um"), "um"),
-    ]
-    for centres, widths, unit in found:
-        if centres is None or not any(centre > 0 for centre in centres):
-            continue
-        if unit is not None and unit.strip().lower() == "index":
-            logger.warning("%s: the wavelengths are band indices, ignored", src.name)
-            continue
-        return to_nm(centres, widths, unit, src.name)
-    return None, None
-
-
-def _lower(tags: dict[str, str]) -> dict[str, str]:
-    return {key.strip().lower().replace(" ", "_"): value for key, value in tags.items()}
-
-
-def _column(tags: Sequence[dict[str, str]], key: str) -> list[float] | None:
-    if not any(key in band for band in tags):
-        return None
-    return [(parse_numbers(band.get(key, "")) or [float("nan")])[0] for band in tags]
-
-
-def _per_band(src: DatasetReader, key: str) -> list[float] | None:
-    column = _column([_lower(src.tags(band)) for band in src.indexes], key)
-    if column is not None:
-        return column
-    text = _dataset_tag(src, lambda tags: tags.get(key))
-    if text is None:
-        return None
-    values = parse_numbers(text)
-    if len(values) != src.count:
-        logger.warning("%s: %d values of %r for %d bands, ignored", src.name, len(values), key, src.count)
-        return None
-    return values
-
-
-def _unit(src: DatasetReader) -> str | None:
-    def find(tags: dict[str, str]) -> str | None:
-        return tags.get("wavelength_units", tags.get("wavelength_unit"))
-
-    units = {unit for band in src.indexes if (unit := find(_lower(src.tags(band)))) is not None}
-    if len(units) > 1:
-        raise ValueError(f"{src.name}: bands have different wavelength units {sorted(units)}")
-    return units.pop() if units else _dataset_tag(src, find)
-
-
-def _dataset_tag(src: DatasetReader, find: Callable[[dict[str, str]], str | None]) -> str | None:
-    for namespace in ("ENVI", None):
-        value = find(_lower(src.tags(ns=namespace)))
-        if value is not None:
-            return value
-    return None
-
-
 def require_real(path: str, src: DatasetReader) -> None:
     """Raise a ValueError if a file that is one of several has no bands, or bands of complex numbers."""
     if src.count == 0 or any(dtype.startswith("complex") for dtype in src.dtypes):
@@ -423,7 +182,7 @@ def require_whole(src: DatasetReader) -> None:
     """Raise a ValueError if the file ends early, as far as this can be told without reading all of it."""
     # The last pixel fails in formats that keep track of their blocks. A raw ENVI file GDAL fills up with zeros, silently.
     src.read(window=Window(src.width - 1, src.height - 1, 1, 1))
-    header = _lower(src.tags(ns="ENVI"))
+    header = lower_keys(src.tags(ns="ENVI"))
     if src.driver != "ENVI" or header.get("file_compression", "0") != "0" or not Path(src.name).is_file():
         return
     value_bytes = sum(np.dtype(dtype).itemsize for dtype in src.dtypes)

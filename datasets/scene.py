@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from .band_tags import BandTags
 from .grid import Grid
-from .raster import BandTags, Numbers, Stored
+from .raster_source import Numbers, Stored
 
 logger = logging.getLogger(__name__)
 

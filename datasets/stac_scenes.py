@@ -10,8 +10,10 @@ from urllib.request import urlopen
 
 import numpy as np
 
+from .band_tags import BandTags, band_tags
 from .handles import Handles
-from .raster import BandTags, Numbers, RasterSource, band_tags, gdal_numbers, grid_of, open_raster
+from .raster import grid_of, open_raster
+from .raster_source import Numbers, RasterSource, gdal_numbers
 from .scene import Scene, scene_of
 from .sidecars import linked
 from .stacks import Piece, StackSource, open_stack, stack_grid

@@ -8,20 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from .band_tags import BandTags, band_tags
 from .grid import Grid
 from .handles import Handles
-from .raster import (
-    BandTags,
-    Numbers,
-    RasterSource,
-    band_tags,
-    data_file,
-    gdal_numbers,
-    grid_of,
-    open_raster,
-    require_real,
-    require_whole,
-)
+from .raster import data_file, grid_of, open_raster, require_real, require_whole
+from .raster_source import Numbers, RasterSource, gdal_numbers
 from .scene import BandSource, Scene, scene_of
 
 _EDGE_PX = 1e-6  # pixel centres that lie on an edge but for rounding belong to the pixel behind it

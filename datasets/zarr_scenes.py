@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from .raster import BandTags, Numbers
+from .band_tags import BandTags
+from .raster_source import Numbers
 from .scene import Scene, scene_of
 from .sidecars import is_remote
 from .wavelengths import to_nm

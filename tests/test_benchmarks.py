@@ -284,11 +284,16 @@ def test_scenes_larger_than_memory_are_of_one_pattern_and_missed_bars_are_told(t
     del sys.modules[spec.name]
 
 
-def test_exported_models_are_timed_with_their_errors(tmp_path, capsys):
+def test_exported_models_are_timed_with_their_errors(tmp_path, capsys, monkeypatch):
     module, out = load("export"), tmp_path / "page.md"
-    arguments = ["--quick", "--runs", "1", "--threads", str(torch.get_num_threads()), "--out", str(out)]
-    assert module.main([*arguments, "--only", "compact x2"]) == 0
-    line = capsys.readouterr().out.splitlines()[-1].split(" | ")
-    assert line[:2] == ["| compact x2", "1 x 3 x 16 x 16"]
-    assert [float(error) < 1e-5 for error in line[7:9]] == [True, True]
+    compact = next(case for case in module.cases() if case.name == "Compact")
+    monkeypatch.setattr(module, "cases", lambda: [module.Case("broken", lambda: 1 / 0, 8), compact])
+    arguments = ["--quick", "--threads", str(torch.get_num_threads()), "--out", str(out)]
+    assert module.main([*arguments, "--only", "Comp*", "broken"]) == 0
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| Compact", "| broken"))]
+    assert lines[0][:3] == ["| broken", "all", "division by zero"]
+    assert [line[1] for line in lines[1:]] == ["pt2", "onnx", "openvino"]
+    assert all(float(line[2]) < 1e-5 for line in lines[1:])
+    assert lines[1][4] == "1 x 3 x 2 x 2"
     assert not out.exists()
+    assert module.main(["--only", "nothing"]) == 2

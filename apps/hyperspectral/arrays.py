@@ -16,7 +16,7 @@ from ...core.precision import Precision, resolve_precision
 from ...core.streaming.plan import Area, Part, Plan
 from ...datasets import Grid, Scene
 from ...datasets.classes import map_type
-from ...datasets.raster import Numbers
+from ...datasets.raster_source import Numbers
 from ..arrays import Cut, bands_of, image_of, name_of, nodata_of, without_nodata, xarray_module
 from .mapping import ModelTeller, cost_of
 from .model import Classifier, load_classifier, match_bands

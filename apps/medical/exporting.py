@@ -53,6 +53,7 @@ def exportable(path: Path, plan: str | None = None, merging_order: MergingOrder 
         ),
         meaning=("a window of the images as the plan prepares them", "logits of background and classes, or of regions"),
         traced=_TRACED,
+        single=fixed is not None,
     )
 
 

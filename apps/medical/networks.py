@@ -113,8 +113,8 @@ class Kind:
         follows: arguments whose default is the number of axes.
         sized: the argument whose default is the size of the images, if there is one.
         any_size: whether the network itself takes any size and has one output.
-        exported_for_roi: whether it is exported for windows of the ROI alone: how its attention is cut into windows depends on the
-            size in ways that cannot be written down in reasonable time.
+        exported_for_roi: whether it is exported for windows of the ROI alone: how its own windows lie depends on the size in ways
+            that cannot be written down in reasonable time.
     """
 
     target: str

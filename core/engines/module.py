@@ -25,6 +25,7 @@ class EngineModule(nn.Module):
         self.exported = exported
         told = exported.metadata["input"]
         self.channels, self.multiple, self.smallest = told["channels"], tuple(told["multiple"]), tuple(told["smallest"])
+        self.single = bool(told["single"])
         self.scale = int(exported.metadata["output"]["scale"])
         self._bytes = exported.metadata["bytes_per_position"]
 
@@ -53,8 +54,11 @@ class EngineModule(nn.Module):
         if any(missing):
             x = F.pad(x, [p for m in reversed(missing) for p in (0, m)])
         # Never touched, so that it takes no memory; it tells those who count tensors what the runtime takes beside them.
-        told = torch.empty(self._bytes * len(x) * math.prod(filled), dtype=torch.uint8)
-        y = torch.from_numpy(self.exported.engine.run(x.detach().float().cpu().numpy().astype(np.float32, copy=False)))
+        at_once = 1 if self.single else len(x)
+        told = torch.empty(self._bytes * at_once * math.prod(filled), dtype=torch.uint8)
+        values = x.detach().float().cpu().numpy().astype(np.float32, copy=False)
+        run = self.exported.engine.run
+        y = torch.from_numpy(np.concatenate([run(one[None]) for one in values]) if self.single else run(values))
         del told
         for axis, n in enumerate(size, 2):
             y = y.narrow(axis, 0, n * self.scale)

@@ -39,7 +39,8 @@ class Checked:
 def check(exportable: Exportable, run: Callable[[NDArray[np.float32]], NDArray[np.float32]], *, tolerance: float) -> Checked:
     """Compare a program with the module as it runs here, compiled kernels and all, on three sizes that it was not traced with.
 
-    A program of one size is compared with one and three images at once; two were traced.
+    A program of one size is compared on one and three images at once, of which two were traced, or, if it takes one at a time, on
+    two images.
 
     Args:
         exportable: the model.
@@ -54,7 +55,7 @@ def check(exportable: Exportable, run: Callable[[NDArray[np.float32]], NDArray[n
     sizes: list[tuple[int, ...]] = []
     fixed = not any(exportable.multiple)
     for step in (0, 2) if fixed else _STEPS:
-        size, batch = exportable.size(step), 1 + (step if fixed else step == 1)
+        size, batch = exportable.size(step), 1 + (0 if exportable.single else step if fixed else step == 1)
         x = exportable.sample((batch, exportable.channels, *size), generator)
         with torch.no_grad():
             expected: Tensor = exportable.module(x).float()

@@ -24,6 +24,7 @@ class Exportable:
         channels: of its input.
         multiple: of which each size is; its length is the number of axes. 0: that size is ``smallest`` and no other.
         smallest: each size at the least.
+        single: whether it takes one image at a time instead of any number.
         scale: output positions for each input position on an axis.
         app: its application, such as "restoration".
         model: its architecture, in a word.
@@ -43,6 +44,7 @@ class Exportable:
     about: Mapping[str, Any]
     meaning: tuple[str, str]
     traced: int = 2
+    single: bool = False
     sample: Callable[[Sequence[int], torch.Generator], Tensor] = field(default=noise)
 
     def described(self) -> dict[str, Any]:
@@ -52,7 +54,7 @@ class Exportable:
         return {
             "app": self.app,
             "model": self.model,
-            "input": {"means": name, "dtype": "float32", **shape},
+            "input": {"means": name, "dtype": "float32", **shape, "single": self.single},
             "output": {"means": made, "dtype": "float32", "scale": self.scale},
             "about": dict(self.about),
         }

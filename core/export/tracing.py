@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -14,25 +16,26 @@ _AXES = ("depth", "height", "width")
 
 
 def trace(exportable: Exportable) -> ExportedProgram:
-    """Write down what a module does; ops run in their plain form, and neither batch nor sizes become constants.
+    """Write down what a module does; ops run in their plain form, and only what is said to be fixed becomes constant.
 
     Raises:
         ValueError: if the module cannot be written down so, with the reason.
     """
     generator = torch.Generator().manual_seed(0)
-    x = exportable.sample((2, exportable.channels, *exportable.size(exportable.traced)), generator)
+    x = exportable.sample((1 if exportable.single else 2, exportable.channels, *exportable.size(exportable.traced)), generator)
     names = _AXES[-len(exportable.multiple) :]
     variable = {
         axis: m * Dim(f"{name}_steps", min=least // m, max=_MOST // m) if m > 1 else Dim(name, min=least, max=_MOST)
         for axis, (name, m, least) in enumerate(zip(names, exportable.multiple, exportable.smallest, strict=True), 2)
         if m
     }
-    shapes = ({0: Dim("batch", min=1, max=_BATCH), **variable},)
+    batch = {} if exportable.single else {0: Dim("batch", min=1, max=_BATCH)}
+    shapes = ({**batch, **variable},)
     noisy = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     level = noisy.level
     noisy.setLevel(logging.CRITICAL)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")  # of the tracer to its own developers
             program = torch.export.export(exportable.module, (x,), dynamic_shapes=shapes, strict=False)
     except Exception as error:

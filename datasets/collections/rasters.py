@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
+from ..band_tags import alpha_bands, band_tags
 from ..grid import Grid
 from ..opening import is_plain, open_scene
-from ..raster import RasterSource, alpha_bands, band_tags, data_file, gdal_numbers, grid_of, open_raster
+from ..raster import data_file, grid_of, open_raster
+from ..raster_source import RasterSource, gdal_numbers
 from ..scene import Scene
 from ..sensors import Band, Sensor
 from ..sensors.table import with_count

@@ -16,8 +16,9 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window
 
+from ..band_tags import alpha_bands
 from ..grid import Grid
-from ..raster import alpha_bands, open_raster, quiet_georeference
+from ..raster import open_raster, quiet_georeference
 from .containers import PHOTOMETRIC, first, needs_pillow
 from .image import PIXEL_TYPES, GeoDetails, Image, Pixels, peak_of
 

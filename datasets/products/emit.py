@@ -16,9 +16,10 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.windows import Window
 
+from ..band_tags import BandTags
 from ..grid import Grid
 from ..hdf5 import HdfFile, column, find, has, hdf_errors, looks, masked, number, numbers, text
-from ..raster import BandTags, Numbers
+from ..raster_source import Numbers
 from ..scene import Scene, scene_of
 from ..wavelengths import to_nm
 from .paths import split_variable

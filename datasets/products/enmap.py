@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from ..band_tags import BandTags, alpha_bands
 from ..hdf5 import masked
-from ..raster import BandTags, RasterSource, alpha_bands, gdal_numbers, grid_of, open_raster, require_whole
+from ..raster import grid_of, open_raster, require_whole
+from ..raster_source import RasterSource, gdal_numbers
 from ..scene import Scene, scene_of
 from ..sidecars import beside
 from .xml import Element, read_xml

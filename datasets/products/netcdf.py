@@ -17,6 +17,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.windows import Window
 
+from ..band_tags import BandTags
 from ..grid import Grid
 from ..hdf5 import (
     HdfFile,
@@ -33,7 +34,7 @@ from ..hdf5 import (
     require_own,
     text,
 )
-from ..raster import BandTags, Numbers
+from ..raster_source import Numbers
 from ..scene import Scene, scene_of
 from ..wavelengths import is_length, to_nm
 from .paths import split_variable

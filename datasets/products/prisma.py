@@ -17,9 +17,10 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.windows import Window
 
+from ..band_tags import BandTags
 from ..grid import Grid
 from ..hdf5 import HdfFile, find, has, hdf_errors, looks, number, numbers
-from ..raster import BandTags, Numbers
+from ..raster_source import Numbers
 from ..scene import Scene, scene_of
 
 logger = logging.getLogger(__name__)

@@ -178,7 +178,7 @@ def test_program_of_one_window_segments_volumes_of_any_size(tmp_path, caplog):
     with caplog.at_level("INFO", logger="geovit"):
         report = export(str(path), out=tmp_path / "swin.onnx")
     assert "exported for windows of 32 x 32, which `geovit segment` moves over images of any size" in caplog.text
-    assert report.checked.sizes == ((1, 32, 32), (3, 32, 32))
+    assert report.checked.sizes == ((1, 32, 32), (1, 32, 32))
     own, exported = open_segmenter(path), open_segmenter(tmp_path / "swin.onnx")
     x = torch.rand(1, 45, 20, 3)
     expected, made = (Slider(network=s.network, plan=plan, device=torch.device("cpu")).logits(x) for s in (own, exported))

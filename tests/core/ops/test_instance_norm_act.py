@@ -35,6 +35,13 @@ def test_statistics_survive_a_mean_of_a_thousand_deviations():
     assert (got - want).abs().max() < 1e-5 * want.abs().max()
 
 
+def test_plain_form_survives_a_mean_of_forty_deviations():
+    torch.manual_seed(0)
+    x = 2 + 0.05 * torch.randn(1, 4, 4, 4, 48)
+    got, want = (instance_norm_act(x.to(t), backend=b) for t, b in ((torch.float32, "eager"), (torch.float64, "reference")))
+    assert (got - want).abs().max() < 1e-5 * want.abs().max()
+
+
 @needs_native
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "gelu", "silu"])
 def test_nan_reaches_its_image_and_channel_only(activation):
