@@ -8,6 +8,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...core.memory import FREED, UNSEEN, forward_bytes, is_out_of_memory, memory_limit, release, used_bytes
+from ...core.memory import FREED, UNSEEN, forward_bytes, is_out_of_memory, keeping_freed_memory, memory_limit, release, used_bytes
 from ...core.precision import autocast
 from .plan import Plan
 from .windows import Box, Route, Step, importance, shortest_route
@@ -224,8 +225,10 @@ class Slider:
         choice = self.choose(voxels_CXYZ.shape[1:], held=held, weighted=weighted)
         logger.debug("%s", choice)
         self.network.eval()
+        keeping = self.device.type == "cpu" and not self.frugal
         try:
-            self._go(voxels_CXYZ, choice, take, weighted=weighted, tick=tick)
+            with keeping_freed_memory() if keeping else nullcontext():
+                self._go(voxels_CXYZ, choice, take, weighted=weighted, tick=tick)
         finally:
             self.network.train(training)
 

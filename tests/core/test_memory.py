@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,32 @@ print(predicted / (status("VmHWM") - before))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries cannot be told what to keep")
+def test_memory_that_is_kept_is_not_asked_of_the_system_again():
+    code = """
+import resource, torch
+from geovit.core.memory import keeping_freed_memory, used_bytes
+cpu = torch.device("cpu")
+def asked():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.empty(2**24).fill_(1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+torch.set_num_threads(1)
+asked()
+usual, before = asked(), used_bytes(cpu)
+with keeping_freed_memory():
+    asked()
+    kept = asked()
+    held = used_bytes(cpu) - before
+print(usual, kept, held, used_bytes(cpu) - before, asked())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    usual, kept, held, after, again = map(int, done.stdout.split())
+    assert kept < 0.05 * usual, "the same memory serves all"
+    assert held > 0.9 * 2**26
+    assert after < 2**23, "and is given back"
+    assert again > 0.5 * usual, "what was before is again"
