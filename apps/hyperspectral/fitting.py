@@ -22,7 +22,6 @@ from .model import Classifier, ModelInfo
 from .recipe import DEFAULT_RECIPE, Recipe
 from .results import Classification, describe, ready_folder, result_files
 from .samples import LabelledScene
-from .training import fit, tiling
 
 MODEL, ADAPTERS, _FACTS = "model.safetensors", "adapters.safetensors", "fit.json"
 
@@ -61,6 +60,8 @@ class Fitting:
         Raises:
             ValueError: labels that cannot be read or used, or an encoder that cannot read the scene.
         """
+        from .training import tiling  # with Lightning and what that imports: 0.3 GB that a map with a fitted model does not need
+
         source = None if base is None else encoder_for(scene, base)
         read = read_labels(labels, scene.grid, field=field, classes=classes)
         tiles = tiling(recipe)
@@ -80,6 +81,8 @@ class Fitting:
         self, *, seed: int, device: torch.device, precision: torch.dtype, progress: bool
     ) -> tuple[Classifier, dict[str, Any]]:
         """Fit a classifier; return it, with what a report says of that."""
+        from .training import fit
+
         started = time.perf_counter()
         model = fit(
             self.scene, self.labelled, np.ones(len(self.labelled), dtype=np.bool_), self.recipe, seed=seed, device=device,

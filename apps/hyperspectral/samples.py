@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from rasterio.windows import Window
 from scipy.sparse import csr_array
-from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
@@ -138,6 +137,8 @@ def validation_folds(labelled: LabelledScene, training: Mask, config: TrainingCo
     A class keeps at least one training pixel: where a fold would take all of them, they stay. Folds may come out empty if there
     is only one block.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     pixels = np.flatnonzero(training)
     folds = [np.zeros(len(labelled), dtype=np.bool_) for _ in range(config.members)]
     parts = max(round(1 / config.validation), config.members, 2)

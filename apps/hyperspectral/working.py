@@ -16,6 +16,7 @@ from ...datasets.hectares import row_hectares
 from ...datasets.pieces import Piece, PieceReader
 
 MAP, PROBABILITIES = "map", "probabilities"  # layers of a result
+_HELD = 4.5  # times what computing takes: what threads have freed, the C library keeps in pieces, for each of them (measured)
 LARGEST_SIDE = 1024  # pixels of a part: what parts cost beside their pixels is nothing by then
 
 
@@ -94,7 +95,7 @@ def part_bytes(side: int, threads: int, cost: Cost, *, width: int, pixel: int, c
     """
     seen, kept = (side + 2 * halo) ** 2 * pixel, side**2 * channels * 4.0
     shared = 2 * halo * (width + side) * pixel
-    return (threads + 2) * seen + shared + (threads + 4) * kept + threads * cost.bytes
+    return (threads + 2) * seen + shared + (threads + 4) * kept + threads * _HELD * cost.bytes
 
 
 def lead_of(cell: int, halo: int) -> int:

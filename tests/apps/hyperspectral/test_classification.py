@@ -11,7 +11,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo import cog_validate
 
 from geovit import __version__
-from geovit.apps.hyperspectral import classify, fit_model, fitting, map_runs
+from geovit.apps.hyperspectral import classify, fit_model, map_runs, training
 from geovit.apps.hyperspectral.model import load_classifier
 from geovit.datasets import open_scene, read_labels
 
@@ -155,7 +155,7 @@ def test_values_of_the_labels_stay_their_values_in_the_map(files, tiny, tmp_path
 
 @pytest.mark.parametrize("kind", ["map", "model", "probabilities", "quicklook", "report"])
 def test_existing_results_are_found_before_any_work(files, done, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(fitting, "fit", lambda *_, **__: pytest.fail("fitted first"))
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("fitted first"))
     (tmp_path / done.files[kind].name).write_text("mine")
     with pytest.raises(FileExistsError, match=f"{done.files[kind].name} exists: pass --overwrite"):
         classify(str(files.scene), labels=str(files.labels), out=tmp_path, probabilities=True, quicklook=True)

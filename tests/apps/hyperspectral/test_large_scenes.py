@@ -15,7 +15,7 @@ import torch
 from rasterio.features import geometry_mask
 from rasterio.windows import Window
 
-from geovit.apps.hyperspectral import approaches, clustering, fitting, map_runs, working
+from geovit.apps.hyperspectral import approaches, clustering, map_runs, training, working
 from geovit.apps.hyperspectral.classification import classify
 from geovit.apps.hyperspectral.model import load_classifier
 from geovit.apps.hyperspectral.working import part_bytes
@@ -178,7 +178,7 @@ def test_a_run_that_was_stopped_goes_on_without_fitting_again(files, tiny, tmp_p
     with pytest.raises(UnfinishedRunError, match="of another job .*seed: 0, now 1"):
         classify(str(files.scene), **options, seed=1, resume=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "fit", lambda *_, **__: pytest.fail("fitted again"))
+        patch.setattr(training, "fit", lambda *_, **__: pytest.fail("fitted again"))
         ended = classify(str(files.scene), **options, resume=True)
     for kind in ("map", "probabilities"):
         assert ended.files[kind].read_bytes() == whole.files[kind].read_bytes()
@@ -191,7 +191,7 @@ def test_a_fit_that_was_stopped_leaves_nothing(files, tiny, tmp_path, monkeypatc
     def stopped(*_, **__):
         raise Stopped
 
-    monkeypatch.setattr(fitting, "fit", stopped)
+    monkeypatch.setattr(training, "fit", stopped)
     with pytest.raises(Stopped):
         classify(str(files.scene), labels=str(files.labels), recipe=tiny, out=tmp_path, device="cpu")
     assert names(tmp_path) == []
