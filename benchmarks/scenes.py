@@ -49,7 +49,7 @@ from geovit.apps.bench import machine
 from geovit.apps.hyperspectral.approaches import Target, by_model
 from geovit.apps.hyperspectral.mapping import MapJob
 from geovit.apps.hyperspectral.results import layers_of
-from geovit.apps.hyperspectral.working import MAP, Wanted, plan_of
+from geovit.apps.hyperspectral.working import MAP, Wanted, lead_of, plan_of
 from geovit.core.streaming.plan import Plan
 from geovit.core.streaming.run import one_thread_each, run
 from geovit.datasets import open_scene
@@ -63,7 +63,7 @@ transform: {components: COMPONENTS}
 training: {members: 1, steps: 60, patience: 1}
 """
 _PIECE = 512  # pixels on a side of the piece that the model is fitted to
-_AMID = (8, 8)  # pixels: half a field of the ground
+_FIELD = 16  # pixels on a side of a field of the ground
 _GIB = 2**30
 
 
@@ -97,7 +97,7 @@ def write_scene(
     """Write a scene tile by tile: fields of three covers whose spectra vary; return profile and pixels of its labels."""
     rng = np.random.default_rng(bands)
     period = 256
-    rough = rng.integers(0, 3, (period // 16, period // 16)).repeat(16, 0).repeat(16, 1)
+    rough = rng.integers(0, 3, (period // _FIELD,) * 2).repeat(_FIELD, 0).repeat(_FIELD, 1)
     covers = rng.uniform(500, 3000, (3, bands)).astype(np.float32)
     square = covers[rough].transpose(2, 0, 1) + rng.normal(0, 120, (bands, period, period)).astype(np.float32)
     square = np.roll(square.round().astype(np.int16), (-offset[0], -offset[1]), (1, 2))
@@ -253,10 +253,11 @@ def shifts(scenes: Sequence[Made]) -> Iterator[Row]:
     made = scenes[0]
     side = min(1536, made.side)
     small = replace(made, path=made.folder / "small.tif", side=side)
-    write_scene(small.path, side, 4, offset=_AMID)
+    write_scene(small.path, side, 4)
     job, plan, layers = job_of(small)
     expected = mapped(job, plan, layers, made.folder)
-    window = job.open().teller.window
+    teller = job.open().teller
+    window = teller.window
     for size in (256, 384, 512):
         size = max(size // window * window, window)
         other = mapped(replace(job, cell=size), replace(plan, side=4 * size, multiple=size), layers, made.folder)
@@ -267,7 +268,7 @@ def shifts(scenes: Sequence[Made]) -> Iterator[Row]:
     yield Row(f"parts of {job.cell} against {plan.side}: pixels that differ", f"{different:,}", "0", different == 0)
     for offset, bar in (((16 * window, 24 * window), "0"), ((37, 53), "stated")):
         moved = replace(small, path=made.folder / "moved.tif", side=side)
-        write_scene(moved.path, side, 4, offset=(_AMID[0] + offset[0], _AMID[1] + offset[1]))
+        write_scene(moved.path, side, 4, offset=offset)
         shifted_job, shifted_plan, shifted_layers = job_of(moved)
         shifted = mapped(shifted_job, shifted_plan, shifted_layers, made.folder)
         inner = expected[offset[0] + 64 : -64, offset[1] + 64 : -64]
@@ -278,9 +279,10 @@ def shifts(scenes: Sequence[Made]) -> Iterator[Row]:
         yield Row(
             f"file begins {offset} {what} on: pixels that differ", f"{share:.4%}", bar, share == 0 if whole_windows else None
         )
-    # Fields are 16 pixels wide, and begin amid cells: every 16th column lies amid fields, whether cells meet there or not.
-    changes = (expected[:, 16::16] != expected[:, 15:-1:16]).mean(0)
-    meet = np.arange(16, side, 16) % job.cell == 0
+    # Cells meet amid fields: there, and amid all other fields, classes change where the network errs alone.
+    amid = np.arange(_FIELD // 2, side, _FIELD)
+    meet = (amid + lead_of(job.cell, teller.halo)) % job.cell == 0
+    changes = (expected[:, amid] != expected[:, amid - 1]).mean(0)
     at, elsewhere = changes[meet], changes[~meet]
     if at.size:
         away = abs(at.mean() - elsewhere.mean()) / max(float(elsewhere.std()), 1 / side)
