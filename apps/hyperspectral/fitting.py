@@ -1,11 +1,14 @@
 """From a scene and its labels to a fitted classifier, and to its files."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,18 @@ from .results import Classification, describe, ready_folder, result_files
 from .samples import LabelledScene
 
 MODEL, ADAPTERS, _FACTS = "model.safetensors", "adapters.safetensors", "fit.json"
+
+
+def _training() -> ModuleType:
+    """Return what fits networks. It brings Lightning with it: 0.3 GB that mapping with a fitted model does not need.
+
+    Lightning sets levels of its loggers when it is imported; those that were set before stay.
+    """
+    levels = {name: logging.getLogger(name).level for name in logging.root.manager.loggerDict if "lightning" in name}
+    module = import_module(".training", __package__)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    return module
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +75,9 @@ class Fitting:
         Raises:
             ValueError: labels that cannot be read or used, or an encoder that cannot read the scene.
         """
-        from .training import tiling  # with Lightning and what that imports: 0.3 GB that a map with a fitted model does not need
-
         source = None if base is None else encoder_for(scene, base)
         read = read_labels(labels, scene.grid, field=field, classes=classes)
-        tiles = tiling(recipe)
+        tiles = _training().tiling(recipe)
         return cls(scene, LabelledScene(scene, read, margin=tiles.margin, core=tiles.core), labels, recipe, source)
 
     def untrained(self) -> Classifier:
@@ -81,10 +94,8 @@ class Fitting:
         self, *, seed: int, device: torch.device, precision: torch.dtype, progress: bool
     ) -> tuple[Classifier, dict[str, Any]]:
         """Fit a classifier; return it, with what a report says of that."""
-        from .training import fit
-
         started = time.perf_counter()
-        model = fit(
+        model: Classifier = _training().fit(
             self.scene, self.labelled, np.ones(len(self.labelled), dtype=np.bool_), self.recipe, seed=seed, device=device,
             precision=precision, progress=progress, encoder=self.encoder,
         )  # fmt: skip
