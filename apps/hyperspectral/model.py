@@ -53,20 +53,24 @@ class ModelInfo:
 
 
 class Member(nn.Module):
-    """A network and the transform of its input: raw spectra (batch, bands, height, width) to logits.
+    """A network, the transform of its input, and what stands beside it: raw spectra (batch, bands, height, width) to logits.
 
-    Each member has a transform of its own, whose statistics leave out the pixels that validate it.
+    The probabilities of the two are averaged. Each member has a transform and a discriminant of its own, whose statistics leave
+    out the pixels that validate it.
     """
 
     def __init__(self, info: ModelInfo) -> None:
         super().__init__()
         self.transform = info.recipe.build_transform(info.bands)
         self.network = info.recipe.build(self.transform.features, len(info.classes))
+        self.discriminant = info.recipe.build_discriminant(info.bands, len(info.classes))
         self.window, self.receptive_field = (int(getattr(self.network, name)) for name in ("window", "receptive_field"))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.transform(x))
-        return logits.float()
+        logits: Tensor = self.network(self.transform(x)).float()
+        if self.discriminant is None:
+            return logits
+        return torch.stack([logits, self.discriminant(x)]).log_softmax(2).logsumexp(0)
 
 
 class Classifier(nn.Module):
@@ -181,6 +185,7 @@ def load_classifier(path: Path, encoder: FoundationModel | None = None, engine: 
     try:
         info = json.loads(metadata["info"])
         classes = tuple(ClassInfo(c["value"], c["name"], tuple(c["color"])) for c in info["classes"])
+        info["recipe"]["spectral_swin"].setdefault("discriminant", None)  # older files have none
         recipe = recipe_from_dict(info["recipe"], str(path))
         model = Classifier(ModelInfo(**{**info, "classes": classes, "recipe": recipe}))
     except (KeyError, TypeError, json.JSONDecodeError) as error:

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
 from .baselines import BASELINES
+from .discriminant import LinearDiscriminant
 from .encoder_network import EncoderNetwork, EncoderNetworkConfig, SensorTransform
 from .lola_specvit import LolaSpecViTConfig
 from .patches import SlidingPatches
@@ -92,6 +93,11 @@ class Recipe:
         return (
             SensorTransform(bands, self.encoder.scale) if self.network == "encoder" else SpectralTransform(bands, self.transform)
         )
+
+    def build_discriminant(self, bands: int, classes: int) -> LinearDiscriminant | None:
+        """Return what stands beside the network, not fitted yet: raw spectra to logits. None where nothing does."""
+        shrinkage = self.spectral_swin.discriminant if self.network == "spectral_swin" else None
+        return None if shrinkage is None else LinearDiscriminant(bands, classes, shrinkage=shrinkage)
 
     @property
     def crop(self) -> int:

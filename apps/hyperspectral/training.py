@@ -92,17 +92,20 @@ def fit(
             logger.info("fitting member %d of %d", number + 1, len(model.members))
             started = time.perf_counter()
             member = model.members[number]
-            member.transform.fit(spectra[training & ~held_out])
+            fitted = training & ~held_out
+            member.transform.fit(spectra[fitted])
+            if member.discriminant is not None:
+                member.discriminant.fit(spectra[fitted], torch.from_numpy(labelled.targets[fitted]))
             seen = labelled.transformed(member.transform)
             if isinstance(member.network, EncoderNetwork):
-                _start(member.network, seen, training & ~held_out)
+                _start(member.network, seen, fitted)
             curve = _fit_member(
-                member.network, seen, training & ~held_out, held_out, recipe, seed=seed + 1000 * number, device=device,
+                member.network, seen, fitted, held_out, recipe, seed=seed + 1000 * number, device=device,
                 precision=precision, progress=progress,
             )  # fmt: skip
             entry: dict[str, Any] = {"validation_pixels": int(held_out.sum()), "loss": curve}
             if held_out.any():
-                outputs.append(_logits(member.network, seen, held_out, torch.device("cpu")))
+                outputs.append(_logits(member, labelled, held_out, torch.device("cpu")))
                 truths.append(torch.from_numpy(labelled.targets[held_out]))
                 entry["accuracy"] = float((outputs[-1].argmax(1) == truths[-1]).float().mean())
             history.append({**entry, "seconds": round(time.perf_counter() - started, 1)})

@@ -49,6 +49,26 @@ def test_probabilities_sum_to_one(model, x):
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
+def test_a_member_averages_the_probabilities_of_network_and_discriminant(model, x):
+    member = model.members[0]
+    with torch.inference_mode():
+        apart = [logits.softmax(1) for logits in (member.network(member.transform(x)), member.discriminant(x))]
+        torch.testing.assert_close(member(x).softmax(1), sum(apart) / 2)
+    assert not torch.equal(*(probabilities.argmax(1) for probabilities in apart))
+
+
+def test_a_file_from_before_there_was_a_discriminant_is_read(saved, x, tmp_path):
+    tensors, metadata = load_state(saved)
+    info = json.loads(metadata["info"])
+    del info["recipe"]["spectral_swin"]["discriminant"]
+    old = {name: tensor for name, tensor in tensors.items() if ".discriminant." not in name}
+    assert len(old) < len(tensors)
+    save_module(tmp_path / "old.safetensors", old, {**metadata, "info": json.dumps(info)})
+    member = load_classifier(tmp_path / "old.safetensors").members[0]
+    with torch.inference_mode():
+        assert torch.equal(member(x), member.network(member.transform(x)))
+
+
 def test_the_file_says_what_it_was_fitted_on(saved, scene, labelled):
     tensors, metadata = load_state(saved)
     info = json.loads(metadata["info"])

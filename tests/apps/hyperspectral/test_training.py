@@ -5,6 +5,7 @@ import random as python_random
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from geovit.apps.hyperspectral import training as module
@@ -120,8 +121,9 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(scene, labelled, tin
     assert member["loss"][-1] > min(member["loss"])
     (held_out,) = validation_folds(labelled, everything(labelled), recipe.training, seed=0)
     assert member["validation_pixels"] == held_out.sum()
+    network = nn.Sequential(model.members[0].transform, model.members[0].network)  # what is trained
     with torch.inference_mode():
-        logits = at_pixels(model.members[0], labelled, held_out, reach=model.receptive_field, window=model.window)
+        logits = at_pixels(network, labelled, held_out, reach=model.receptive_field, window=model.window)
     loss = F.cross_entropy(logits, torch.from_numpy(labelled.targets[held_out])).item()
     assert loss == pytest.approx(min(member["loss"]), rel=1e-4)
 
