@@ -95,7 +95,8 @@ def fit(
             fitted = training & ~held_out
             member.transform.fit(spectra[fitted])
             if member.discriminant is not None:
-                member.discriminant.fit(spectra[fitted], torch.from_numpy(labelled.targets[fitted]))
+                known = torch.from_numpy(labelled.targets[fitted])
+                member.discriminant.fit(spectra[fitted], known, label_smoothing=recipe.training.label_smoothing)
             seen = labelled.transformed(member.transform)
             if isinstance(member.network, EncoderNetwork):
                 _start(member.network, seen, fitted)

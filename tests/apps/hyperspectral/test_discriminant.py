@@ -20,12 +20,25 @@ def logits(model: LinearDiscriminant, spectra: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shrinkage", [0.02, 0.5])
-def test_probabilities_are_those_of_scikit_learn_on_standardised_bands(pixels, shrinkage):
+def test_logits_are_those_of_scikit_learn_on_standardised_bands_but_for_a_temperature(pixels, shrinkage):
     spectra, targets = pixels
     scaled = ((spectra - spectra.mean(0)) / spectra.std(0, correction=0)).double().numpy()
-    expected = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(scaled, targets).predict_proba(scaled)
-    model = LinearDiscriminant(12, 3, shrinkage=shrinkage).fit(spectra, targets)
-    torch.testing.assert_close(logits(model, spectra).softmax(1).double(), torch.from_numpy(expected), rtol=1e-3, atol=1e-4)
+    known = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(scaled, targets).decision_function(scaled)
+    expected = torch.from_numpy(known - known.mean(1, keepdims=True))
+    found = logits(LinearDiscriminant(12, 3, shrinkage=shrinkage).fit(spectra, targets), spectra).double()
+    found -= found.mean(1, keepdim=True)
+    temperature = expected.norm() / found.norm()
+    assert temperature > 0.999
+    torch.testing.assert_close(found * temperature, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_few_pixels_of_many_bands_make_it_no_surer_than_it_is_right():
+    random = torch.Generator().manual_seed(0)
+    spectra, targets = torch.randn(640, 40, generator=random), torch.arange(640) % 2
+    spectra[:, 0] += 2 * targets
+    model = LinearDiscriminant(40, 2, shrinkage=0.02).fit(spectra[:40], targets[:40], label_smoothing=0.05)
+    sure, chosen = logits(model, spectra[40:]).softmax(1).max(1)
+    assert sure.mean() < (chosen == targets[40:]).float().mean() + 0.1
 
 
 def test_a_class_without_pixels_is_never_chosen(pixels):
