@@ -6,6 +6,8 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from geovit.apps.cli import main
 from geovit.apps.foundation.images import codes
@@ -116,6 +118,23 @@ def test_the_candidate_is_chosen_on_training_cells():
     groups = cells.blocks(4)
     which, _ = linear_probe([silent(cells), telling(cells)], cells.targets, groups)
     assert which == 1
+
+
+def test_regressions_multiply_on_one_thread(monkeypatch):
+    """On cores that are busy, each product would wait for a second thread."""
+    seen, fit = set(), LogisticRegression.fit
+
+    def counted(model, *data):
+        seen.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return fit(model, *data)
+
+    monkeypatch.setattr(LogisticRegression, "fit", counted)
+    cells = places(1, side=24)
+    with threadpool_limits(2, user_api="blas"):
+        linear_probe([telling(cells)], cells.targets, cells.blocks(4))
+        after = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+    assert seen == {1}
+    assert after == {2}
 
 
 def test_neighbours_vote_by_their_similarity():
