@@ -66,6 +66,7 @@ import torch
 from jsonargparse import ArgumentParser
 from page import heading, show
 
+from geovit.apps.foundation.embedder import Tiling
 from geovit.apps.foundation.features import ALL
 from geovit.apps.foundation.pretraining.training import PlacesConfig, pretrain
 from geovit.apps.foundation.probing.cells import Cells, Fold, across_places, gather, within_places
@@ -90,6 +91,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared/data/satellite/terramesh")
     parser.add_argument("--minutes", type=float, default=8.0, help="of pretraining, for each of the encoders")
     parser.add_argument("--fixed-minutes", type=float, help="the same for the encoders with fixed channels; default: as many")
+    parser.add_argument("--steps", type=int, help="instead of minutes, which mean little beside other work")
+    parser.add_argument("--fixed-steps", type=int, help="the same for the encoders with fixed channels; default: as many")
     parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs/foundation/terramesh.yaml")
     parser.add_argument("--keep", type=Path, help="folder for the encoders; default: they are not kept")
     parser.add_argument("--layer", default=ALL, help="depth of the features of encoders, trained or not")
@@ -108,7 +111,8 @@ def main() -> int:
     tested = sorted({int(cells.place[fold.test][0]) for fold in within})
 
     fixed = replace(config, tokenizer="group", groups=(tuple(float(b.wavelength or 0) for b in sensor(_HOME).bands),))
-    chosen_features = FeatureOptions(layer=options.layer, seeds=options.seeds)
+    tiling = Tiling(tile=recipe["crops"].size)
+    chosen_features = FeatureOptions(layer=options.layer, seeds=options.seeds, tiling=tiling, scale="image")
     spent = {"encoder": 0.0, "fixed channels": 0.0}
     with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory() as folder:
         features = {"encoder": _Features(cells), "fixed channels": _Features(cells)}
@@ -116,10 +120,13 @@ def main() -> int:
         for place in tested:
             for name, chosen, sensors in (("encoder", config, ()), ("fixed channels", fixed, (_HOME,))):
                 out = Path(folder) / f"{name} {place}"
-                minutes = options.minutes if name == "encoder" or options.fixed_minutes is None else options.fixed_minutes
+                minutes, steps = options.minutes, options.steps
+                if name != "encoder":
+                    minutes, steps = options.fixed_minutes or minutes, options.fixed_steps or steps
                 left_out = PlacesConfig(sensors=sensors, leave_out=[cells.places[place]], validation=0)
                 begun = time.perf_counter()
-                done = pretrain(options.data, out, chosen, places=left_out, minutes=minutes, **recipe)
+                length: dict[str, Any] = {"minutes": minutes, "steps": 10**6} if steps is None else {"steps": steps}
+                done = pretrain(options.data, out, chosen, places=left_out, **length, **recipe)
                 spent[name] += (time.perf_counter() - begun) / 60
                 told = f"{done.history[-1]['step']} steps, loss {done.history[-1]['loss']:.3f}"
                 print(f"{name} for {cells.places[place]}: {told} ({done.minutes:.1f} min)", flush=True)
@@ -225,10 +232,8 @@ def _recipe(file: Path, data: Path) -> dict[str, Any]:
     parser.add_argument("--config", action="config")
     parser.add_function_arguments(pretrain, as_positional=True, as_group=False, sub_configs=True)
     options = vars(parser.instantiate(parser.parse_args([str(data), "--config", str(file)])))
-    return {name: options[name] for name in ("encoder", "autoencoder", "crops", "augmentation", "distillation", "optimizer")} | {
-        "steps": 10**6,
-        "check_every": options["check_every"],
-    }
+    kept = ("encoder", "autoencoder", "crops", "augmentation", "distillation", "optimizer", "check_every")
+    return {name: options[name] for name in kept}
 
 
 def _without_cirrus(images: LabelledImages) -> LabelledImages:

@@ -13,7 +13,7 @@ from geovit.apps.cli import main
 from geovit.apps.foundation.images import codes
 from geovit.apps.foundation.probing.cells import Cells, across_places, gather, majority, within_places
 from geovit.apps.foundation.probing.labelled import read_labelled
-from geovit.apps.foundation.probing.methods import pooled, surroundings
+from geovit.apps.foundation.probing.methods import Extractor, FeatureOptions, pooled, surroundings
 from geovit.apps.foundation.probing.probe import ProbeSplit, probe
 from geovit.apps.foundation.probing.probes import linear_probe, neighbour_probe
 from geovit.apps.foundation.probing.references import band_statistics, random_convolutions
@@ -21,7 +21,7 @@ from geovit.apps.foundation.probing.scoring import balanced_accuracy, confusions
 from geovit.apps.foundation.probing.study import Method, compare, predict
 from geovit.core.sensors.batch import SensorBatch
 from geovit.core.sensors.encoder import EncoderConfig, build_encoder
-from geovit.core.sensors.model import FoundationModel, save_model
+from geovit.core.sensors.model import FoundationModel, load_model, save_model
 from geovit.core.sensors.normalization import Normalization
 from geovit.datasets.sensors import sensor
 
@@ -235,6 +235,19 @@ def folder(tmp_path_factory):
     model = FoundationModel(encoder=build_encoder(config), config=config, normalization=Normalization.fitted([batch]))
     save_model(root / "encoder.safetensors", model)
     return root
+
+
+def test_images_on_a_scale_of_their_own_are_alike_however_bright(folder):
+    image = read_labelled(folder, sensor_name="S2L2A").images[0]
+    gain, offset = np.random.default_rng(0).uniform([[0.5], [0.0]], [[2.0], [0.3]], (2, len(image.bands)))[..., None, None]
+    other = replace(image, values=(image.values * gain + offset).astype(np.float32))
+    model = load_model(folder / "encoder.safetensors")
+    by_scale = {
+        scale: Extractor(model=model, options=FeatureOptions(scale=scale), cell=8).encoder([image, other])[0].reshape(2, -1)
+        for scale in ("image", "model")
+    }
+    np.testing.assert_allclose(*by_scale["image"], atol=1e-3)
+    assert np.abs(np.subtract(*by_scale["model"])).max() > 0.1
 
 
 def test_the_command_writes_what_it_shows(folder, tmp_path, capsys):
