@@ -39,8 +39,8 @@ synthetic places do not favour, were kept because radar of TerraMesh (its images
 ridge regression on untrained tokens: R2 0.608, 0.614 and 0.617 without, with 0.1 and with 0.02, the mean over 282D, 38D and
 433D; 0.1 is between the two.
 
-How encoders see a place was set later, by the same trials on other places (three train, three are probed: seeds 100, 110 and 120
-on; 250 steps each; all layers), when the figures of six minutes of a thread on TerraMesh were known:
+How encoders see a place was set later, by the same trials on more places (three train, three are probed, of seeds 100 to 105,
+110 to 115 and 120 to 125; 250 steps each; all layers), when the figures of six minutes of a thread on TerraMesh were known:
 
     the whole place at once, on the training places' scale       0.871, 0.872, 0.808 (untrained 0.865, 0.854, 0.789)
     tiles as large as the crops of training, fading over         0.892, 0.878, 0.807 (untrained 0.875, 0.864, 0.798)
