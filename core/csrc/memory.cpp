@@ -78,7 +78,9 @@ class Store {
                 shrink(together > used ? together - used : 0);
             }
         }
-        return {asked_of_system(size), size};
+        void* const start = asked_of_system(size);
+        if (start == nullptr) in_use -= size;
+        return {start, size};
     }
 
     void put(const Block& block) {
@@ -133,7 +135,7 @@ Tensor from_store(const std::vector<int64_t>& shape, size_t bytes, ScalarType dt
         torch_from_blob(block.start, static_cast<int64_t>(shape.size()), shape.data(), strides.data(), 0, code,
                         aoti_torch_device_type_cpu(), -1, &made, aoti_torch_layout_strided(), nullptr, 0, freed,
                         reinterpret_cast<void*>(block.size));
-    if (error != 0) give_back(block);
+    if (error != 0) store().put(block);
     STD_TORCH_CHECK(error == 0, "torch made no tensor of a block of memory");
     return Tensor(made);
 }

@@ -11,9 +11,9 @@ namespace geovit {
 
 // Uninitialised and contiguous, on the CPU, of float32 or bfloat16.
 //
-// Large blocks of malloc come straight from the operating system (always above 32 MB, the largest size that it keeps for reuse) and
-// go back to it, so that the next result has its pages found, cleared and mapped anew: that can take as long as the kernels do.
-// Results above 32 MB therefore come from a store of blocks that earlier ones have left (memory.cpp). Smaller ones are malloc's.
+// Large blocks of malloc come straight from the operating system (always above 32 MB, and the end of its heap goes back, too), so
+// that the next result has its pages found, cleared and mapped anew: that can take as long as the kernels do. Results above 8 MB
+// therefore come from a store of blocks that earlier ones have left (memory.cpp). Smaller ones are malloc's.
 Tensor result(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype);
 
 // The same, of the dtype of `like`.
