@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .native import keep_results
 from .precision import autocast
 
 _DEFAULT_LIMIT = 4e9  # bytes of memory of the process, unless half of what is free is less
@@ -164,11 +165,13 @@ def bytes_allowed(max_memory: float | None) -> float | None:
 
 
 def keep_no_freed_memory() -> bool:
-    """Make the C library give every freed tensor back at once, so that the process takes what its tensors take and no more.
+    """Make every freed tensor go back to the system at once, so that the process takes what its tensors take and no more.
 
     For programs, not libraries: it holds for the whole process and to its end, and costs time, because the system clears memory
-    each time that it is handed out. Returns whether the C library can do that (glibc can).
+    each time that it is handed out. Returns whether the C library can do that (glibc can); the compiled kernels, which keep up to
+    1 GiB of large results for the next ones, can.
     """
+    keep_results(0)
     try:
         return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20))
     except (AttributeError, OSError, TypeError):  # another C library
@@ -181,7 +184,8 @@ def keeping_freed_memory() -> Iterator[None]:
 
     For passes of one network over inputs of one size. Large tensors are the system's own otherwise, which clears their memory
     each time that it is handed out. The process holds what a pass takes at its peak all the while, and for Swin UNETR up to half
-    as much again. It holds for all threads, but only large tensors of the main thread gain.
+    as much again. It holds for all threads, but only large tensors of the main thread gain, and of those the ones that PyTorch's
+    own ops make: the compiled kernels keep theirs anyway.
     """
 
     def let(most: int, kept: int) -> None:
@@ -199,7 +203,8 @@ def keeping_freed_memory() -> Iterator[None]:
 
 
 def give_freed_memory_back() -> None:
-    """Make the C library hand what it keeps of freed memory to the system, now and once; nothing where it cannot."""
+    """Make the compiled kernels and the C library hand what they keep of freed memory to the system, now and once."""
+    keep_results(keep_results(0))
     with suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -11,7 +11,7 @@ from ...core.engines import EngineModule, EngineName, open_exported
 from ...core.export import Exportable
 from .model import Segmenter
 from .models import open_segmenter
-from .networks import NETWORKS, AnySize, NetworkConfig, needs_of
+from .networks import NETWORKS, AnySize, FirstOutput, NetworkConfig, needs_of
 from .plan import plan_from_dict
 from .weights import MergingOrder
 
@@ -41,7 +41,7 @@ def exportable(path: Path, plan: str | None = None, merging_order: MergingOrder 
                     segmenter.config.name, told)  # fmt: skip
     smallest = fixed or (needs.multiple * (2 if needs.coarsest > 1 else 1),) * axes
     return Exportable(
-        module=inner.eval().requires_grad_(False),
+        module=FirstOutput(inner).eval().requires_grad_(False),
         channels=len(plain.channels),
         multiple=(0,) * axes if fixed is not None else (needs.multiple,) * axes,
         smallest=tuple(max(n, 2) for n in smallest),

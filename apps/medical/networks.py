@@ -66,6 +66,23 @@ class Needs:
         return tuple(n * self.multiple for n in grid)
 
 
+class FirstOutput(nn.Module):
+    """A network of which, of several outputs, the first is given: networks have several that know deep supervision."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map as the network does."""
+        return first_of(self.network(x))
+
+
+def first_of(outputs: Tensor | Sequence[Tensor]) -> Tensor:
+    """Return the first of several outputs, or the only one."""
+    return outputs[0] if isinstance(outputs, Sequence) else outputs
+
+
 class AnySize(nn.Module):
     """A network that takes images of any size: they are filled up with zeros at the end, and the logits are cut.
 
@@ -94,7 +111,7 @@ class AnySize(nn.Module):
         size = tuple(x.shape[2:])
         missing = [wanted - given for wanted, given in zip(self.needs.padded(size), size, strict=True)]
         y = self.network(F.pad(x, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else x)
-        logits: Tensor = y[0] if isinstance(y, Sequence) else y
+        logits = first_of(y)
         for axis, n in enumerate(size, 2):
             logits = logits.narrow(axis, 0, n)
         return logits

@@ -196,8 +196,7 @@ Results blocks_linear(const Tensor& x_, const std::optional<Tensor>& beside_, co
                     op, ": weight has another shape than the other tensors ask for");
     STD_TORCH_CHECK(!moments || to_taps == 1, op, ": moments go with blocks of one position");
     if (bias_) bias = checked(*bias_, {out}, op, "bias");
-    const Tensor y = torch::stable::new_empty(x, {images, depth * to_deep, height * to_high, across * to_wide, out});
-    result_pages(y);
+    const Tensor y = result(x, {images, depth * to_deep, height * to_high, across * to_wide, out});
     const int64_t kept = moments ? images : 0;
     const Tensor mean = torch::stable::new_empty(x, {kept, out}, ScalarType::Float);
     const Tensor variance = torch::stable::new_empty(x, {kept, out}, ScalarType::Float);

@@ -186,7 +186,7 @@ Tensor conv3x3(const Tensor& x_, const Tensor& weight_, const std::optional<Tens
     if (bias_) bias = checked(*bias_, {p.out}, op, "bias");
     const int64_t lanes = width();
     STD_TORCH_CHECK(p.in >= lanes && p.out >= lanes, op, ": fewer channels than a vector of this CPU holds");
-    const Tensor out = torch::stable::new_empty(x, {p.images, p.height, p.width, p.out});
+    const Tensor out = result(x, {p.images, p.height, p.width, p.out});
     if (p.tiles() == 0) return out;
     p.in_row = (p.in + lanes - 1) / lanes * lanes, p.out_row = (p.out + lanes - 1) / lanes * lanes;
     const Buffer zeros(p.in), filters(pairs * p.filter());

@@ -205,8 +205,7 @@ template <int Deep, class T>
 void convolve(Problem<T>& p, const Input<T>& input, const Tensor& like) {
     const bool affine = input.sources[0].mean != nullptr;
     const int64_t planes = Axis<Deep>::points;
-    const Tensor kept = torch::stable::new_empty(like, {pairs * planes * p.filter()}, ScalarType::Float);
-    result_pages(kept);
+    const Tensor kept = result(like, {pairs * planes * p.filter()}, ScalarType::Float);
     float* const filters = write(kept);
     p.filters = filters;
     torch::stable::parallel_for(0, p.in, 4096 / p.out_row + 1, [&](int64_t begin, int64_t end) {
@@ -260,8 +259,7 @@ Results conv3x3x3(const Tensor& x_, const std::optional<Tensor>& beside_, const 
         factor = checked(*factor_, {images, in}, op, "factor");
         offset = checked(*offset_, {images, in}, op, "offset");
     }
-    const Tensor y = torch::stable::new_empty(x, {images, size.depth, size.height, size.width, out});
-    result_pages(y);
+    const Tensor y = result(x, {images, size.depth, size.height, size.width, out});
     const int64_t kept = moments ? images : 0;
     const Tensor y_mean = torch::stable::new_empty(x, {kept, out}, ScalarType::Float);
     const Tensor y_variance = torch::stable::new_empty(x, {kept, out}, ScalarType::Float);

@@ -168,8 +168,7 @@ void gradient(const Problem& p, int64_t images, const Input<T>& input, const T* 
     const Problem* const problem = &p;
     const Tiling* const tiling = &p.tiling;
     const Buffer values(pairs * p.values()), grads(pairs * p.grads());
-    const Tensor kept = torch::stable::new_empty(like, {pairs * planes * p.sums()}, ScalarType::Float);
-    result_pages(kept);
+    const Tensor kept = result(like, {pairs * planes * p.sums()}, ScalarType::Float);
     float* const sums = write(kept);
     bool first = true;
     for (int64_t image = 0; image < images; ++image)

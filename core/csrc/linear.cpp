@@ -132,8 +132,7 @@ Tensor linear(const Tensor& x_, const Tensor& weight_, const std::optional<Tenso
     const int64_t lanes = width();
     STD_TORCH_CHECK(!by_pairs || (dot_bfloat16() && p.in % 2 == 0), op, ": no products of bfloat16, or an odd number of channels");
     STD_TORCH_CHECK(p.out >= lanes, op, ": fewer outputs than a vector of this CPU holds");
-    const Tensor out = torch::stable::new_empty(x, {p.rows, p.out});
-    result_pages(out);
+    const Tensor out = result(x, {p.rows, p.out});
     if (by_pairs) p.in /= 2;
     p.padded = (p.out + lanes - 1) / lanes * lanes;
     const Buffer panels(p.in * p.padded), bias(p.padded);

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "local_attention.h"
+#include "memory.h"
 #include "tensor.h"
 
 namespace geovit {
@@ -99,12 +100,6 @@ Rows<T> rows_written(const Tensor& tensor) {
     return rows_of(tensor, write<T>(tensor));
 }
 
-Tensor like_rows(const Tensor& q) {
-    std::vector<int64_t> shape;
-    for (int64_t a = 0; a < q.dim(); ++a) shape.push_back(q.size(a));
-    return torch::stable::new_empty(q, shape);
-}
-
 using MaybeTensor = std::optional<Tensor>;
 
 // What forward and backward share: checked operands, and the problem that points into them.
@@ -147,7 +142,7 @@ std::tuple<Tensor, Tensor> local_attention(const Tensor& q, const Tensor& k, con
                                            const MaybeTensor& pad_k, const MaybeTensor& pad_v, const Tensor& layout, double scale,
                                            bool sigmoid) {
     const int64_t batches = q.size(0), heads = q.size(q.dim() - 2);
-    const Tensor out = like_rows(q);
+    const Tensor out = result_like(q);
     Tensor rows;
     with_element_type(q, "geovit::local_attention", [&](auto element) {
         using T = decltype(element);
@@ -174,7 +169,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> local_attention_backw
     const Tensor grad = as_rows(grad_, q, "grad");
     const int64_t rows_count = sigmoid ? 0 : batches * call.layout.positions * heads * 2;
     const Tensor rows = checked(rows_, {rows_count}, "geovit::local_attention", "rows");
-    Tensor grad_q = like_rows(q), grad_k = like_rows(q), grad_v = like_rows(q);
+    Tensor grad_q = result_like(q), grad_k = result_like(q), grad_v = result_like(q);
     if (!call.layout.disjoint) {
         torch::stable::zero_(grad_k);
         torch::stable::zero_(grad_v);

@@ -2,38 +2,28 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
+#include <vector>
 
 #include "tensor.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace geovit {
 
-// Large blocks come straight from the operating system (always above 32 MB, the largest size that malloc keeps for reuse), and their
-// pages are mapped one by one as they are first written: with pages of 4 KB that takes several times as long as the writing. So this
-// asks for pages of 2 MB, which Linux by default gives to a program that asks (transparent_hugepage=madvise); torch's own allocations
-// do so with THP_MEM_ALLOC_ENABLE=1. It is a hint: nothing depends on its being followed.
-inline void result_pages(const Tensor& out) {
-#if defined(__linux__)
-    constexpr uintptr_t page = uintptr_t{1} << 21, least = uintptr_t{1} << 22;
-    const uintptr_t size = static_cast<uintptr_t>(out.numel()) * out.element_size();
-    if (size >= least) {
-        const auto start = reinterpret_cast<uintptr_t>(out.mutable_data_ptr());
-        const uintptr_t first = (start + page - 1) / page * page, last = (start + size) / page * page;
-        madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-    }
-#else
-    (void)out;
-#endif
-}
+// Uninitialised and contiguous, on the CPU, of float32 or bfloat16.
+//
+// Large blocks of malloc come straight from the operating system (always above 32 MB, and the end of its heap goes back, too), so
+// that the next result has its pages found, cleared and mapped anew: that can take as long as the kernels do. Results above 8 MB
+// therefore come from a store of blocks that earlier ones have left (memory.cpp). Smaller ones are malloc's.
+Tensor result(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype);
 
-// Uninitialised, of the shape and dtype of `like`, which is contiguous.
+// The same, of the dtype of `like`.
+inline Tensor result(const Tensor& like, const std::vector<int64_t>& shape) { return result(like, shape, like.scalar_type()); }
+
+// The same, of the shape and dtype of `like`.
 inline Tensor result_like(const Tensor& like) {
-    const Tensor out = torch::stable::empty_like(like);
-    result_pages(out);
-    return out;
+    std::vector<int64_t> shape;
+    for (int64_t axis = 0; axis < like.dim(); ++axis) shape.push_back(like.size(axis));
+    return result(like, shape);
 }
 
 }  // namespace geovit

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "memory.h"
 #include "selective_scan_backward.h"
 #include "tensor.h"
 
@@ -120,10 +121,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& u, const Tensor
     in.problem.blocks_per_task = 1;  // a thread does its tasks together, and nothing is summed over channels
     const Problem& p = in.problem;
     const bool keep_ungated = keep && z.has_value();
-    const Tensor y = torch::stable::new_empty(dt, {p.batch, p.length, p.dim});
+    const Tensor y = result(dt, {p.batch, p.length, p.dim});
     const Tensor state = torch::stable::new_empty(dt, {p.batch, p.routes, p.dim, p.states});
     const Tensor ungated = torch::stable::new_empty(dt, {keep_ungated ? p.batch : 0, p.length, p.dim});
-    const Tensor borders = torch::stable::new_empty(dt, {keep ? p.batch : 0, p.routes, p.chunks(), p.states, p.dim});
+    const Tensor borders = result(dt, {keep ? p.batch : 0, p.routes, p.chunks(), p.states, p.dim});
     const Forward::Output out{write(y), write(state), keep_ungated ? write(ungated) : nullptr, keep ? write(borders) : nullptr};
     run_tasks<Forward>(p, out);
     return {y, state, ungated, borders};
@@ -140,7 +141,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
     const Tensor ungated = checked(ungated_, {z ? p.batch : 0, p.length, p.dim}, name, "ungated");
     const Tensor borders = checked(borders_, {p.batch, p.routes, p.chunks(), p.states, p.dim}, name, "borders");
 
-    const auto empty = [&](std::initializer_list<int64_t> shape) { return torch::stable::new_empty(dt, shape); };
+    const auto empty = [&](const std::vector<int64_t>& shape) { return result(dt, shape); };
     const Tensor grad_u = empty({p.batch, p.length, u.size(2), p.dim}), grad_dt = empty({p.batch, p.length, p.routes, p.dim});
     const Tensor grad_z = empty({z ? p.batch : 0, p.length, p.dim});
     const Tensor grad_A = empty({p.batch, p.routes, p.dim, p.states});

@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "channels.h"
+#include "memory.h"
 
 namespace geovit {
 namespace {
@@ -41,7 +42,7 @@ Tensor swiglu(const Tensor& gate_, const Tensor& value_) {
     check(gate_, gate_, "gate");
     check(value_, gate_, "value");
     const Tensor gate = torch::stable::contiguous(gate_), value = torch::stable::contiguous(value_);
-    const Tensor out = torch::stable::empty_like(gate);
+    const Tensor out = result_like(gate);
     with_element_type(gate, op, [&](auto element) {
         using T = decltype(element);
         const T *g = read<T>(gate), *v = read<T>(value);
@@ -59,7 +60,7 @@ std::tuple<Tensor, Tensor> swiglu_backward(const Tensor& grad_, const Tensor& ga
     check(grad_, gate_, "grad");
     const Tensor grad = torch::stable::contiguous(grad_);
     const Tensor gate = torch::stable::contiguous(gate_), value = torch::stable::contiguous(value_);
-    const Tensor grad_gate = torch::stable::empty_like(gate), grad_value = torch::stable::empty_like(gate);
+    const Tensor grad_gate = result_like(gate), grad_value = result_like(gate);
     with_element_type(gate, op, [&](auto element) {
         using T = decltype(element);
         const T *d = read<T>(grad), *g = read<T>(gate), *v = read<T>(value);

@@ -11,6 +11,7 @@ from geovit.apps.export import export
 from geovit.apps.hyperspectral.model import Classifier, ModelInfo, load_classifier
 from geovit.apps.hyperspectral.recipe import Recipe, TrainingConfig
 from geovit.apps.hyperspectral.spectral_swin import SpectralSwinConfig
+from geovit.apps.medical.exporting import exportable
 from geovit.apps.medical.model import new_segmenter, save_segmenter
 from geovit.apps.medical.models import open_segmenter, read_plan
 from geovit.apps.medical.networks import NetworkConfig
@@ -103,6 +104,16 @@ def test_onnx_file_restores_as_the_network_does(compact, compact_onnx, tmp_path)
     assert made["torch"].shape == (42, 66, 3)
     assert np.abs(made["onnx"] - made["torch"]).max() <= 1  # of 255: a rounding that falls the other way
     assert np.abs(made["ov"] - made["torch"]).max() <= 1
+
+
+def test_of_networks_of_several_outputs_the_first_is_exported(tmp_path):
+    torch.manual_seed(0)
+    config = NetworkConfig(name="monai_unet_plus_plus", arguments={"features": [4, 4, 8, 8, 8, 4]})
+    made = new_segmenter(config, plan_from_dict({**read_plan("btcv").plan.to_dict(), "roi": [32, 32, 32], "spacing": None}))
+    save_segmenter(tmp_path / "nested.safetensors", made)
+    x = torch.randn(1, 1, 32, 32, 32)
+    traced = torch.export.export(exportable(tmp_path / "nested.safetensors").module, (x,))
+    torch.testing.assert_close(traced.module()(x), made.network.eval()(x))
 
 
 def test_openvino_file_tells_what_it_is(compact, tmp_path):

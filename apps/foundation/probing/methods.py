@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,9 +10,11 @@ from numpy.typing import NDArray
 
 from ....core.precision import Precision
 from ....core.sensors.model import FoundationModel
+from ....core.sensors.normalization import Normalization
 from ....datasets.sensors import SensorImage
 from ..embedder import Embedder, Tiling
 from ..features import LAST, blocks_of, parse_layers
+from ..images import collate
 from ..parts import embed_whole
 from ..scenes import LoadedImage
 from .probes import Features
@@ -34,6 +37,9 @@ class FeatureOptions:
         convolutions: random ones, twice as many features.
         seeds: random convolutions, and untrained encoders, that the figures are the mean of.
         tiling: how images are cut.
+        scale: of the values that encoders get: the model's, or "image", by which each image's bands are standardised by what they
+            hold themselves, as those of random convolutions are. Features then tell less of how bright an image is, and more of
+            what differs within it, whatever the model was trained on.
     """
 
     layer: str = LAST
@@ -41,6 +47,7 @@ class FeatureOptions:
     convolutions: int = 256
     seeds: int = 3
     tiling: Tiling = field(default_factory=Tiling)
+    scale: Literal["model", "image"] = "model"
 
     def __post_init__(self) -> None:
         if not (self.pool >= 1 and self.pool % 2 and self.convolutions >= 1 and self.seeds >= 1):
@@ -109,10 +116,13 @@ class Extractor:
         blocks, candidates = blocks_of(model.encoder), [self.options.layer]
         if self.options.layer == AUTO:
             candidates = ["0", str(blocks // 2), LAST] if blocks else [LAST]
-        embedder = Embedder(
-            model, layer=",".join(candidates), tiling=self.options.tiling, device=self.device, precision=self.precision
-        )
-        whole = [pooled(embed_whole(embedder, LoadedImage(image)), self.cell // embedder.patch) for image in images]
+        whole = []
+        for image in images:
+            own = model if self.options.scale == "model" else _scaled_by(image, model)
+            embedder = Embedder(
+                own, layer=",".join(candidates), tiling=self.options.tiling, device=self.device, precision=self.precision
+            )
+            whole.append(pooled(embed_whole(embedder, LoadedImage(image)), self.cell // embedder.patch))
         found, first = [], 0
         for candidate in candidates:
             width = model.encoder.dim * len(parse_layers(candidate, model.encoder))
@@ -129,6 +139,19 @@ class Extractor:
                 whole = np.concatenate([whole, surroundings(whole, self.options.pool)], axis=-1)
             parts.append(whole.reshape(-1, whole.shape[-1]))
         return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def _scaled_by(image: SensorImage, model: FoundationModel) -> FoundationModel:
+    """Return the model with the scale of an image; where that holds nothing, the model.
+
+    Raises:
+        ValueError: a model that has a scale of another kind.
+    """
+    if type(model.normalization) is not Normalization:
+        raise ValueError("scale 'image' is for encoders of geovit pretrain: this model has a scale of its own kind")
+    if not np.isfinite(image.values).any():
+        return model
+    return replace(model, normalization=Normalization.fitted([collate([image])], logarithm=model.normalization.logarithm))
 
 
 def image_shapes(images: Sequence[SensorImage], cell: int) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 Features = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -102,7 +103,9 @@ def _fit(model: LogisticRegression, features: Features, targets: Indices) -> Non
     with warnings.catch_warnings():
         # Separable classes have no optimum without regularisation to speak of; predictions do not change any more.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(features, targets)
+        # Hundreds of small products: a second thread gains little, and where it has to wait for a core, each product waits.
+        with threadpool_limits(1, user_api="blas"):
+            model.fit(features, targets)
 
 
 def _unit(values: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -6,12 +6,14 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from geovit.apps.cli import main
 from geovit.apps.foundation.images import codes
 from geovit.apps.foundation.probing.cells import Cells, across_places, gather, majority, within_places
 from geovit.apps.foundation.probing.labelled import read_labelled
-from geovit.apps.foundation.probing.methods import pooled, surroundings
+from geovit.apps.foundation.probing.methods import Extractor, FeatureOptions, pooled, surroundings
 from geovit.apps.foundation.probing.probe import ProbeSplit, probe
 from geovit.apps.foundation.probing.probes import linear_probe, neighbour_probe
 from geovit.apps.foundation.probing.references import band_statistics, random_convolutions
@@ -19,7 +21,7 @@ from geovit.apps.foundation.probing.scoring import balanced_accuracy, confusions
 from geovit.apps.foundation.probing.study import Method, compare, predict
 from geovit.core.sensors.batch import SensorBatch
 from geovit.core.sensors.encoder import EncoderConfig, build_encoder
-from geovit.core.sensors.model import FoundationModel, save_model
+from geovit.core.sensors.model import FoundationModel, load_model, save_model
 from geovit.core.sensors.normalization import Normalization
 from geovit.datasets.sensors import sensor
 
@@ -116,6 +118,23 @@ def test_the_candidate_is_chosen_on_training_cells():
     groups = cells.blocks(4)
     which, _ = linear_probe([silent(cells), telling(cells)], cells.targets, groups)
     assert which == 1
+
+
+def test_regressions_multiply_on_one_thread(monkeypatch):
+    """On cores that are busy, each product would wait for a second thread."""
+    seen, fit = set(), LogisticRegression.fit
+
+    def counted(model, *data):
+        seen.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return fit(model, *data)
+
+    monkeypatch.setattr(LogisticRegression, "fit", counted)
+    cells = places(1, side=24)
+    with threadpool_limits(2, user_api="blas"):
+        linear_probe([telling(cells)], cells.targets, cells.blocks(4))
+        after = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+    assert seen == {1}
+    assert after == {2}
 
 
 def test_neighbours_vote_by_their_similarity():
@@ -216,6 +235,19 @@ def folder(tmp_path_factory):
     model = FoundationModel(encoder=build_encoder(config), config=config, normalization=Normalization.fitted([batch]))
     save_model(root / "encoder.safetensors", model)
     return root
+
+
+def test_images_on_a_scale_of_their_own_are_alike_however_bright(folder):
+    image = read_labelled(folder, sensor_name="S2L2A").images[0]
+    gain, offset = np.random.default_rng(0).uniform([[0.5], [0.0]], [[2.0], [0.3]], (2, len(image.bands)))[..., None, None]
+    other = replace(image, values=(image.values * gain + offset).astype(np.float32))
+    model = load_model(folder / "encoder.safetensors")
+    by_scale = {
+        scale: Extractor(model=model, options=FeatureOptions(scale=scale), cell=8).encoder([image, other])[0].reshape(2, -1)
+        for scale in ("image", "model")
+    }
+    np.testing.assert_allclose(*by_scale["image"], atol=1e-3)
+    assert np.abs(np.subtract(*by_scale["model"])).max() > 0.1
 
 
 def test_the_command_writes_what_it_shows(folder, tmp_path, capsys):

@@ -1,0 +1,98 @@
+import os
+import threading
+
+import pytest
+import torch
+
+from geovit.core.memory import give_freed_memory_back, used_bytes
+from geovit.core.native import keep_results, native_status
+from geovit.core.ops.swiglu import swiglu
+
+pytestmark = pytest.mark.skipif(
+    not native_status()[0] or not os.path.exists("/proc/self/statm"), reason="the compiled kernels keep results on Linux only"
+)
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def what_is_kept():
+    before = keep_results(0)
+    keep_results(before)
+    yield
+    keep_results(0)
+    keep_results(before)
+
+
+def made(mib, value=0.0):
+    """Return a result of that size: of large ones what is freed serves the next."""
+    gate = torch.full((mib, MIB // 4), value)
+    return swiglu(gate, torch.ones(1).expand_as(gate), backend="native")
+
+
+def test_the_memory_of_a_freed_result_serves_the_next():
+    first = made(40)
+    if first.untyped_storage().resizable():
+        pytest.skip("torch before 2.11 makes no tensors of the kernels' memory")
+    place = first.data_ptr()
+    del first
+    smaller = made(36, value=2.0)
+    assert smaller.data_ptr() == place
+    assert bool((smaller == smaller[0, 0]).all())
+    other = made(36)
+    assert other.data_ptr() != place, "what is in use is nobody else's"
+    half = smaller[:10]
+    del smaller
+    assert made(36).data_ptr() != place, "a view still holds it"
+    assert bool((half == half[0, 0]).all())
+
+
+def test_what_is_kept_is_bounded_by_what_was_in_use_and_by_what_is_allowed():
+    before = used_bytes(CPU)
+    several = [made(40, value=1.0) for _ in range(3)]
+    assert used_bytes(CPU) - before > 115 * MIB
+    del several
+    assert used_bytes(CPU) - before > 115 * MIB, "kept"
+    large = made(100)  # what was kept is of no use for it: together they would be more than half as much again as before
+    assert used_bytes(CPU) - before < 195 * MIB
+    del large
+    keep_results(50 * MIB)
+    assert used_bytes(CPU) - before < 60 * MIB
+    keep_results(2**30)
+    several = made(40)
+    del several
+    give_freed_memory_back()
+    assert used_bytes(CPU) - before < 10 * MIB
+    assert keep_results(2**30) == 2**30, "and results are kept again"
+
+
+def test_results_of_several_threads_share_no_memory():
+    wrong = []
+
+    def work(value):
+        for _ in range(6):
+            result = made(33, value=value)
+            if not bool((result == result[0, 0]).all()):
+                wrong.append(value)
+
+    threads = [threading.Thread(target=work, args=(float(value),)) for value in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_large_results_are_tensors_as_any_other():
+    with torch.inference_mode():
+        inferred = made(33, value=1.0)
+    assert inferred.is_inference()
+    gate = torch.ones(33, MIB // 4, requires_grad=True)
+    y = swiglu(gate, torch.ones_like(gate), backend="native")
+    y.sum().backward()
+    assert gate.grad is not None
+    assert bool((gate.grad == gate.grad[0, 0]).all())
+    shared = y.detach().share_memory_()
+    assert shared.is_shared()
+    assert torch.equal(shared, y)
+    assert y.detach().numpy().shape == (33, MIB // 4)
