@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _C = [1.0, 10.0, 100.0]  # the range in which the best value lay on every scene tried
 _LINEAR_C = [0.001, 0.01, 0.1, 1.0, 10.0]  # likewise
 _FOLDS = 3
+_FEW = 150  # pixels up to which Newton's method is faster (measured with 314 features of 6 classes)
 
 
 def svm(targets: NDArray[np.int64], *, seed: int) -> "BaseEstimator":
@@ -32,17 +33,22 @@ def svm(targets: NDArray[np.int64], *, seed: int) -> "BaseEstimator":
 
 
 def logistic(targets: NDArray[np.int64], *, seed: int) -> "BaseEstimator":
-    """Return standardisation and logistic regression whose C is chosen by cross-validation on the training pixels.
+    """Return standardisation, rotation and logistic regression whose C is chosen by cross-validation on the training pixels.
 
-    A class too small for the folds leaves C at its middle value.
+    The rotation changes nothing but the time: it leaves out directions in which no training pixel lies, to which the regression
+    gives no weight. What is left of few pixels is small enough for Newton's method. A class too small for the folds leaves C at
+    its middle value.
     """
+    from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     del seed  # nothing is drawn
-    steps = make_pipeline(StandardScaler(), LogisticRegression(C=_LINEAR_C[2], max_iter=2000))
+    solver = "newton-cholesky" if len(targets) <= _FEW else "lbfgs"
+    regression = LogisticRegression(C=_LINEAR_C[2], solver=solver, max_iter=2000)
+    steps = make_pipeline(StandardScaler(), PCA(svd_solver="full"), regression)
     if np.unique(targets, return_counts=True)[1].min() < _FOLDS:
         return steps
     return GridSearchCV(steps, {"logisticregression__C": _LINEAR_C}, cv=_FOLDS)

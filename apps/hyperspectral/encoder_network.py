@@ -109,9 +109,10 @@ class EncoderNetwork(nn.Module):
         """
         targets = targets_N.numpy()
         found = logistic(targets, seed=0).fit(features_ND.numpy(), targets)
-        scaling, regression = getattr(found, "best_estimator_", found)
-        weight_KD = torch.from_numpy(regression.coef_ / scaling.scale_).float()
-        bias_K = torch.from_numpy(regression.intercept_ - regression.coef_ @ (scaling.mean_ / scaling.scale_)).float()
+        scaling, rotation, regression = getattr(found, "best_estimator_", found)
+        weight = regression.coef_ @ rotation.components_ / scaling.scale_
+        bias = regression.intercept_ - weight @ scaling.mean_ - regression.coef_ @ rotation.components_ @ rotation.mean_
+        weight_KD, bias_K = torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
         if len(regression.classes_) == 2:  # of two classes it tells the difference
             weight_KD, bias_K = torch.cat([-weight_KD, weight_KD]) / 2, torch.cat([-bias_K, bias_K]) / 2
         self.head.weight.zero_()
