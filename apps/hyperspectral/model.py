@@ -72,6 +72,10 @@ class Member(nn.Module):
             return logits
         return torch.stack([logits, self.discriminant(x)]).log_softmax(2).logsumexp(0)
 
+    def measured(self) -> dict[str, nn.Module]:
+        """Return the parts by name that are solved for on the training pixels, and not trained."""
+        return {"transform": self.transform} | ({} if self.discriminant is None else {"discriminant": self.discriminant})
+
 
 class Classifier(nn.Module):
     """Raw spectra (batch, bands, height, width), NaN where nodata, to class probabilities (batch, classes, height', width').
@@ -150,7 +154,8 @@ class Classifier(nn.Module):
         for i, member in enumerate(self.members):
             assert isinstance(member.network, EncoderNetwork)
             state |= {f"{i}.network.{name}": tensor for name, tensor in member.network.own_state().items()}
-            state |= {f"{i}.transform.{name}": tensor for name, tensor in member.transform.state_dict().items()}
+            for part, module in member.measured().items():
+                state |= {f"{i}.{part}.{name}": tensor for name, tensor in module.state_dict().items()}
         return state
 
     def _metadata(self, kind: str) -> dict[str, str]:
@@ -185,7 +190,7 @@ def load_classifier(path: Path, encoder: FoundationModel | None = None, engine: 
     try:
         info = json.loads(metadata["info"])
         classes = tuple(ClassInfo(c["value"], c["name"], tuple(c["color"])) for c in info["classes"])
-        info["recipe"]["spectral_swin"].setdefault("discriminant", None)  # older files have none
+        info["recipe"].setdefault("discriminant", None)  # older files have none
         recipe = recipe_from_dict(info["recipe"], str(path))
         model = Classifier(ModelInfo(**{**info, "classes": classes, "recipe": recipe}))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -211,10 +216,11 @@ def _load_adapters(model: Classifier, tensors: dict[str, Tensor], encoder: Found
             own = {name.removeprefix(f"{i}."): state.pop(name) for name in list(state) if name.startswith(f"{i}.")}
             parts = {
                 part: {name.removeprefix(f"{part}."): t for name, t in own.items() if name.startswith(f"{part}.")}
-                for part in ("network", "transform")
+                for part in ("network", *member.measured())
             }
             member.network.load_own_state(parts["network"])
-            load_into(member.transform, parts["transform"])
+            for part, module in member.measured().items():
+                load_into(module, parts[part])
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}") from error
 

@@ -66,6 +66,8 @@ class Recipe:
         lola_specvit: settings of the published patch network. Its bands and classes are taken from the scene.
         encoder: settings of a pretrained encoder, adapted to the labels.
         transform: of the spectra; an encoder has its own.
+        discriminant: shrinkage of the linear discriminant of single spectra whose probabilities are averaged with those of the
+            network; None leaves the network alone, as the published patch network always is.
         training: of the network.
     """
 
@@ -74,6 +76,7 @@ class Recipe:
     lola_specvit: LolaSpecViTConfig = field(default_factory=LolaSpecViTConfig)
     encoder: EncoderNetworkConfig = field(default_factory=EncoderNetworkConfig)
     transform: SpectralTransformConfig = field(default_factory=SpectralTransformConfig)
+    discriminant: float | None = 0.02
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def build(self, features: int, classes: int) -> nn.Module:
@@ -96,8 +99,9 @@ class Recipe:
 
     def build_discriminant(self, bands: int, classes: int) -> LinearDiscriminant | None:
         """Return what stands beside the network, not fitted yet: raw spectra to logits. None where nothing does."""
-        shrinkage = self.spectral_swin.discriminant if self.network == "spectral_swin" else None
-        return None if shrinkage is None else LinearDiscriminant(bands, classes, shrinkage=shrinkage)
+        if self.discriminant is None or self.network == "lola_specvit":
+            return None
+        return LinearDiscriminant(bands, classes, shrinkage=self.discriminant)
 
     @property
     def crop(self) -> int:

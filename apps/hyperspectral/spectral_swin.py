@@ -30,8 +30,6 @@ class SpectralSwinConfig:
         drop_path: probability to skip a branch in training. High values make the pixel's own spectrum suffice: with few labels
             it is too easy to learn surroundings by heart.
         dropout: of the features before the classifier.
-        discriminant: shrinkage of the linear discriminant whose probabilities are averaged with those of the network; None
-            leaves the network alone.
     """
 
     dim: int = 64
@@ -45,7 +43,6 @@ class SpectralSwinConfig:
     spatial: Sequence[int] = (1, 1)
     drop_path: float = 0.1
     dropout: float = 0.1
-    discriminant: float | None = 0.02
 
 
 class SpectralSwin(nn.Module):

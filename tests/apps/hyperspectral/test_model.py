@@ -60,7 +60,7 @@ def test_a_member_averages_the_probabilities_of_network_and_discriminant(model, 
 def test_a_file_from_before_there_was_a_discriminant_is_read(saved, x, tmp_path):
     tensors, metadata = load_state(saved)
     info = json.loads(metadata["info"])
-    del info["recipe"]["spectral_swin"]["discriminant"]
+    del info["recipe"]["discriminant"]
     old = {name: tensor for name, tensor in tensors.items() if ".discriminant." not in name}
     assert len(old) < len(tensors)
     save_module(tmp_path / "old.safetensors", old, {**metadata, "info": json.dumps(info)})
