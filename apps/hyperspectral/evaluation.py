@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 Protocol = Literal["random", "blocks"]
 _ADAPTED: dict[str, Adaptation] = {"encoder_freeze": "freeze", "encoder_full": "full", "encoder_scratch": "scratch"}
+_FROM_SCRATCH = 10.0  # times the learning rate of adapting: random weights do better with it (benchmarks/results/foundation.md)
 
 
 class Predictor(TypingProtocol):
@@ -96,7 +97,7 @@ def evaluate(
     deviation over the seeds. Statistics, early stopping and parameters see training pixels only. The leakage is the share of
     test pixels whose surroundings, as far as the model looks, hold a training pixel. Models of a pretrained encoder:
     encoder adapts it as its recipe says (LoRA), encoder_freeze trains a classifier on it, encoder_full all of it, and
-    encoder_scratch all of it from random weights.
+    encoder_scratch all of it from random weights, at ten times the learning rate.
 
     Args:
         scene: as in `geovit classify`.
@@ -203,11 +204,18 @@ def _recipes(models: Sequence[str], encoder: Path | None, rank: int | None) -> t
         recipe = named_recipe("encoder" if chosen else name)
         if recipe.network == "encoder":
             recipe, base = adapting(recipe, encoder, lora_rank=None if chosen else rank)
-            recipe = replace(recipe, encoder=replace(recipe.encoder, adaptation=chosen)) if chosen else recipe
+            recipe = _adapted(recipe, chosen) if chosen else recipe
         recipes[name] = recipe
     if encoder is not None and base is None:
         raise ValueError(f"an encoder was given, but none of the models ({', '.join(models)}) adapts one: add encoder")
     return recipes, base
+
+
+def _adapted(recipe: Recipe, adaptation: Adaptation) -> Recipe:
+    training = recipe.training
+    if adaptation == "scratch":
+        training = replace(training, lr=_FROM_SCRATCH * training.lr)
+    return replace(recipe, encoder=replace(recipe.encoder, adaptation=adaptation), training=training)
 
 
 def score(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[ClassInfo]) -> dict[str, Any]:
