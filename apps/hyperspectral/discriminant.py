@@ -95,6 +95,8 @@ class _Solution(NamedTuple):
         return (x_NC - self.mean) @ self.weight.T + self.bias
 
 
+# scikit-learn's LinearDiscriminantAnalysis finds the same, which the tests compare, but has one row of weights for two classes,
+# and none for classes that are not there.
 def _solve(x_NC: Tensor, targets_N: Tensor, classes: int, shrinkage: float) -> _Solution:
     mean, std = x_NC.mean(0), x_NC.std(0, correction=0).clamp_min(_TINY)
     x_NC = (x_NC - mean) / std
