@@ -185,7 +185,8 @@ def keeping_freed_memory() -> Iterator[None]:
     For passes of one network over inputs of one size. Large tensors are the system's own otherwise, which clears their memory
     each time that it is handed out. The process holds what a pass takes at its peak all the while, and for Swin UNETR up to half
     as much again. It holds for all threads, but only large tensors of the main thread gain, and of those the ones that PyTorch's
-    own ops make: the compiled kernels keep theirs anyway.
+    own ops make: the compiled kernels keep theirs anyway. Afterwards all of it is given back, but gaps are left in the heap: a
+    large tensor that comes to lie in one stays with the process when it is freed, until ``give_freed_memory_back``.
     """
 
     def let(most: int, kept: int) -> None:

@@ -47,21 +47,26 @@ def test_the_memory_of_a_freed_result_serves_the_next():
 
 
 def test_what_is_kept_is_bounded_by_what_was_in_use_and_by_what_is_allowed():
+    small, large = (torch.ones(mib, MIB // 4) for mib in (40, 100))  # made before: what is counted below are results alone
     before = used_bytes(CPU)
-    several = [made(40, value=1.0) for _ in range(3)]
-    assert used_bytes(CPU) - before > 115 * MIB
+
+    def held():
+        return (used_bytes(CPU) - before) / MIB
+
+    several = [swiglu(small, small, backend="native") for _ in range(3)]
+    assert held() > 115
     del several
-    assert used_bytes(CPU) - before > 115 * MIB, "kept"
-    large = made(100)  # what was kept is of no use for it: together they would be more than half as much again as before
-    assert used_bytes(CPU) - before < 195 * MIB
-    del large
+    assert held() > 115, "kept"
+    one = swiglu(large, large, backend="native")  # too large for what is kept: together more than half as much again as before
+    assert held() < 195
+    del one
     keep_results(50 * MIB)
-    assert used_bytes(CPU) - before < 60 * MIB
+    assert held() < 60
     keep_results(2**30)
-    several = made(40)
-    del several
+    one = swiglu(small, small, backend="native")
+    del one
     give_freed_memory_back()
-    assert used_bytes(CPU) - before < 10 * MIB
+    assert held() < 10
     assert keep_results(2**30) == 2**30, "and results are kept again"
 
 
