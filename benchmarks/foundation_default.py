@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from page import HERE, heading, show
 
+from geovit.apps.foundation.embedder import Tiling
 from geovit.apps.foundation.features import ALL
 from geovit.apps.foundation.probing.methods import FeatureOptions
 from geovit.apps.foundation.probing.probe import ProbeSplit, probe
@@ -36,6 +37,8 @@ _SPLITS = {
     "within places": ProbeSplit(kind="blocks", cell=4, block=8, buffer=2),
     "between places": ProbeSplit(kind="places", cell=4, block=8),
 }
+# As in foundation_learning.py: tiles as large as the crops of training, and each image on a scale of its own.
+_FEATURES = FeatureOptions(layer=ALL, tiling=Tiling(tile=64), scale="image")
 _NAMES = {"linear": "linear probe", "knn": "20 nearest neighbours"}
 
 
@@ -59,7 +62,7 @@ def main() -> int:
         leads = 0
         for name, split in _SPLITS.items():
             data = str(options.data / "satellite" / "terramesh")
-            found = probe(data, model=encoder, sensor=_SENSORS[0], split=split, features=FeatureOptions(layer=ALL)).report
+            found = probe(data, model=encoder, sensor=_SENSORS[0], split=split, features=_FEATURES).report
             print(f"\n### {name.capitalize()}\n\n{found['protocol']}")
             _table(found)
             if name == "within places":

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...device import without_autocast
 from ..linear import Linear
@@ -35,7 +34,9 @@ class WavelengthEmbed(nn.Module):
     variance whose bands are correlated by one half. With one band or hundreds, a token then is never much smaller or larger than
     its position: if bands are independent, or all the same, its variance is between 0 and 2.
 
-    After Xiong et al. 2024 (DOFA), section 3, with a perceptron where DOFA has a transformer layer.
+    After Xiong et al. 2024 (DOFA), section 3, with a perceptron where DOFA has a transformer layer. Its hidden units are sines of
+    random mixtures of ``wavelength_features`` (Rahimi and Recht 2007, section 3), so that before training already the weights of
+    bands a tenth of their wavelength apart have little in common. Alike, they would give little but the mean of bands.
 
     Args:
         dim: channels of the tokens.
@@ -46,13 +47,16 @@ class WavelengthEmbed(nn.Module):
     def __init__(self, dim: int, *, patch: int, hidden: int = 64) -> None:
         super().__init__()
         self.dim, self.patch = dim, patch
-        self.fc1 = Linear(FEATURES, hidden)
-        self.fc2 = Linear(hidden, dim * (patch * patch + 1))
+        self.w1 = Linear(FEATURES, hidden)
+        self.w2 = Linear(hidden, dim * (patch * patch + 1))
+        nn.init.normal_(self.w1.weight)
+        nn.init.uniform_(self.w1.bias, -math.pi, math.pi)
+        nn.init.zeros_(self.w2.bias)  # all bands have it in common
         self._cache = SensorCache()
 
     def weights(self, wavelengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weight (bands, dim, patch, patch) and bias (bands, dim) of each band, not yet brought to scale."""
-        made = self.fc2(F.gelu(self.fc1(wavelength_features(wavelengths.to(self.fc1.weight)))))
+        made = self.w2(self.w1(wavelength_features(wavelengths.to(self.w1.weight))).sin())
         made = made.reshape(len(wavelengths), self.dim, -1)
         return torch.unflatten(made[..., 1:], -1, (self.patch, self.patch)) / self.patch, made[..., 0]
 
@@ -63,7 +67,7 @@ class WavelengthEmbed(nn.Module):
 
     def _make(self, wavelengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights, biases, and the products of each band's weights with each other's, (bands, bands)."""
-        with without_autocast(self.fc1.weight.device):
+        with without_autocast(self.w1.weight.device):
             weight, bias = self.weights(wavelengths)
             flat = weight.flatten(1)
             return weight, bias, flat @ flat.T / self.dim

@@ -20,7 +20,7 @@ def test_tokens_have_unit_order_variance_whatever_the_bands(sensor, correlation)
     waves = SENSORS[sensor]
     torch.manual_seed(0)
     embed = WavelengthEmbed(96, patch=4).eval()
-    torch.nn.init.zeros_(embed.fc2.bias[: embed.dim])
+    torch.nn.init.zeros_(embed.w2.bias[: embed.dim])
     common, own = torch.randn(4, 1, 32, 32), torch.randn(4, len(waves), 32, 32)
     x = correlation**0.5 * common + (1 - correlation) ** 0.5 * own
     variance = float(embed(x, waves, 10.0).x.var(dim=(0, 2, 3)).mean())
@@ -38,6 +38,19 @@ def test_near_bands_have_near_features_and_polarisations_their_own():
     assert float(apart[0, 1]) < 0.2 < 0.5 < float(apart[0, 2]) < float(apart[0, 3])
     assert float(apart[4:, 4:][~torch.eye(4, dtype=torch.bool)].min()) > 1
     assert float(apart[:4, 4:].min()) > 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(3))
+def test_random_weights_are_alike_for_near_bands_only(seed):
+    torch.manual_seed(seed)
+    weight, _ = WavelengthEmbed(96, patch=4).weights(torch.cat([SENSORS["Sentinel-2"], torch.tensor([444.0])]))
+    flat = torch.nn.functional.normalize(weight.flatten(1))
+    alike = flat @ flat.T
+    apart = alike[:-1, :-1][~torch.eye(12, dtype=torch.bool)]
+    assert float(alike[0, -1]) > 0.95  # a band of another satellite of the series, 1 nm away
+    assert float(apart.mean()) < 0.15
+    assert float(apart.max()) < 0.8  # 833 and 865 nm
 
 
 def test_it_is_the_mean_of_what_each_band_gives():
