@@ -4,14 +4,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...core.device import without_autocast
+from .calibration import calibrated, never_unknown
 
 _TINY = 1e-6
-_FOLDS = 5
-_TEMPERATURES = torch.logspace(0, 2, 41)  # 1..100 in steps of 12 %
-_NEVER = -1e4  # logit of a class without training pixels; half precision holds it
 
 
 class LinearDiscriminant(nn.Module):
@@ -46,37 +43,20 @@ class LinearDiscriminant(nn.Module):
 
     @torch.no_grad()
     def fit(self, spectra_NC: Tensor, targets_N: Tensor, *, label_smoothing: float = 0.0) -> "LinearDiscriminant":
-        """Solve for the weights, and divide them by the temperature at which pixels left out are most likely.
-
-        With few pixels for many bands the logits are too sure by far, ten times and more; an average with another model's
-        probabilities would be theirs alone.
+        """Solve for the weights, and divide them by a temperature: see ``calibrated``.
 
         Args:
             spectra_NC: training spectra, finite values of shape (pixels, bands).
             targets_N: their classes by number.
-            label_smoothing: of the likelihood: without, pixels that are all told right would ask for certainty.
+            label_smoothing: see ``calibrated``.
         """
-        x_NC, classes = spectra_NC.double(), len(self.bias)
-        fold_N = torch.zeros_like(targets_N)
-        for k in range(classes):
-            of_class = targets_N == k
-            fold_N[of_class] = torch.arange(int(of_class.sum())) % _FOLDS
-        logits, truths = [], []
-        for fold in range(_FOLDS):
-            rest = fold_N != fold
-            left_out = ~rest & torch.isin(targets_N, targets_N[rest])
-            if left_out.any():
-                logits.append(_solve(x_NC[rest], targets_N[rest], classes, self.shrinkage)(x_NC[left_out]))
-                truths.append(targets_N[left_out])
-        solution = _solve(x_NC, targets_N, classes, self.shrinkage)
-        temperature = 1.0
-        if logits:
-            found, truth = torch.cat(logits), torch.cat(truths)
-            losses = [F.cross_entropy(found / t, truth, label_smoothing=label_smoothing) for t in _TEMPERATURES]
-            temperature = float(_TEMPERATURES[torch.stack(losses).argmin()])
-        self.mean.copy_(solution.mean)
-        self.weight.copy_(solution.weight / temperature)
-        self.bias.copy_(torch.where(torch.isin(torch.arange(classes), targets_N), solution.bias / temperature, _NEVER))
+        classes = len(self.bias)
+        found = calibrated(
+            lambda x, y: _solve(x, y, classes, self.shrinkage), spectra_NC.double(), targets_N, label_smoothing=label_smoothing
+        )
+        self.mean.copy_(found.solution.mean)
+        self.weight.copy_(found.solution.weight / found.temperature)
+        self.bias.copy_(never_unknown(found.solution.bias / found.temperature, targets_N))
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,11 +80,17 @@ class _Solution(NamedTuple):
 def _solve(x_NC: Tensor, targets_N: Tensor, classes: int, shrinkage: float) -> _Solution:
     mean, std = x_NC.mean(0), x_NC.std(0, correction=0).clamp_min(_TINY)
     x_NC = (x_NC - mean) / std
-    counts = torch.bincount(targets_N, minlength=classes)
-    means = x_NC.new_zeros(classes, x_NC.shape[1]).index_add_(0, targets_N, x_NC) / counts.clamp_min(1)[:, None]
-    within = torch.cov((x_NC - means[targets_N]).T, correction=0)
-    spread = within.diagonal().mean().clamp_min(_TINY)
-    within = (1 - shrinkage) * within + shrinkage * spread * torch.eye(len(within), dtype=within.dtype)
+    means, within = spread_within(x_NC, targets_N, classes, shrinkage)
     weight = torch.linalg.solve(within, means.T).T
+    counts = torch.bincount(targets_N, minlength=classes)
     prior = (counts / counts.sum()).clamp_min(_TINY).log()
     return _Solution(mean, weight / std, prior - (weight * means).sum(1) / 2)
+
+
+def spread_within(x_ND: Tensor, targets_N: Tensor, classes: int, shrinkage: float) -> tuple[Tensor, Tensor]:
+    """Return the means of the classes and their common covariance, drawn towards a multiple of the identity by ``shrinkage``."""
+    counts = torch.bincount(targets_N, minlength=classes)
+    means = x_ND.new_zeros(classes, x_ND.shape[1]).index_add_(0, targets_N, x_ND) / counts.clamp_min(1)[:, None]
+    within = torch.cov((x_ND - means[targets_N]).T, correction=0)
+    spread = within.diagonal().mean().clamp_min(_TINY)
+    return means, (1 - shrinkage) * within + shrinkage * spread * torch.eye(len(within), dtype=within.dtype)

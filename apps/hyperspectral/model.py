@@ -55,8 +55,8 @@ class ModelInfo:
 class Member(nn.Module):
     """A network, the transform of its input, and what stands beside it: raw spectra (batch, bands, height, width) to logits.
 
-    The probabilities of the two are averaged. Each member has a transform and a discriminant of its own, whose statistics leave
-    out the pixels that validate it.
+    The probabilities of all are averaged. Each member has a transform, a discriminant and a kernel classifier of its own, whose
+    statistics leave out the pixels that validate it.
     """
 
     def __init__(self, info: ModelInfo) -> None:
@@ -64,17 +64,19 @@ class Member(nn.Module):
         self.transform = info.recipe.build_transform(info.bands)
         self.network = info.recipe.build(self.transform.features, len(info.classes))
         self.discriminant = info.recipe.build_discriminant(info.bands, len(info.classes))
-        self.window, self.receptive_field = (int(getattr(self.network, name)) for name in ("window", "receptive_field"))
+        self.kernel = info.recipe.build_kernel(info.bands, len(info.classes))
+        self.window = int(self.network.window)  # type: ignore[arg-type]
+        self.receptive_field = info.recipe.reach_of(self.network)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(self.transform(x)).float()
-        if self.discriminant is None:
-            return logits
-        return torch.stack([logits, self.discriminant(x)]).log_softmax(2).logsumexp(0)
+        beside = [classifier(x) for classifier in (self.discriminant, self.kernel) if classifier is not None]
+        return torch.stack([logits, *beside]).log_softmax(2).logsumexp(0) if beside else logits
 
     def measured(self) -> dict[str, nn.Module]:
         """Return the parts by name that are solved for on the training pixels, and not trained."""
-        return {"transform": self.transform} | ({} if self.discriminant is None else {"discriminant": self.discriminant})
+        parts = {"transform": self.transform, "discriminant": self.discriminant, "kernel": self.kernel}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 class Classifier(nn.Module):
@@ -190,7 +192,8 @@ def load_classifier(path: Path, encoder: FoundationModel | None = None, engine: 
     try:
         info = json.loads(metadata["info"])
         classes = tuple(ClassInfo(c["value"], c["name"], tuple(c["color"])) for c in info["classes"])
-        info["recipe"].setdefault("discriminant", None)  # older files have none
+        for part in ("discriminant", "kernel"):
+            info["recipe"].setdefault(part, None)  # older files have none
         recipe = recipe_from_dict(info["recipe"], str(path))
         model = Classifier(ModelInfo(**{**info, "classes": classes, "recipe": recipe}))
     except (KeyError, TypeError, json.JSONDecodeError) as error:

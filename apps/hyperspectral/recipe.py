@@ -11,6 +11,7 @@ from torch import nn
 from .baselines import BASELINES
 from .discriminant import LinearDiscriminant
 from .encoder_network import EncoderNetwork, EncoderNetworkConfig, SensorTransform
+from .kernel_classifier import KernelClassifier
 from .lola_specvit import LolaSpecViTConfig
 from .patches import SlidingPatches
 from .spectra import SpectralTransform, SpectralTransformConfig
@@ -67,7 +68,9 @@ class Recipe:
         encoder: settings of a pretrained encoder, adapted to the labels.
         transform: of the spectra; an encoder has its own.
         discriminant: shrinkage of the linear discriminant of single spectra whose probabilities are averaged with those of the
-            network; None leaves the network alone, as the published patch network always is.
+            network; None leaves it out. The published patch network is always alone.
+        kernel: support spectra, at most, of the kernel classifier that is averaged with spectral_swin and its discriminant in the
+            same way; None leaves it out. Beside an encoder it was not measured, and there is none.
         training: of the network.
     """
 
@@ -77,6 +80,7 @@ class Recipe:
     encoder: EncoderNetworkConfig = field(default_factory=EncoderNetworkConfig)
     transform: SpectralTransformConfig = field(default_factory=SpectralTransformConfig)
     discriminant: float | None = 0.02
+    kernel: int | None = 1000
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def build(self, features: int, classes: int) -> nn.Module:
@@ -102,6 +106,17 @@ class Recipe:
         if self.discriminant is None or self.network == "lola_specvit":
             return None
         return LinearDiscriminant(bands, classes, shrinkage=self.discriminant)
+
+    def build_kernel(self, bands: int, classes: int) -> KernelClassifier | None:
+        """Return what else stands beside the network, likewise."""
+        if self.kernel is None or self.network != "spectral_swin":
+            return None
+        return KernelClassifier(bands, classes, supports=self.kernel)
+
+    def reach_of(self, network: nn.Module) -> int:
+        """Return how far what ``build`` gave and what stands beside it look on each side, in pixels."""
+        beside = 0 if self.kernel is None or self.network != "spectral_swin" else KernelClassifier.receptive_field
+        return max(int(network.receptive_field), beside)  # type: ignore[arg-type]
 
     @property
     def crop(self) -> int:

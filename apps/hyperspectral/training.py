@@ -19,6 +19,7 @@ from ... import __version__
 from ...core.training.runs import interruptible
 from ...datasets import Scene
 from .encoder_network import EncoderNetwork, SceneEncoder, fingerprint
+from .kernel_classifier import KernelClassifier, mean_spectra
 from .model import Classifier, ModelInfo
 from .recipe import Recipe, TrainingConfig
 from .samples import UNLABELLED, Crops, LabelledScene, Mask, at_pixels, centre, require_trainable, validation_folds
@@ -38,10 +39,10 @@ class Tiling:
 
 
 def reach_of(recipe: Recipe) -> tuple[int, int]:
-    """Return how far a recipe's network looks on each side, and the period of its window grid, both in pixels."""
+    """Return how far a recipe's models look on each side, and the period of the network's window grid, both in pixels."""
     with torch.device("meta"):
         network = recipe.build(64, 2)  # neither depends on these numbers
-    return int(network.receptive_field), int(network.window)  # type: ignore[arg-type]
+    return recipe.reach_of(network), int(network.window)  # type: ignore[arg-type]
 
 
 def tiling(*recipes: Recipe) -> Tiling:
@@ -94,9 +95,11 @@ def fit(
             member = model.members[number]
             fitted = training & ~held_out
             member.transform.fit(spectra[fitted])
+            known, smoothing = torch.from_numpy(labelled.targets[fitted]), recipe.training.label_smoothing
             if member.discriminant is not None:
-                known = torch.from_numpy(labelled.targets[fitted])
-                member.discriminant.fit(spectra[fitted], known, label_smoothing=recipe.training.label_smoothing)
+                member.discriminant.fit(spectra[fitted], known, label_smoothing=smoothing)
+            if member.kernel is not None:
+                member.kernel.fit(_mean_spectra(labelled, fitted), known, label_smoothing=smoothing)
             seen = labelled.transformed(member.transform)
             if isinstance(member.network, EncoderNetwork):
                 _start(member.network, seen, fitted)
@@ -126,6 +129,12 @@ def fit(
         trained_parameters=sum(p.numel() for p in model.members[0].network.parameters() if p.requires_grad),
     )
     return model.eval().to(device)
+
+
+def _mean_spectra(labelled: LabelledScene, chosen: Mask) -> Tensor:
+    """Return the mean spectra around some labelled pixels, (windows, pixels, bands)."""
+    found = at_pixels(mean_spectra, labelled, chosen, reach=KernelClassifier.receptive_field, window=1)
+    return torch.unflatten(found, 1, (-1, len(labelled.tiles[0].values))).transpose(0, 1)
 
 
 def _start(network: EncoderNetwork, labelled: LabelledScene, training: Mask) -> None:

@@ -49,24 +49,31 @@ def test_probabilities_sum_to_one(model, x):
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
-def test_a_member_averages_the_probabilities_of_network_and_discriminant(model, x):
+def test_a_member_averages_the_probabilities_of_network_discriminant_and_kernel_classifier(model, x):
     member = model.members[0]
     with torch.inference_mode():
-        apart = [logits.softmax(1) for logits in (member.network(member.transform(x)), member.discriminant(x))]
-        torch.testing.assert_close(member(x).softmax(1), sum(apart) / 2)
-    assert not torch.equal(*(probabilities.argmax(1) for probabilities in apart))
+        logits = member.network(member.transform(x)), member.discriminant(x), member.kernel(x)
+        apart = [found.softmax(1) for found in logits]
+        torch.testing.assert_close(member(x).softmax(1), sum(apart) / 3)
+    chosen = [probabilities.argmax(1) for probabilities in apart]
+    assert not any(torch.equal(chosen[i], chosen[i - 1]) for i in range(3))
 
 
-def test_a_file_from_before_there_was_a_discriminant_is_read(saved, x, tmp_path):
+@pytest.mark.parametrize("gone", [("kernel",), ("discriminant", "kernel")])
+def test_files_from_before_there_was_a_classifier_beside_the_network_are_read(saved, x, tmp_path, gone):
     tensors, metadata = load_state(saved)
     info = json.loads(metadata["info"])
-    del info["recipe"]["discriminant"]
-    old = {name: tensor for name, tensor in tensors.items() if ".discriminant." not in name}
+    for part in gone:
+        del info["recipe"][part]
+    old = {name: tensor for name, tensor in tensors.items() if not any(f".{part}." in name for part in gone)}
     assert len(old) < len(tensors)
     save_module(tmp_path / "old.safetensors", old, {**metadata, "info": json.dumps(info)})
     member = load_classifier(tmp_path / "old.safetensors").members[0]
     with torch.inference_mode():
-        assert torch.equal(member(x), member.network(member.transform(x)))
+        left = [member.network(member.transform(x)), *([] if "discriminant" in gone else [member.discriminant(x)])]
+        expected = torch.stack([found.softmax(1) for found in left]).mean(0)
+        torch.testing.assert_close(member(x).softmax(1), expected)
+    assert member.kernel is None
 
 
 def test_the_file_says_what_it_was_fitted_on(saved, scene, labelled):
