@@ -52,7 +52,10 @@ def classifier(tmp_path_factory):
     )
     classes = tuple(ClassInfo(value, f"class {value}", (value, 0, 0)) for value in (3, 7, 9))
     model = Classifier(ModelInfo("0", 24, [400.0 + 20 * i for i in range(24)], classes, recipe, {}))
-    model.members[0].transform.fit(torch.rand(100, 24))
+    spectra, targets = torch.rand(3, 100, 24), torch.arange(100) % 3
+    model.members[0].transform.fit(spectra[0])
+    model.members[0].discriminant.fit(spectra[0], targets)
+    model.members[0].kernel.fit(spectra, targets).radius = 2  # the largest window
     path = tmp_path_factory.mktemp("models") / "land.safetensors"
     model.save(path)
     return path
