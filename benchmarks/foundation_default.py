@@ -4,8 +4,9 @@
 (geovit.datasets.synthesize_places), pretrain an encoder by configs/foundation/default.yaml; the same seed gives the same weights.
 `geovit probe` measures its tokens before the first block and after each, side by side, on the four places of TerraMesh
 (Sentinel-2 L2A, cells of 40 m, 75 % of one label), beside band statistics, random convolutions and the same encoder untrained
-(three seeds each): within places (blocks of 320 m in five folds, a buffer of 80 m), where the linear probe's leads decide, and
-between places, where three train and the fourth tests. Intervals (95 %) are by 1000 bootstrap draws of blocks.
+(three seeds each). Encoders see tiles of 64 pixels, and each image on a scale of its own, as random convolutions do. The linear
+probe's leads within places decide (blocks of 320 m in five folds, a buffer of 80 m); between places three train and the fourth
+tests. Intervals (95 %) are by 1000 bootstrap draws of blocks.
 
 No image that was ever taken has a part in the training. But the generator was written by one who had seen pictures of TerraMesh,
 and the recipe is that of foundation_learning.py, which tells what was tried on TerraMesh before it was set.
