@@ -13,11 +13,13 @@ from ....core.backbones.token_encoder import Encoded, Encoder
 from ....core.layers.metre_position import MetrePosition
 from ....core.layers.tokenizers import Tokens
 from ....core.sensors.batch import SensorBatch
+from .context import ContextHead
 from .decoder import Decoder, WavelengthHead
 from .masking import Generators, Masking, hide, hide_bands
 from .mixing import check_mixable, draw_swapped, exchange
 from .multiscale import MultiScaleHead
-from .targets import PatchNorm, PatchScale, absolute_error, patches, shrink, spectral_error, squared_error
+from .streams import Seen, Stream, spectral_owner
+from .targets import PatchNorm, PatchScale, absolute_error, shrink, spectral_error, squared_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,10 @@ class AutoencoderConfig:
         spectral_sum: weight of the error of sums over the bands (1 in SpectralGPT).
         crossing: weight of the error of what co-registered sensors show, each predicted from every other alone, at all places.
             What a token holds then must tell what other sensors see there.
+        pixels: weight of the error of hidden pixels. 0: nothing is reconstructed, there is no decoder, and ``context`` trains.
+        context: weight of the error of what the encoder, as it was before training, makes of the whole image around each token
+            that is seen: see ``ContextHead``.
+        sides: of the squares that this is the mean over, in tokens, odd.
         dim, depth, heads: of the decoder.
 
     Raises:
@@ -49,6 +55,9 @@ class AutoencoderConfig:
     scales: int = 0
     spectral_sum: float = 0.0
     crossing: float = 0.0
+    pixels: float = 1.0
+    context: float = 0.0
+    sides: tuple[int, ...] = (1, 9)
     dim: int = 128
     depth: int = 2
     heads: int = 4
@@ -61,11 +70,21 @@ class AutoencoderConfig:
             raise ValueError(f"normalize is {self.normalize!r}, allowed are 'none', 'band' and 'place'")
         if not 0 <= self.scales <= 3:
             raise ValueError(f"scales is {self.scales}, allowed are 0 to 3")
-        for name, weight in (("spectral_sum", self.spectral_sum), ("crossing", self.crossing)):
-            if weight < 0:
-                raise ValueError(f"{name} is {weight}, allowed are weights from 0")
+        for name in ("pixels", "spectral_sum", "crossing", "context"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, allowed are weights from 0")
         if self.crossing and (self.mixing or self.scales):
             raise ValueError(f"crossing {self.crossing} with mixing {self.mixing} and scales {self.scales}: it goes with neither")
+        object.__setattr__(self, "sides", tuple(self.sides))  # files have lists
+        if not self.sides or any(side < 1 or side % 2 == 0 for side in self.sides):
+            raise ValueError(f"sides are {self.sides}, allowed are odd numbers, one at least")
+        if self.context and self.mixing:
+            raise ValueError(f"context {self.context} with mixing {self.mixing}: tokens of two sensors have no image in common")
+        if not self.pixels and (not self.context or self.scales or self.spectral_sum or self.crossing):
+            raise ValueError(
+                f"pixels 0 with context {self.context}, scales {self.scales}, spectral_sum {self.spectral_sum}, crossing"
+                f" {self.crossing}: without pixels allowed is context alone, above 0"
+            )
 
     @property
     def masking(self) -> Masking:
@@ -81,7 +100,7 @@ class Reconstruction:
         loss: a number, to be minimised.
         parts: the terms of the loss, by name.
         images: (B, C, H, W) as predicted, without gradients, on the scale of ``inputs``: ``Normalization.undo`` makes physical
-            units of them. Where nothing was hidden a prediction means little.
+            units of them. Where nothing was hidden a prediction means little. None at all if pixels weigh nothing.
         hidden: bool (B, S, R, K), tokens that the encoder has not seen.
         counts: bool (B, C, H, W), pixels that had to be predicted: hidden ones which are no missing data.
         inputs: the true images, as the encoder gets them where nothing is hidden.
@@ -95,36 +114,11 @@ class Reconstruction:
     inputs: tuple[SensorBatch, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Stream:
-    """A sensor on its way: images, tokens, the spectral token of each band (C,), and bands left out of tokens (B, C)."""
-
-    batch: SensorBatch
-    tokens: Tokens
-    owner: Tensor
-    left_out: Tensor
-
-    def valid(self) -> Tensor:
-        """Whether a token has a valid pixel, (B, S, R, K)."""
-        rows = self.tokens.x.shape[2]
-        there = patches(self.batch.valid, self.batch.valid.shape[2] // rows).any(5).any(3)
-        spectral = self.tokens.x.shape[1]
-        if spectral == 1:
-            return there.any(1, keepdim=True)
-        own = self.owner == torch.arange(spectral, device=there.device)[:, None]
-        return torch.einsum("bcrk,sc->bsrk", there.to(torch.float32), own.to(torch.float32)) > 0
-
-    def counts(self, hidden: Tensor) -> Tensor:
-        """Which pixels are to be predicted, (B, C, H, W)."""
-        bands = hidden[:, self.owner.clamp_min(0)] | self.left_out[:, :, None, None]
-        valid = patches(self.batch.valid, self.batch.valid.shape[2] // hidden.shape[2])
-        return (valid & bands[:, :, :, None, :, None]).reshape(self.batch.valid.shape)
-
-
 class MaskedAutoencoder(nn.Module):
     """Hide tokens, encode the others, predict the hidden pixels (He et al. 2022, section 3).
 
-    The decoder works on places: where there are several spectral tokens, on the mean of those that are seen.
+    The decoder works on places: where there are several spectral tokens, on the mean of those that are seen. So does the head for
+    what surrounds a token.
 
     Args:
         encoder: what is pretrained.
@@ -136,10 +130,12 @@ class MaskedAutoencoder(nn.Module):
         assert isinstance(encoder, nn.Module)
         self.encoder: Encoder = encoder
         self.config = config
-        position = MetrePosition(config.dim)
-        self.decoder = Decoder(encoder.dim, config.dim, depth=config.depth, heads=config.heads, position=position)
-        self.head = WavelengthHead(config.dim, patch=encoder.patch)
+        if config.pixels:
+            position = MetrePosition(config.dim)
+            self.decoder = Decoder(encoder.dim, config.dim, depth=config.depth, heads=config.heads, position=position)
+            self.head = WavelengthHead(config.dim, patch=encoder.patch)
         self.multiscale = MultiScaleHead(1, 16, scales=config.scales) if config.scales else None
+        self.context = ContextHead(encoder, config.sides) if config.context else None
 
     def forward(self, batches: tuple[SensorBatch, ...], generator: Generators) -> Reconstruction:
         """Hide, encode and predict.
@@ -160,23 +156,37 @@ class MaskedAutoencoder(nn.Module):
         inputs = tuple(shrink(b, 2**config.scales) for b in whole) if config.scales else whole
         streams = [self._stream(batch, generator) for batch in inputs]
         hidden = hide([stream.valid() for stream in streams], config.masking, generator)
-        decoded = self._decode(streams, hidden, generator)
+        tokens, sources, swapped = [stream.tokens for stream in streams], hidden, None
+        if config.mixing and len(streams) > 1:
+            swapped = self._swapped(tokens, generator)
+            tokens, sources = self._exchanged(tokens, hidden, swapped)
+        seen = [self._encode(t, h) for t, h in zip(tokens, hidden, strict=True)]
+        counts = tuple(stream.counts(h) for stream, h in zip(streams, sources, strict=True))
         totals: dict[str, list[Tensor]] = {}
-        images, counts = [], []
-        for stream, (x, unseen), full in zip(streams, decoded, whole, strict=True):
-            counts.append(stream.counts(unseen))
-            image, parts = self._predict(stream, x, counts[-1], full)
-            images.append(image)
-            for name, part in parts.items():
-                totals.setdefault(name, []).append(part)
-        if config.crossing and len(streams) > 1:
-            totals["other sensors"] = self._cross(streams, [x for x, _ in decoded])
+        images: list[Tensor] = []
+        if config.pixels:
+            decoded = [self._decode(one) for one in seen]
+            if swapped is not None:
+                decoded = list(exchange(decoded[0], decoded[1], swapped))
+            for stream, x, counted, full in zip(streams, decoded, counts, whole, strict=True):
+                image, parts = self._predict(stream, x, counted, full)
+                images.append(image)
+                for name, part in parts.items():
+                    totals.setdefault(name, []).append(part)
+            if config.crossing and len(streams) > 1:
+                totals["other sensors"] = self._cross(streams, decoded)
+        if self.context is not None:
+            errors = [
+                self.context(one.encoded.tokens[:, 0], ~one.unseen[:, 0], stream.batch)
+                for one, stream in zip(seen, streams, strict=True)
+            ]
+            totals["context"] = [config.context * error for error in errors]
         parts = {name: torch.stack(values).mean() for name, values in totals.items()}
         loss = torch.stack(list(parts.values())).sum()
         parts = {name: part.detach() for name, part in parts.items()}
-        return Reconstruction(loss, parts, tuple(images), tuple(hidden), tuple(counts), inputs)
+        return Reconstruction(loss, parts, tuple(images), tuple(hidden), counts, inputs)
 
-    def _stream(self, batch: SensorBatch, generator: Generators) -> _Stream:
+    def _stream(self, batch: SensorBatch, generator: Generators) -> Stream:
         present = batch.valid.flatten(2).any(2)
         left_out = torch.zeros_like(present)
         tokens = self.encoder.embed(batch.values, batch.wavelengths, batch.gsd, present)
@@ -184,42 +194,44 @@ class MaskedAutoencoder(nn.Module):
             # A token that joins all bands cannot hide one: it is made without.
             left_out = hide_bands(present, self.config.bands, generator)
             tokens = self.encoder.embed(batch.values, batch.wavelengths, batch.gsd, present & ~left_out)
-        owner = _owner(tokens, present.shape[1])
-        return _Stream(batch, tokens, owner, left_out | (owner < 0))
+        owner = spectral_owner(tokens, present.shape[1])
+        return Stream(batch, tokens, owner, left_out | (owner < 0))
 
-    def _decode(self, streams: list[_Stream], hidden: list[Tensor], generator: Generators) -> list[tuple[Tensor, Tensor]]:
-        """Return for each sensor features (B, R, K, dim) of places, and which tokens were hidden where they come from."""
-        tokens = [stream.tokens for stream in streams]
-        if self.config.mixing and len(streams) > 1:
-            if len(streams) != 2:
-                raise ValueError(f"mixing sensors takes two at a time, these are {len(streams)}")
-            check_mixable(tokens)
-            swapped = draw_swapped(tokens[0], self.config.mixing, generator)
-            mixed = exchange(tokens[0].x[:, 0], tokens[1].x[:, 0], swapped)
-            one, other = (self._features(replace(t, x=x[:, None]), h) for t, x, h in zip(tokens, mixed, hidden, strict=True))
-            unseen = exchange(hidden[0][:, 0], hidden[1][:, 0], swapped)
-            return [(x, h[:, None]) for x, h in zip(exchange(one, other, swapped), unseen, strict=True)]
-        return [(self._features(t, h), h) for t, h in zip(tokens, hidden, strict=True)]
+    def _swapped(self, tokens: list[Tokens], generator: Generators) -> Tensor:
+        """Draw the places whose tokens two sensors exchange."""
+        if len(tokens) != 2:
+            raise ValueError(f"mixing sensors takes two at a time, these are {len(tokens)}")
+        check_mixable(tokens)
+        return draw_swapped(tokens[0], self.config.mixing, generator)
 
-    def _features(self, tokens: Tokens, hidden: Tensor) -> Tensor:
+    def _exchanged(self, tokens: list[Tokens], hidden: list[Tensor], swapped: Tensor) -> tuple[list[Tokens], list[Tensor]]:
+        """Return the tokens of two sensors, exchanged, and which were hidden where the features of each will come from."""
+        mixed = exchange(tokens[0].x[:, 0], tokens[1].x[:, 0], swapped)
+        sources = exchange(hidden[0][:, 0], hidden[1][:, 0], swapped)
+        return [replace(t, x=x[:, None]) for t, x in zip(tokens, mixed, strict=True)], [h[:, None] for h in sources]
+
+    def _encode(self, tokens: Tokens, hidden: Tensor) -> Seen:
         encoded = self.encoder.encode(tokens, hidden)
-        if tokens.x.shape[1] > 1:
-            seen = ~hidden if tokens.present is None else ~hidden & tokens.present[:, :, None, None]
-            share = seen / seen.sum(1, keepdim=True).clamp_min(1)
-            x = torch.einsum("bsrkd,bsrk->brkd", encoded.tokens, share.to(encoded.tokens.dtype))[:, None]
-            encoded = Encoded(x, encoded.prefix)
-            tokens, hidden = Tokens(x, None, tokens.pitch), ~seen.any(1, keepdim=True)
-        decoded: Encoded = self.decoder(encoded, hidden, tokens)
+        if tokens.x.shape[1] == 1:
+            return Seen(encoded, hidden, tokens)
+        seen = ~hidden if tokens.present is None else ~hidden & tokens.present[:, :, None, None]
+        share = seen / seen.sum(1, keepdim=True).clamp_min(1)
+        x = torch.einsum("bsrkd,bsrk->brkd", encoded.tokens, share.to(encoded.tokens.dtype))[:, None]
+        return Seen(Encoded(x, encoded.prefix), ~seen.any(1, keepdim=True), Tokens(x, None, tokens.pitch))
+
+    def _decode(self, seen: Seen) -> Tensor:
+        """Return features (B, R, K, dim) of all places."""
+        decoded: Encoded = self.decoder(seen.encoded, seen.unseen, seen.tokens)
         return decoded.tokens[:, 0]
 
-    def _predict(self, stream: _Stream, x: Tensor, counts: Tensor, full: SensorBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _predict(self, stream: Stream, x: Tensor, counts: Tensor, full: SensorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         batch, config = stream.batch, self.config
         image: Tensor = self.head(x, batch.wavelengths)
         target, scale = batch.values, None
         if config.normalize != "none":
             scale = PatchScale.of(batch.values, batch.valid, self.encoder.patch, config.normalize)
             target = scale.apply(target)
-        parts = {"pixels": squared_error(image, target, counts)}
+        parts = {"pixels": config.pixels * squared_error(image, target, counts)}
         plain = image.float() if scale is None else scale.undo(image.float())
         if config.spectral_sum:
             parts["spectral sum"] = config.spectral_sum * spectral_error(plain, batch.values, batch.valid)
@@ -231,7 +243,7 @@ class MaskedAutoencoder(nn.Module):
             parts["larger sizes"] = torch.stack(errors).mean()
         return plain.detach(), parts
 
-    def _cross(self, streams: list[_Stream], decoded: list[Tensor]) -> list[Tensor]:
+    def _cross(self, streams: list[Stream], decoded: list[Tensor]) -> list[Tensor]:
         """Return the weighted errors of each stream predicted from every other.
 
         Raises:
@@ -251,17 +263,3 @@ class MaskedAutoencoder(nn.Module):
                 error = squared_error(self.head(x, stream.batch.wavelengths), target, valid)
                 errors.append(self.config.crossing * error)
         return errors
-
-
-def _owner(tokens: Tokens, bands: int) -> Tensor:
-    """Return the index of the spectral token that each band is in, (C,), -1 for none.
-
-    Raises:
-        ValueError: if the tokeniser does not tell.
-    """
-    spectral, device = tokens.x.shape[1], tokens.x.device
-    if tokens.owner is not None:
-        return tokens.owner.to(device)
-    if spectral not in (1, bands):
-        raise ValueError(f"{spectral} spectral tokens of {bands} bands: the tokeniser does not tell which has which")
-    return torch.zeros(bands, dtype=torch.long, device=device) if spectral == 1 else torch.arange(bands, device=device)

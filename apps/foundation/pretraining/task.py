@@ -125,7 +125,8 @@ class PretrainingTask(L.LightningModule):
         if len(self._validation[sensors]) > 1:
             return
         writer: Any = getattr(self.logger, "experiment", None)
-        for stream, image, hidden in zip(found.inputs, found.images, found.hidden, strict=True):
+        # There are no images where an auto-encoder reconstructs none.
+        for stream, image, hidden in zip(found.inputs, found.images, found.hidden, strict=bool(found.images)):
             name = f"{sensors}/{stream.sensor}"
             self.pictures[name] = panel(stream, image, hidden)
             if hasattr(writer, "add_image"):

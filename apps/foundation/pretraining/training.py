@@ -151,9 +151,10 @@ def pretrain(
     autoencoder, places, crops = autoencoder or AutoencoderConfig(), places or PlacesConfig(), crops or CropsConfig()
     augmentation, distillation = augmentation or AugmentationConfig(), distillation or DistillationConfig()
     optimizer, hardware = optimizer or PretrainingOptimizer(), hardware or HardwareConfig()
-    if hardware.strategy == "fsdp" and (optimizer.average or distillation.weight):
+    if hardware.strategy == "fsdp" and (optimizer.average or distillation.weight or autoencoder.context):
         raise ValueError(
-            "weights in parts (fsdp) cannot be averaged or distilled: set optimizer.average and distillation.weight to 0"
+            "weights in parts (fsdp) cannot be averaged or distilled: set optimizer.average, distillation.weight and"
+            " autoencoder.context to 0"
         )
     begun = None if start is None else load_model(start)
     if begun is not None and encoder is not None and encoder != begun.config:

@@ -33,6 +33,7 @@ from geovit.datasets.synthetic_places import synthesize_places
 
 ENCODER = EncoderConfig(dim=32, depth=1, heads=2, patch=8)
 DECODER = AutoencoderConfig(dim=16, depth=1, heads=2)
+CONTEXT = AutoencoderConfig(pixels=0.0, context=1.0, sides=(1, 3))
 QUICK = {
     "crops": CropsConfig(size=32, batch=4, checked=4),
     "augmentation": AugmentationConfig(bands=0.5, gain=0.1, offset=0.1),
@@ -56,8 +57,8 @@ def places(tmp_path_factory):
     return folder
 
 
-def run(data, out, **options):
-    return pretrain(data, out, ENCODER, DECODER, **{**QUICK, **options})
+def run(data, out, decoder=DECODER, **options):
+    return pretrain(data, out, ENCODER, decoder, **{**QUICK, **options})
 
 
 def rows(out):
@@ -135,8 +136,13 @@ def test_seeds_decide_and_decide_alone(places, tmp_path):
     assert not same(first.file, other.file)
 
 
-def test_resumed_is_as_if_uninterrupted(places, tmp_path, monkeypatch):
-    options = {"crops": CropsConfig(size=32, batch=2, accumulate=2, checked=2), "distillation": DistillationConfig(weight=0.5)}
+@pytest.mark.parametrize("decoder", [DECODER, CONTEXT], ids=["pixels", "context"])
+def test_resumed_is_as_if_uninterrupted(places, tmp_path, monkeypatch, decoder):
+    options = {
+        "decoder": decoder,
+        "crops": CropsConfig(size=32, batch=2, accumulate=2, checked=2),
+        "distillation": DistillationConfig(weight=0.5),
+    }
     whole = run(places, tmp_path / "whole", **options)
     step, calls = PretrainingTask.training_step, []
 
@@ -242,8 +248,9 @@ def test_a_slurm_job_of_two_nodes_trains_as_one(places, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("one", "two")] == []
 
 
-def test_passes_that_are_gathered_give_the_curve_of_one_large_pass(places, tmp_path):
-    still = {"augmentation": AugmentationConfig()}
+@pytest.mark.parametrize("decoder", [DECODER, CONTEXT], ids=["pixels", "context"])
+def test_passes_that_are_gathered_give_the_curve_of_one_large_pass(places, tmp_path, decoder):
+    still = {"augmentation": AugmentationConfig(), "decoder": decoder}
     large = run(places, tmp_path / "large", **still, crops=CropsConfig(size=32, batch=4, checked=4))
     small = run(places, tmp_path / "small", **still, crops=CropsConfig(size=32, batch=2, accumulate=2, checked=4))
     assert [row["loss"] for row in small.history] == pytest.approx([row["loss"] for row in large.history], abs=1e-4)
@@ -286,6 +293,14 @@ def test_a_scene_trains_without_validation_and_is_gone_on_from(places, tmp_path)
         torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="leave the encoder out, or give the same"):
         pretrain(scene, tmp_path / "third", EncoderConfig(dim=64), DECODER, **{**QUICK, **options}, start=done.file)
+
+
+def test_context_alone_trains_and_shows_no_picture(places, tmp_path):
+    done = run(places, tmp_path, CONTEXT, steps=40, check_every=20)
+    assert [set(row["parts"]) for row in done.history] == [{"context"}] * 2
+    assert done.history[1]["loss"] < done.history[0]["loss"]
+    assert done.history[1]["validation"] < done.history[0]["validation"]
+    assert not (tmp_path / PICTURES).exists()
 
 
 def test_reconstructions_are_shown_in_tensorboard(places, tmp_path):
@@ -359,7 +374,7 @@ def test_places_without_data_are_told_in_a_line(tmp_path, capsys):
         (["--places.leave_out=[place0,place1,place2,place3]"], "none is left to train on"),
         (["--distillation.momentum=2"], "momentum 2"),
         (["--augmentation.bands=2"], "bands 2"),
-        (["--hardware.strategy=fsdp"], "set optimizer.average and distillation.weight to 0"),
+        (["--hardware.strategy=fsdp"], "set optimizer.average, distillation.weight and autoencoder.context to 0"),
         (["--start=nowhere.safetensors"], "nowhere.safetensors"),
         (["--encoder={dimm: 3}"], "Option 'dimm' is not accepted"),
         (["--optimizer.lr=-1"], "lr -1"),
