@@ -162,19 +162,7 @@ class MaskedAutoencoder(nn.Module):
             tokens, sources = self._exchanged(tokens, hidden, swapped)
         seen = [self._encode(t, h) for t, h in zip(tokens, hidden, strict=True)]
         counts = tuple(stream.counts(h) for stream, h in zip(streams, sources, strict=True))
-        totals: dict[str, list[Tensor]] = {}
-        images: list[Tensor] = []
-        if config.pixels:
-            decoded = [self._decode(one) for one in seen]
-            if swapped is not None:
-                decoded = list(exchange(decoded[0], decoded[1], swapped))
-            for stream, x, counted, full in zip(streams, decoded, counts, whole, strict=True):
-                image, parts = self._predict(stream, x, counted, full)
-                images.append(image)
-                for name, part in parts.items():
-                    totals.setdefault(name, []).append(part)
-            if config.crossing and len(streams) > 1:
-                totals["other sensors"] = self._cross(streams, decoded)
+        images, totals = self._reconstruct(streams, seen, swapped, counts, whole) if config.pixels else ((), {})
         if self.context is not None:
             errors = [
                 self.context(one.encoded.tokens[:, 0], ~one.unseen[:, 0], stream.batch)
@@ -184,7 +172,7 @@ class MaskedAutoencoder(nn.Module):
         parts = {name: torch.stack(values).mean() for name, values in totals.items()}
         loss = torch.stack(list(parts.values())).sum()
         parts = {name: part.detach() for name, part in parts.items()}
-        return Reconstruction(loss, parts, tuple(images), tuple(hidden), counts, inputs)
+        return Reconstruction(loss, parts, images, tuple(hidden), counts, inputs)
 
     def _stream(self, batch: SensorBatch, generator: Generators) -> Stream:
         present = batch.valid.flatten(2).any(2)
@@ -198,7 +186,11 @@ class MaskedAutoencoder(nn.Module):
         return Stream(batch, tokens, owner, left_out | (owner < 0))
 
     def _swapped(self, tokens: list[Tokens], generator: Generators) -> Tensor:
-        """Draw the places whose tokens two sensors exchange."""
+        """Draw the places whose tokens two sensors exchange.
+
+        Raises:
+            ValueError: another number of sensors, or tokens that do not lie on each other.
+        """
         if len(tokens) != 2:
             raise ValueError(f"mixing sensors takes two at a time, these are {len(tokens)}")
         check_mixable(tokens)
@@ -218,6 +210,29 @@ class MaskedAutoencoder(nn.Module):
         share = seen / seen.sum(1, keepdim=True).clamp_min(1)
         x = torch.einsum("bsrkd,bsrk->brkd", encoded.tokens, share.to(encoded.tokens.dtype))[:, None]
         return Seen(Encoded(x, encoded.prefix), ~seen.any(1, keepdim=True), Tokens(x, None, tokens.pitch))
+
+    def _reconstruct(
+        self,
+        streams: list[Stream],
+        seen: list[Seen],
+        swapped: Tensor | None,
+        counts: tuple[Tensor, ...],
+        whole: tuple[SensorBatch, ...],
+    ) -> tuple[tuple[Tensor, ...], dict[str, list[Tensor]]]:
+        """Return the images as predicted, and the errors by name."""
+        decoded = [self._decode(one) for one in seen]
+        if swapped is not None:
+            decoded = list(exchange(decoded[0], decoded[1], swapped))
+        images: list[Tensor] = []
+        totals: dict[str, list[Tensor]] = {}
+        for stream, x, counted, full in zip(streams, decoded, counts, whole, strict=True):
+            image, parts = self._predict(stream, x, counted, full)
+            images.append(image)
+            for name, part in parts.items():
+                totals.setdefault(name, []).append(part)
+        if self.config.crossing and len(streams) > 1:
+            totals["other sensors"] = self._cross(streams, decoded)
+        return tuple(images), totals
 
     def _decode(self, seen: Seen) -> Tensor:
         """Return features (B, R, K, dim) of all places."""

@@ -15,8 +15,6 @@ from ....core.layers.linear import Linear
 from ....core.sensors.batch import SensorBatch
 from .targets import patches, squared_error
 
-_LEAST_VARIANCE = 1e-2  # features have a variance of 1 over the channels: what differs less than this between places is noise
-
 
 class ContextHead(nn.Module):
     """Tell from each token that was seen what a frozen encoder makes of the whole image around it.
@@ -41,7 +39,9 @@ class ContextHead(nn.Module):
         self.project = Linear(encoder.dim, encoder.dim * len(sides))
 
     def forward(self, tokens_BRKD: Tensor, seen_BRK: Tensor, batch: SensorBatch) -> Tensor:
-        """Return the mean squared error, of features with a deviation of 1 over each image.
+        """Return the mean squared error of features, which have a variance of 1 over the channels.
+
+        They are not standardised over an image: what all its places share tells where it lies, and is lost by that.
 
         Args:
             tokens_BRKD: what the encoder made of what it saw.
@@ -53,28 +53,14 @@ class ContextHead(nn.Module):
         with torch.no_grad():
             present = batch.valid.flatten(2).any(2)
             features = self.teacher(batch.values, batch.wavelengths, batch.gsd, present).places().float().movedim(-1, 1)
-            means = [standardized(*surroundings(features, there_BRK, side)) for side in self.sides]
+            target = torch.cat([surroundings(features, there_BRK, side) for side in self.sides], dim=1)
         counts = (seen_BRK & there_BRK)[:, None]
-        target = torch.cat(means, dim=1)
         return squared_error(self.project(tokens_BRKD).movedim(-1, 1), target, counts.expand_as(target))
 
 
-def surroundings(x_BDRK: Tensor, there_BRK: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Average over squares of ``side`` x ``side`` places, cut at the borders.
-
-    Returns:
-        Means of the places that are there, and bool (B, R, K), where a square has one.
-    """
+def surroundings(x_BDRK: Tensor, there_BRK: Tensor, side: int) -> Tensor:
+    """Average the places that are there over squares of ``side`` x ``side``, cut at the borders; 0 where none is."""
     share = F.avg_pool2d(there_BRK[:, None].to(x_BDRK.dtype), side, stride=1, padding=side // 2)
     total = F.avg_pool2d(x_BDRK.where(there_BRK[:, None], 0.0), side, stride=1, padding=side // 2)
-    some = share > 0.5 / side**2  # half a place: rounding makes no place of none
-    return total / share.where(some, 1.0), some[:, 0]
-
-
-def standardized(x_BDRK: Tensor, there_BRK: Tensor) -> Tensor:
-    """Take off each image's mean and divide by its deviation, of each channel; but what hardly differs stays small."""
-    there = there_BRK[:, None]
-    count = there.sum((2, 3), keepdim=True).clamp_min(1)
-    mean = x_BDRK.where(there, 0.0).sum((2, 3), keepdim=True) / count
-    variance = (x_BDRK - mean).where(there, 0.0).square().sum((2, 3), keepdim=True) / count
-    return (x_BDRK - mean) * (variance + _LEAST_VARIANCE).rsqrt()
+    # Less than half a place's share of a square is a rounded sum of none.
+    return total / share.clamp_min(0.5 / side**2)
