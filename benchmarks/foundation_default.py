@@ -9,7 +9,8 @@ probe's leads within places decide (blocks of 320 m in five folds, a buffer of 8
 tests. Intervals (95 %) are by 1000 bootstrap draws of blocks.
 
 No image that was ever taken has a part in the training. But the generator was written by one who had seen pictures of TerraMesh,
-and the recipe is that of foundation_learning.py, which tells what was tried on TerraMesh before it was set.
+and the recipe is the one that foundation_learning.py had before its encoders told what surrounds a token; that script tells what
+was tried on TerraMesh before it was set.
 
 Weights are worth a place in the package if each lead within places is above 0 by its interval. There is no bar to be missed: the
 table is what the weights, or their absence, rest on.

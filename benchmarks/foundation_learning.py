@@ -103,7 +103,6 @@ untrained encoder is not above 0 by its interval.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -119,7 +118,7 @@ from page import heading, show
 
 from geovit.apps.foundation.embedder import Tiling
 from geovit.apps.foundation.features import ALL, LAST
-from geovit.apps.foundation.pretraining.training import FINAL, METRICS, PlacesConfig, pretrain
+from geovit.apps.foundation.pretraining.training import FINAL, PlacesConfig, pretrain
 from geovit.apps.foundation.probing.cells import Cells, Fold, across_places, gather, within_places
 from geovit.apps.foundation.probing.labelled import HALF, LabelledImages, read_labelled
 from geovit.apps.foundation.probing.methods import Extractor, FeatureOptions
@@ -175,21 +174,22 @@ def main() -> int:
                     minutes, steps = options.fixed_minutes or minutes, options.fixed_steps or steps
                 left_out = PlacesConfig(sensors=sensors, leave_out=[cells.places[place]], validation=0)
                 length: dict[str, Any] = {"minutes": minutes, "steps": 10**6} if steps is None else {"steps": steps}
-                if not (out / FINAL).exists():
-                    pretrain(options.data, out, chosen, places=left_out, **length, **recipe)
-                done = [json.loads(line) for line in (out / METRICS).read_text().splitlines()][-1]
-                spent[name] += done["minutes"]
-                told = f"{done['step']} steps, loss {done['loss']:.3f}"
-                print(f"{name} for {cells.places[place]}: {told} ({done['minutes']:.1f} min)", flush=True)
+                kept = (out / FINAL).exists()  # gone on from, it is checked to be of the same recipe, and trains no further
+                done = pretrain(options.data, out, chosen, places=left_out, resume=kept, **length, **recipe)
+                spent[name] += done.minutes
+                told = f"{done.history[-1]['step']} steps, loss {done.history[-1]['loss']:.3f}"
+                print(f"{name} for {cells.places[place]}: {told} ({done.minutes:.1f} min)", flush=True)
                 for layer, found in features.items():
                     chosen_features = FeatureOptions(layer=layer, seeds=options.seeds, tiling=tiling, scale="image")
-                    extractor = Extractor(model=load_model(out / FINAL), options=chosen_features, cell=config.patch)
+                    extractor = Extractor(model=load_model(done.file), options=chosen_features, cell=config.patch)
                     found[name].add(place, extractor, images)
                     if name == "encoder":
                         untrained = extractor.untrained(images.images)
                         previous = references[layer].setdefault("untrained encoder", [np.zeros_like(run[0]) for run in untrained])
-                        for kept, run in zip(previous, untrained, strict=True):  # its scale of values is that of the three places
-                            kept[cells.place == place] = run[0][cells.place == place]
+                        for whole, run in zip(
+                            previous, untrained, strict=True
+                        ):  # its scale of values is that of the three places
+                            whole[cells.place == place] = run[0][cells.place == place]
         for others in references.values():
             others["band statistics"] = [extractor.statistics(images.images)]
             others["random convolutions"] = extractor.convolutions(images.images)
