@@ -189,32 +189,36 @@ def test_a_killed_command_goes_on_to_the_same_end(places, tmp_path):
 
 
 def test_two_processes_give_the_curve_of_one_with_the_same_global_batch(places, tmp_path):
-    # Both ways to spread in one launch: most of its time is that of Python and its imports.
-    options = [*OPTIONS, "--steps=3", "--check_every=1", "--optimizer.average=0", "--crops.together=1"]
-    assert main(["pretrain", str(places), *options, "--crops.batch=4", "--out", str(tmp_path / "one")]) == 0
-    strategies = ("ddp", "fsdp")
-    commands = [
-        ["pretrain", str(places), *options, f"--hardware.strategy={strategy}", "--hardware.devices=2", "--crops.batch=2",
-         "--out", str(tmp_path / strategy)]
-        for strategy in strategies
-    ]  # fmt: skip
-    script = tmp_path / "both.py"
+    # All ways to spread in one launch: most of its time is that of Python and its imports.
+    still = ["--steps=3", "--check_every=1", "--optimizer.average=0", "--crops.together=1"]
+    context = ["--autoencoder.context=1", "--autoencoder.pixels=0"]
+    cases = {"ddp": [], "fsdp": [], "ddp with context": context}
+
+    def command(out: str, *options: str) -> list[str]:
+        return ["pretrain", str(places), *OPTIONS, *still, *options, "--out", str(tmp_path / out)]
+
+    for out, target in (("one", []), ("one with context", context)):
+        assert main(command(out, "--crops.batch=4", *target)) == 0
+    spread = ["--hardware.devices=2", "--crops.batch=2"]
+    commands = [command(name, f"--hardware.strategy={name.split()[0]}", *spread, *target) for name, target in cases.items()]
+    script = tmp_path / "all.py"
     script.write_text(f"from geovit.apps.cli import main\nfor command in {commands!r}:\n    assert main(command) == 0\n")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("samples/s") == len(strategies), "one process speaks"
-    one, first = rows(tmp_path / "one"), weights(tmp_path / "one" / FINAL)
-    for strategy in strategies:
-        other, second = rows(tmp_path / strategy), weights(tmp_path / strategy / FINAL)
+    assert done.stdout.count("samples/s") == len(cases), "one process speaks"
+    for name, target in cases.items():
+        alone = tmp_path / ("one with context" if target else "one")
+        one, first = rows(alone), weights(alone / FINAL)
+        other, second = rows(tmp_path / name), weights(tmp_path / name / FINAL)
         assert [row["step"] for row in one] == [row["step"] for row in other] == [1, 2, 3]
         for key in ("loss", "validation"):
             assert [row[key] for row in other] == pytest.approx([row[key] for row in one], abs=1e-4)
         assert second.keys() == first.keys()
-        for name, value in first.items():
-            torch.testing.assert_close(second[name], value, atol=1e-4, rtol=1e-4)
+        for weight, value in first.items():
+            torch.testing.assert_close(second[weight], value, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
