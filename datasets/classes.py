@@ -75,7 +75,7 @@ def parse_color(text: str) -> Color:
 
 
 def make_classes(
-    values: Iterable[int], names: Mapping[int, str], colors: Mapping[int, Color], file: Path | None = None
+    values: Iterable[int], names: Mapping[int, str], colors: Mapping[int, Color], file: str | Path | None = None
 ) -> tuple[ClassInfo, ...]:
     """Classes of the given values in ascending order.
 
@@ -86,7 +86,7 @@ def make_classes(
         file: CSV whose names and colours win over those of the label file.
     """
     present = sorted(set(values))
-    rows = {} if file is None else _read_csv(file)
+    rows = {} if file is None else _read_csv(Path(file))
     absent = sorted(set(rows) - set(present))
     if rows and len(absent) == len(rows):
         raise ValueError(f"{file}: values {_some(absent)}, but the labels hold {_some(present)}")

@@ -69,7 +69,7 @@ class _Values:
     colors: dict[int, Color]
 
 
-def read_labels(source: str | Path, grid: Grid, *, field: str | None = None, classes: Path | None = None) -> Labels:
+def read_labels(source: str | Path, grid: Grid, *, field: str | None = None, classes: str | Path | None = None) -> Labels:
     """Read labels onto ``grid``.
 
     Args:

@@ -10,7 +10,7 @@ from .recipe import DEFAULT_RECIPE, Recipe, named_recipe
 
 def adapting(
     recipe: Recipe,
-    encoder: Path | None,
+    encoder: str | Path | None,
     *,
     lora_rank: int | None = None,
     freeze: bool = False,
@@ -61,13 +61,14 @@ def adapting(
     return replace(recipe, encoder=config), model
 
 
-def read_encoder(path: Path) -> FoundationModel:
+def read_encoder(path: str | Path) -> FoundationModel:
     """Read an encoder that can be adapted.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another kind of file.
     """
+    path = Path(path)
     if path.is_file() and path.suffix != ".safetensors":
         raise ValueError(
             f"{path} is no encoder of geovit pretrain, a file .safetensors: only those can be adapted; published checkpoints can"

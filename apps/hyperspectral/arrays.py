@@ -92,7 +92,7 @@ def _scene(source: Cut, shape: tuple[int, int]) -> Scene:
 
 def classify_array(
     array: "xarray.DataArray",
-    model: Path | None,
+    model: str | Path | None,
     *,
     probabilities: bool = False,
     device: str = "auto",

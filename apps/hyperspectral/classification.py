@@ -29,10 +29,10 @@ def classify(
     *,
     labels: str | None = None,
     field: str | None = None,
-    classes: Path | None = None,
-    model: Path | None = None,
+    classes: str | Path | None = None,
+    model: str | Path | None = None,
     engine: EngineName | None = None,
-    encoder: Path | None = None,
+    encoder: str | Path | None = None,
     lora_rank: int | None = None,
     freeze: bool = False,
     full: bool = False,
@@ -40,11 +40,11 @@ def classify(
     clusters: int = 8,
     bounds: str | None = None,
     mask: str | None = None,
-    out: Path = Path(),
+    out: str | Path = Path(),
     probabilities: bool = False,
     quicklook: bool = False,
     report: bool = False,
-    vectorize: Path | None = None,
+    vectorize: str | Path | None = None,
     plan: bool = False,
     max_memory: float | None = None,
     resume: bool = False,
@@ -111,6 +111,8 @@ def classify(
     if not isinstance(scene, str | PathLike):
         beside = {"labels": labels, "encoder": encoder, "bounds": bounds, "mask": mask, "dask": dask}
         return classify_array(scene, model, probabilities=probabilities, device=device, precision=precision, beside=beside)
+    classes, model, encoder, vectorize = (None if one is None else Path(one) for one in (classes, model, encoder, vectorize))
+    out = Path(out)
     parameters = dict(locals())  # as they were given, for the run card
     if labels is not None and model is not None:
         raise ValueError("both labels and a model were given: labels fit a new model, a model maps without labels")
@@ -153,7 +155,6 @@ def classify(
         "run": True,
         "item": True,
     }
-    out = Path(out)
     kinds = [kind for kind, asked in wanted.items() if asked]
     files = result_files(opened, out, kinds, (labels, model, encoder, mask), polygons=vectorize)
     if labels is not None:

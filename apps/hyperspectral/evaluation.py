@@ -80,11 +80,11 @@ def evaluate(
     buffer: int | None = None,
     test_share: float = 0.3,
     seeds: int = 5,
-    encoder: Path | None = None,
+    encoder: str | Path | None = None,
     lora_rank: int | None = None,
     field: str | None = None,
-    classes: Path | None = None,
-    out: Path | None = None,
+    classes: str | Path | None = None,
+    out: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
@@ -195,7 +195,9 @@ def evaluate(
     return Evaluation(report)
 
 
-def _recipes(models: Sequence[str], encoder: Path | None, rank: int | None) -> tuple[dict[str, Recipe], FoundationModel | None]:
+def _recipes(
+    models: Sequence[str], encoder: str | Path | None, rank: int | None
+) -> tuple[dict[str, Recipe], FoundationModel | None]:
     """Return the recipes of the networks by name, and the encoder that some of them adapt."""
     recipes: dict[str, Recipe] = {}
     base = None

@@ -68,7 +68,7 @@ class Fitting:
         *,
         base: FoundationModel | None = None,
         field: str | None = None,
-        classes: Path | None = None,
+        classes: str | Path | None = None,
     ) -> "Fitting":
         """Read the labels.
 
@@ -144,13 +144,13 @@ def fit_model(
     labels: str,
     *,
     field: str | None = None,
-    classes: Path | None = None,
-    encoder: Path | None = None,
+    classes: str | Path | None = None,
+    encoder: str | Path | None = None,
     lora_rank: int | None = None,
     freeze: bool = False,
     full: bool = False,
     adapters: bool = False,
-    out: Path = Path(),
+    out: str | Path = Path(),
     overwrite: bool = False,
     recipe: Recipe = DEFAULT_RECIPE,
     device: str = "auto",

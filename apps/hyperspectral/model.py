@@ -165,7 +165,7 @@ class Classifier(nn.Module):
         return {"format": kind, "info": json.dumps(info)}
 
 
-def load_classifier(path: Path, encoder: FoundationModel | None = None, engine: EngineName | None = None) -> Classifier:
+def load_classifier(path: str | Path, encoder: FoundationModel | None = None, engine: EngineName | None = None) -> Classifier:
     """Read a file that ``Classifier.save`` or ``save_adapters`` wrote, or `geovit export`.
 
     Args:
@@ -177,6 +177,7 @@ def load_classifier(path: Path, encoder: FoundationModel | None = None, engine: 
         FileNotFoundError: no such file.
         ValueError: another kind of file, a damaged one, adapters without their encoder, or an encoder that nothing asks for.
     """
+    path = Path(path)
     if engine is not None or is_exported(path):
         from .exporting import exported_classifier
 

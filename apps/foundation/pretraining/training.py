@@ -92,7 +92,7 @@ class Pretraining:
 
 def pretrain(
     data: str | Path | Collection,
-    out: Path = Path("encoder"),
+    out: str | Path = Path("encoder"),
     encoder: EncoderConfig | None = None,
     autoencoder: AutoencoderConfig | None = None,
     *,
@@ -102,7 +102,7 @@ def pretrain(
     distillation: DistillationConfig | None = None,
     optimizer: PretrainingOptimizer | None = None,
     hardware: HardwareConfig | None = None,
-    start: Path | None = None,
+    start: str | Path | None = None,
     steps: int = 20_000,
     minutes: float | None = None,
     check_every: int = 500,

@@ -112,7 +112,7 @@ def _figure(found: dict[str, float] | None) -> str:
 def probe(
     data: str,
     *,
-    model: Path,
+    model: str | Path,
     sensor: str | None = None,
     labels: str | None = None,
     probes: Sequence[str] = ("linear", "knn"),
@@ -121,7 +121,7 @@ def probe(
     transfer: Sequence[str] = (),
     draws: int = 1000,
     seed: int = 0,
-    out: Path | None = None,
+    out: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
     precision: Precision = "auto",

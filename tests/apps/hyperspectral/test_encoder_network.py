@@ -281,6 +281,24 @@ def test_fit_writes_the_model_and_its_adapters(files, encoder, quick, tmp_path):
     assert load_classifier(done.files["model"]).info.recipe.network == "encoder"
 
 
+def test_paths_may_be_text(files, encoder, quick, tmp_path, labels):
+    # As notebooks give them.
+    table = tmp_path / "classes.csv"
+    table.write_text("".join(f"{info.value},cover {info.value}\n" for info in labels.classes))
+    given = {"labels": str(files.labels), "classes": str(table), "encoder": str(encoder), "recipe": quick, "device": "cpu"}
+    first = classify(str(files.scene), **given, adapters=True, out=f"{tmp_path}/a", vectorize=f"{tmp_path}/map.gpkg")
+    assert first.files["polygons"].is_file()
+    small = str(first.files["adapters"])
+    again = classify(str(files.scene), model=small, encoder=str(encoder), out=f"{tmp_path}/b", device="cpu")
+    assert again.files["map"].read_bytes() == first.files["map"].read_bytes()
+    assert [row["name"] for row in again.report["classes"]] == [f"cover {info.value}" for info in labels.classes]
+    given["out"] = f"{tmp_path}/c"
+    assert load_classifier(str(fit_model(str(files.scene), **given).files["model"])).info.recipe.network == "encoder"
+    options = {"per_class": 5, "seeds": 1, "classes": str(table), "encoder": str(encoder), "device": "cpu"}
+    evaluate(str(files.scene), str(files.labels), models=["encoder_freeze"], out=f"{tmp_path}/figures.json", **options)
+    assert (tmp_path / "figures.json").is_file()
+
+
 def test_adaptations_are_measured_on_the_same_splits(files, encoder, monkeypatch, quick):
     def recipe(name):
         return quick if name == "encoder" else named_recipe(name)

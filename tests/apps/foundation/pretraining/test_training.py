@@ -290,7 +290,8 @@ def test_a_scene_trains_without_validation_and_is_gone_on_from(places, tmp_path)
     assert not (tmp_path / "first" / BEST).exists()
     assert done.history[-1]["validation"] is None
     still = {"optimizer": PretrainingOptimizer(lr=1e-12, average=0)}
-    second = pretrain(scene, tmp_path / "second", None, DECODER, **{**QUICK, **options, **still}, start=done.file)
+    again = {**QUICK, **options, **still, "start": str(done.file)}  # paths may be text
+    second = pretrain(str(scene), f"{tmp_path}/second", None, DECODER, **again)
     assert load_model(second.file).config == ENCODER
     first, after = weights(done.file), weights(second.file)
     for name, value in first.items():
