@@ -35,7 +35,7 @@ _SAMPLED = 4  # windows on a side that radiometry of a lazy array is decided by,
 class _Use:
     """A model and how it is used; parameters as of ``embed``."""
 
-    model: str | Path | FoundationModel
+    model: str | Path | FoundationModel | None
     layer: str
     tiling: Tiling
     device: str
@@ -76,7 +76,7 @@ class _Array:
 
 def embed_array(
     array: "xarray.DataArray",
-    model: str | Path | FoundationModel,
+    model: str | Path | FoundationModel | None,
     *,
     sensor: str | None,
     gsd: float | None,

@@ -31,8 +31,9 @@ class Tiling:
     """How a scene is cut. What a token sees ends at the edge of its tile.
 
     Args:
-        tile: pixels on a side that are encoded at once; a scene that is no larger is encoded in one go. Default: as many as a
-            published model was trained on, else 256.
+        tile: pixels on a side that are encoded at once; a scene that is no larger is encoded in one go. Default: as many as
+            the crops had that the model was trained on, which its file tells, else 256. In larger tiles an encoder can lose what
+            it has learned.
         halo: pixels around the part of a tile that is kept: surroundings for the tokens at its edge. Default: a quarter of the
             tile, which is then encoded four times over. Tiles fade into each other over what both see.
         valid: share of a token's pixels that must hold data; with less it is nodata.
@@ -59,7 +60,7 @@ class Embedder:
     """
 
     def __init__(
-        self, model: str | Path | FoundationModel, *, layer: str, tiling: Tiling, device: str, precision: Precision
+        self, model: str | Path | FoundationModel | None, *, layer: str, tiling: Tiling, device: str, precision: Precision
     ) -> None:
         self.model = model if isinstance(model, FoundationModel) else open_model(model)
         encoder = self.model.encoder

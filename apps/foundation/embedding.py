@@ -50,7 +50,7 @@ def token_grid(grid: Grid, patch: int) -> Grid:
 @overload
 def embed(
     scene: str | Path,
-    model: str | Path | FoundationModel,
+    model: str | Path | FoundationModel | None = ...,
     *,
     sensor: str | None = ...,
     gsd: float | None = ...,
@@ -64,7 +64,7 @@ def embed(
 @overload
 def embed(
     scene: "xarray.DataArray",
-    model: str | Path | FoundationModel,
+    model: str | Path | FoundationModel | None = ...,
     *,
     sensor: str | None = ...,
     gsd: float | None = ...,
@@ -77,7 +77,7 @@ def embed(
 
 def embed(
     scene: "str | Path | xarray.DataArray",
-    model: str | Path | FoundationModel,
+    model: str | Path | FoundationModel | None = None,
     *,
     sensor: str | None = None,
     gsd: float | None = None,
@@ -91,7 +91,8 @@ def embed(
     Args:
         scene: a raster, as for ``open_scene``; or an xarray.DataArray, see ``geovit.apps.foundation.arrays.embed_array``, whose
             features are lazy if it is.
-        model: what `geovit pretrain` wrote, or its file, or a published checkpoint.
+        model: what `geovit pretrain` wrote, or its file, or a published checkpoint. Default: the small encoder that comes with
+            geovit.
         sensor: whose table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         layer: depth of the features: last, a number of blocks, several joined by commas, or all.

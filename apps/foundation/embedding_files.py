@@ -35,10 +35,10 @@ class Embedded:
 def embed_files(
     scenes: Sequence[str],
     *,
-    model: Path,
+    model: str | Path | None = None,
     sensor: str | None = None,
     gsd: float | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     layer: str = LAST,
     dtype: DType = "float16",
     pca: bool = False,
@@ -64,7 +64,7 @@ def embed_files(
     Args:
         scenes: rasters; any number of them.
         model: what `geovit pretrain` wrote, a file or its folder, or a published checkpoint (SMARTIES, SatMAE++, DOFA,
-            SpectralGPT, ...).
+            SpectralGPT, ...). Default: the small encoder that comes with geovit, which has seen made-up places alone.
         sensor: of all the scenes; its table tells bands and scale. Default: wavelengths of the file, and reflectance.
         gsd: metres on the ground from a pixel to the next. Default: the file's, else the sensor's.
         out: folder to write to, made if there is none. Default: beside each scene.
@@ -93,11 +93,11 @@ def embed_files(
         OSError: a file is missing, or cannot be written.
     """
     parameters = {name: value for name, value in locals().items() if name not in OF_THE_RUN}
-    started = time.perf_counter()
+    started, folder = time.perf_counter(), None if out is None else Path(out)
     if not scenes:
         raise ValueError("no scene given")
     sources = {Path(scene): scene for scene in scenes}
-    targets = {source: _targets(source, out, pca) for source in sources}
+    targets = {source: _targets(source, folder, pca) for source in sources}
     written = [path for paths in targets.values() for path in paths]
     if len(set(written)) < len(written):
         twice = next(path for path in written if written.count(path) > 1)
@@ -123,7 +123,7 @@ def embed_files(
     }
     if plan:
         return Planned({source: run.forecast() for source, run in runs.items()})
-    with output_folder(out):
+    with output_folder(folder):
         if not resume:
             check_writable(written, overwrite)
         for run in runs.values():

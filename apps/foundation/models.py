@@ -8,14 +8,15 @@ from ...core.weights.store import load_state
 from .weights import load_published
 
 
-def open_model(path: str | os.PathLike[str]) -> FoundationModel:
+def open_model(path: str | os.PathLike[str] | None) -> FoundationModel:
     """Read an encoder with what its input must be, in evaluation mode.
 
-    A published one has no ``config``, and its ``facts`` are the system, the licence of the weights, and "size": pixels on a side
-    of the images that it was trained on.
+    Among its ``facts`` is "size": pixels on a side of the images that it was trained on. A published one has no ``config``, and
+    its other facts are the system and the licence of the weights.
 
     Args:
-        path: a file of `geovit pretrain` or its folder, or a published checkpoint, which is told by its tensors.
+        path: a file of `geovit pretrain` or its folder, or a published checkpoint, which is told by its tensors; None or
+            "default" for the encoder that comes with the package.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...core.device import resolve_device
 from ...core.engines import EngineName
 from ...core.precision import Precision, resolve_precision
+from ...core.sensors.model import model_file
 from ...core.streaming.plan import Area
 from ...datasets import AreaMask, open_scene, window_of
 from ..streaming import RunOptions
@@ -75,7 +76,8 @@ def classify(
         model: map with this SCENE_model.safetensors instead of fitting one; or with SCENE_adapters.safetensors and its encoder,
             or with a file of `geovit export`, .onnx or .xml.
         engine: runtime of a model that `geovit export` wrote: onnx or openvino, on the CPU in fp32. Default: the one of its file.
-        encoder: pretrained encoder to adapt to the labels, by adapters of low rank (LoRA) unless said otherwise.
+        encoder: pretrained encoder to adapt to the labels, by adapters of low rank (LoRA) unless said otherwise; default is the
+            one that comes with geovit.
         lora_rank: of the adapters.
         freeze: leave the encoder as it is and fit a linear classifier on it.
         full: fit all weights of the encoder.
@@ -113,7 +115,6 @@ def classify(
         return classify_array(scene, model, probabilities=probabilities, device=device, precision=precision, beside=beside)
     classes, model, encoder, vectorize = (None if one is None else Path(one) for one in (classes, model, encoder, vectorize))
     out = Path(out)
-    parameters = dict(locals())  # as they were given, for the run card
     if labels is not None and model is not None:
         raise ValueError("both labels and a model were given: labels fit a new model, a model maps without labels")
     if probabilities and labels is None and model is None:
@@ -126,6 +127,8 @@ def classify(
         raise ValueError("an encoder alone makes no map: give labels, or the adapters (--model) that belong to it")
     if not 2 <= clusters <= 255:
         raise ValueError(f"clusters is {clusters}, allowed are 2..255")
+    encoder = None if encoder is None else model_file(encoder)
+    parameters = dict(locals())  # as they were given, for the run card
     how = RunOptions(bounds=bounds, max_memory=max_memory, resume=resume, overwrite=overwrite, dask=dask, progress=progress)
     started = time.perf_counter()
     on = resolve_device(device)

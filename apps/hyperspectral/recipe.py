@@ -69,8 +69,8 @@ class Recipe:
         transform: of the spectra; an encoder has its own.
         discriminant: shrinkage of the linear discriminant of single spectra whose probabilities are averaged with those of the
             network; None leaves it out. The published patch network is always alone.
-        kernel: support spectra, at most, of the kernel classifier that is averaged with spectral_swin and its discriminant in the
-            same way; None leaves it out. Beside an encoder it was not measured, and there is none.
+        kernel: support spectra, at most, of the kernel classifier that is averaged with network and discriminant in the same way;
+            None leaves it out.
         training: of the network.
     """
 
@@ -109,13 +109,13 @@ class Recipe:
 
     def build_kernel(self, bands: int, classes: int) -> KernelClassifier | None:
         """Return what else stands beside the network, likewise."""
-        if self.kernel is None or self.network != "spectral_swin":
+        if self.kernel is None or self.network == "lola_specvit":
             return None
         return KernelClassifier(bands, classes, supports=self.kernel)
 
     def reach_of(self, network: nn.Module) -> int:
         """Return how far what ``build`` gave and what stands beside it look on each side, in pixels."""
-        beside = 0 if self.kernel is None or self.network != "spectral_swin" else KernelClassifier.receptive_field
+        beside = 0 if self.kernel is None or self.network == "lola_specvit" else KernelClassifier.receptive_field
         return max(int(network.receptive_field), beside)  # type: ignore[arg-type]
 
     @property

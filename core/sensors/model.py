@@ -18,6 +18,8 @@ from .normalization import Normalization
 
 _FORMAT = "geovit foundation encoder 1"
 FINAL = "last.safetensors"  # in the folder of a training
+DEFAULT = "default"  # the encoder that comes with the package; configs/foundation/default.yaml tells how it was trained
+_SHIPPED = Path(__file__).parent / "pretrained" / "default.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,12 +75,18 @@ def save_model(path: str | os.PathLike[str], model: FoundationModel) -> None:
     save_module(path, _module(model), {"format": _FORMAT, "geovit": version("geovit"), "model": json.dumps(content)})
 
 
-def model_file(path: str | os.PathLike[str]) -> Path:
-    """Return the file of an encoder: the file itself, or the weights at the end in the folder of a training.
+def model_file(path: str | os.PathLike[str] | None) -> Path:
+    """Return the file of an encoder.
+
+    Args:
+        path: a file; the folder of a training, for the weights at its end; None or "default" for the encoder that comes with the
+            package.
 
     Raises:
         FileNotFoundError: if there is none.
     """
+    if path is None or path == DEFAULT or path == Path(DEFAULT):
+        return _SHIPPED
     path = Path(path)
     if path.is_dir():
         if not (path / FINAL).is_file():
@@ -89,11 +97,11 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def load_model(path: str | os.PathLike[str]) -> FoundationModel:
+def load_model(path: str | os.PathLike[str] | None) -> FoundationModel:
     """Read what ``save_model`` wrote, in evaluation mode.
 
     Args:
-        path: the file, or the folder of a training, of which ``last.safetensors`` is read.
+        path: as of ``model_file``.
 
     Raises:
         FileNotFoundError: if there is no such file.

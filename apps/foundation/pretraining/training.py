@@ -176,7 +176,7 @@ def pretrain(
             config=config,
             normalization=Normalization.fitted(measured(train, crops.on_error), logarithm=config.logarithm),
         )
-        facts = {"sensors": list(train.sensors), "places": list(train.places), "training": options}
+        facts = {"sensors": list(train.sensors), "places": list(train.places), "size": crops.size, "training": options}
         model = replace(model, facts=facts)
         feeding = Feeding(
             train, validation, model.normalization, patch=model.encoder.patch, config=crops, augmentation=augmentation,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from .... import __version__
 from ....core.precision import Precision
+from ....core.sensors.model import model_file
 from ....datasets import check_writable, write_text_atomic
 from ..models import open_model
 from .cells import Cells, Fold, across_places, gather, within_places
@@ -112,7 +113,7 @@ def _figure(found: dict[str, float] | None) -> str:
 def probe(
     data: str,
     *,
-    model: str | Path,
+    model: str | Path | None = None,
     sensor: str | None = None,
     labels: str | None = None,
     probes: Sequence[str] = ("linear", "knn"),
@@ -136,7 +137,8 @@ def probe(
 
     Args:
         data: folder of co-registered rasters with a folder of labels (LULC or labels), or a labelled scene.
-        model: what `geovit pretrain` wrote, a file or its folder, or published weights.
+        model: what `geovit pretrain` wrote, a file or its folder, or published weights. Default: the small encoder that comes
+            with geovit.
         sensor: whose images are probed. Default: the first one there; a scene needs it, or wavelengths.
         labels: of a scene, as in `geovit classify`.
         probes: linear (logistic regression) and knn (k = 20, weighted).
@@ -185,7 +187,7 @@ def probe(
     report = {
         "geovit": __version__,
         "data": data,
-        "model": str(model),
+        "model": str(model_file(model)),
         "sensor": images.sensor,
         "protocol": f"{images.sensor}, cells of {cell} x {cell} pixels with {split.purity:.0%} of one class; {text}",
         **as_report(study, moved),

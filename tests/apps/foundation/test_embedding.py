@@ -272,6 +272,17 @@ def test_a_card_repeats_the_run_to_the_same_bytes(scene, model_file, tmp_path, c
     assert not (tmp_path / "other").exists()
 
 
+def test_without_a_model_it_is_the_encoder_of_the_package(scene, tmp_path, capsys):
+    assert main(["embed", str(scene), "--sensor", "S2L2A", "--out", str(tmp_path / "a")]) == 0, capsys.readouterr().err
+    card = tmp_path / "a" / "scene_embedding_run.json"
+    assert main(["embed", "--from-card", str(card), "--out", str(tmp_path / "b")]) == 0, capsys.readouterr().err
+    first, again = ((tmp_path / folder / "scene_embedding.tif").read_bytes() for folder in "ab")
+    assert first == again
+    np.testing.assert_array_equal(
+        embed(str(scene), sensor="S2L2A").values, embed(str(scene), "default", sensor="S2L2A", tiling=Tiling(tile=96)).values
+    )
+
+
 def test_layers_of_an_image_that_lacks_bands_are_those_of_the_bands_that_it_has():
     torch.manual_seed(0)
     values = torch.rand(1, 3, 16, 16)

@@ -57,6 +57,7 @@ def quick():
     return Recipe(
         network="encoder",
         encoder=EncoderNetworkConfig(rank=2, context=3, probe=False),
+        kernel=50,
         training=TrainingConfig(members=1, steps=6, batch=4, lr=1e-2, noise=0.05, band_dropout=0.0, check_every=3),
     )
 
@@ -250,6 +251,8 @@ def test_the_default_recipe_gives_way_to_that_of_encoders(encoder):
     assert (recipe.encoder.adaptation, recipe.encoder.rank) == ("lora", 3)
     assert recipe.encoder.architecture == model.config
     assert adapting(DEFAULT_RECIPE, encoder, freeze=True)[0].encoder.adaptation == "freeze"
+    shipped, model = adapting(DEFAULT_RECIPE, "default")
+    assert shipped.encoder.architecture == model.config != recipe.encoder.architecture
 
 
 def test_classify_with_an_encoder_and_map_again_without_it(files, encoder, quick, tmp_path):

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from geovit.apps.cli import main
+from geovit.apps.foundation.embedder import Embedder, Tiling
 from geovit.apps.foundation.pretraining.augmentation import AugmentationConfig
 from geovit.apps.foundation.pretraining.autoencoder import AutoencoderConfig
 from geovit.apps.foundation.pretraining.distillation import DistillationConfig
@@ -104,6 +105,7 @@ def test_command_learns_and_leaves_an_encoder(places, tmp_path, capsys):
     model = load_model(out / FINAL)
     assert model.facts["sensors"] == ["sentinel-1-rtc", "sentinel-2-l2a"]
     assert model.facts["validation"]["step"] == 60
+    assert Embedder(model, layer="last", tiling=Tiling(), device="cpu", precision="fp32").tile == model.facts["size"] == 32
     assert same(out / FINAL, out / BEST)
     pair = "sentinel-1-rtc+sentinel-2-l2a"
     pictures = {path.stem: open_image(path).pixels for path in (out / PICTURES).iterdir()}
