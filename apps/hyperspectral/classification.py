@@ -76,8 +76,8 @@ def classify(
         model: map with this SCENE_model.safetensors instead of fitting one; or with SCENE_adapters.safetensors and its encoder,
             or with a file of `geovit export`, .onnx or .xml.
         engine: runtime of a model that `geovit export` wrote: onnx or openvino, on the CPU in fp32. Default: the one of its file.
-        encoder: pretrained encoder to adapt to the labels, by adapters of low rank (LoRA) unless said otherwise; default is the
-            one that comes with geovit.
+        encoder: pretrained encoder to adapt to the labels, by adapters of low rank (LoRA) unless said otherwise: a file of
+            `geovit pretrain` or its folder, or the name default, for the one that comes with geovit.
         lora_rank: of the adapters.
         freeze: leave the encoder as it is and fit a linear classifier on it.
         full: fit all weights of the encoder.
@@ -128,7 +128,7 @@ def classify(
     if not 2 <= clusters <= 255:
         raise ValueError(f"clusters is {clusters}, allowed are 2..255")
     encoder = None if encoder is None else model_file(encoder)
-    parameters = dict(locals())  # as they were given, for the run card
+    parameters = dict(locals())  # for the run card
     how = RunOptions(bounds=bounds, max_memory=max_memory, resume=resume, overwrite=overwrite, dask=dask, progress=progress)
     started = time.perf_counter()
     on = resolve_device(device)

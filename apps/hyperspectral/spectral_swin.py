@@ -4,7 +4,6 @@ A 3-D convolution front end reads the spectrum of each pixel, then shifted-windo
 SwiGLU (Shazeer 2020) looks at its surroundings, at full resolution throughout.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -37,10 +36,10 @@ class SpectralSwinConfig:
     heads: int = 4
     window: int = 4
     mlp_ratio: float = 2.0
-    channels: Sequence[int] = (16, 32)
-    kernels: Sequence[int] = (7, 5)
-    strides: Sequence[int] = (4, 3)
-    spatial: Sequence[int] = (1, 1)
+    channels: tuple[int, ...] = (16, 32)
+    kernels: tuple[int, ...] = (7, 5)
+    strides: tuple[int, ...] = (4, 3)
+    spatial: tuple[int, ...] = (1, 1)
     drop_path: float = 0.1
     dropout: float = 0.1
 

@@ -85,7 +85,7 @@ def model_file(path: str | os.PathLike[str] | None) -> Path:
     Raises:
         FileNotFoundError: if there is none.
     """
-    if path is None or path == DEFAULT or path == Path(DEFAULT):
+    if path is None or Path(path) == Path(DEFAULT):
         return _SHIPPED
     path = Path(path)
     if path.is_dir():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from rasterio.crs import CRS
 
+from geovit.apps.cli import main
 from geovit.apps.hyperspectral import classify, evaluate, fit_model
 from geovit.apps.hyperspectral.adaptation import adapting
 from geovit.apps.hyperspectral.baselines import logistic
@@ -282,6 +283,13 @@ def test_fit_writes_the_model_and_its_adapters(files, encoder, quick, tmp_path):
     )
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in done.files.values()}
     assert load_classifier(done.files["model"]).info.recipe.network == "encoder"
+
+
+def test_the_command_adapts_an_encoder_without_being_told_a_recipe(files, encoder, tmp_path, capsys):
+    command = ["classify", str(files.scene), "--labels", str(files.labels), "--encoder", str(encoder), "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path), "--plan"]) == 0, capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path), "--recipe", "spectral_swin", "--recipe.training.steps", "9", "--plan"]) == 2
+    assert "the recipe's network is spectral_swin" in capsys.readouterr().err
 
 
 def test_paths_may_be_text(files, encoder, quick, tmp_path, labels):
